@@ -1,0 +1,50 @@
+# make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
+# make test         install everything, check style and types, pass the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= runs/quickstart
+DATASET := medium-fixedgoal-v0
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: install quickstart test test-all lint format bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("diffrl needs Python 3.11 or newer; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/python launch/collect.py --recipe=pointmaze/$(DATASET)
+	$(BIN)/python launch/train.py --config=experiments/bc_pointmaze.py --workdir=$(OUT)/bc
+	$(BIN)/python launch/train.py --config=experiments/iql_pointmaze.py --workdir=$(OUT)/iql
+	$(BIN)/python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=$(OUT)/srpo
+	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/bc
+	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/iql
+	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/srpo
+	$(BIN)/python launch/report.py $(OUT)/bc $(OUT)/iql $(OUT)/srpo --out=$(OUT)/report
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2
+
+bench: install
+	$(BIN)/python launch/benchmark.py --out=runs/benchmark
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

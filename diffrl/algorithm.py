@@ -1,0 +1,104 @@
+"""The contract: what a method must be for the trainer and the evaluator to run it. Nothing else is an abstraction.
+
+An `Algorithm` is a value, a NamedTuple of pure functions that a method's constructor builds from its config. All
+functions speak of one run; the trainer maps them over runs (`vmap`) and devices (`shard_map`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from diffrl.data.dataset import Dataset
+from diffrl.types import Carry, HParams, Key, Metrics, Policy, Spec, State, Transition
+
+
+class InitFn(Protocol):
+    """Fresh State of one run. Pure and vmappable; the Spec is already closed over."""
+
+    def __call__(self, key: Key, hparams: HParams) -> State: ...
+
+
+class UpdateFn(Protocol):
+    """One gradient step on all networks of a stage: adds one to `state.step`, returns scalar metrics.
+
+    Knows nothing of where the batch (`[B, ...]` per field) came from.
+    """
+
+    def __call__(self, state: State, batch: Transition, key: Key) -> tuple[State, Metrics]: ...
+
+
+class PrepareFn(Protocol):
+    """Columns `[N, ...]` computed once over the data before a stage starts; they join `batch.extras`.
+
+    May read only parts of the state that the stage leaves alone: a resumed run computes the columns anew.
+    """
+
+    def __call__(self, state: State, dataset: Dataset, key: Key) -> dict[str, Array]: ...
+
+
+class ActFn(Protocol):
+    """Actions `[B, A]` for observations `[B, O]`. Pure, batch first, knows nothing of training."""
+
+    def __call__(
+        self, policy: Policy, carry: Carry, observation: Float[Array, "batch observation"], key: Key
+    ) -> tuple[Float[Array, "batch action"], Carry]: ...
+
+
+class Stage(NamedTuple):
+    """One training phase: a compiled program of its own."""
+
+    name: str
+    num_updates: int
+    batch_size: int
+    update: UpdateFn
+    prepare: PrepareFn | None = None
+
+
+class Algorithm(NamedTuple):
+    """A method.
+
+    Attributes:
+        hparams: default hyper-parameters, a dataclass of floats; what a sweep may vary without compiling again.
+        init: fresh State from a key and one hyper-parameter point.
+        stages: training phases, in order.
+        policy: State -> Policy, the arrays needed to act; what the evaluator restores.
+        init_carry: (Policy, number of environments) -> Carry; an empty tuple for most methods.
+        act: chooses actions.
+    """
+
+    hparams: HParams
+    init: InitFn
+    stages: tuple[Stage, ...]
+    policy: Callable[[State], Policy]
+    init_carry: Callable[[Policy, int], Carry]
+    act: ActFn
+
+
+def no_carry(policy: Policy, num_envs: int) -> Carry:
+    """`init_carry` of a method that remembers nothing."""
+    del policy, num_envs
+    return ()
+
+
+def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
+    """Let `act` take raw observations and return actions within the environment's bounds.
+
+    Training sees standardised observations and actions in [-1, 1] because the Dataset is stored so; acting must undo
+    it. Wrapping here keeps units out of every method.
+    """
+    mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
+    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        action, carry = algorithm.act(policy, carry, (observation - mean) / std, key)
+        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low), carry
+
+    return algorithm._replace(act=act)
+
+
+def hparams_of(config: Any, cls: type) -> Any:
+    """The float fields `cls` declares, taken from a config dataclass that inherits from `cls`."""
+    return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})

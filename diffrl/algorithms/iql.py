@@ -1,0 +1,154 @@
+"""IQL: implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169).
+
+Values are learnt from dataset actions alone by expectile regression; the policy is advantage-weighted regression.
+"""
+
+import dataclasses
+from typing import no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.learner import Learner
+from diffrl.networks.ensembles import Critics, Value
+from diffrl.networks.mlp import MLP, orthogonal_dense
+from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+MAX_WEIGHT = 100.0
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program. `temperature` is β of the advantage weights (3 locomotion, 10 AntMaze)."""
+
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    expectile: float = 0.7
+    temperature: float = 3.0
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    hidden_dims: tuple[int, ...] = (256, 256)
+    num_critics: int = 2
+    num_updates: int = 1_000_000
+    batch_size: int = 256
+
+
+@flax.struct.dataclass
+class State:
+    step: Array
+    hparams: HParams
+    value: Learner
+    policy: Learner
+    critic: Learner
+    target_critic_params: Params
+
+
+class GaussianPolicy:
+    """N(tanh(MLP(s)), exp(log_std)²) with one free log deviation per action dimension; not squashed."""
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        self.mean = MLP(config.hidden_dims, spec.action_dim, output_activation=jnp.tanh, dense=orthogonal_dense)
+        self.action_dim = spec.action_dim
+
+    def init(self, key: Key, observation: Array) -> Params:
+        return {"mean": self.mean.init(key, observation)["params"], "log_std": jnp.zeros(self.action_dim)}
+
+    def log_prob(self, params: Params, observation: Array, action: Array) -> Array:
+        log_std = jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
+        z = (action - self.mean.apply({"params": params["mean"]}, observation)) / jnp.exp(log_std)
+        return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """One stage; per update V, then the policy, then Q, then the target, in the order of the authors' code."""
+    critics = Critics(config.hidden_dims, config.num_critics, dense=orthogonal_dense)
+    value_network = Value(config.hidden_dims, dense=orthogonal_dense)
+    policy_network = GaussianPolicy(config, spec)
+
+    def cosine(hparams: HParams) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, config.num_updates))
+
+    def init(key: Key, hparams: HParams) -> State:
+        value_key, policy_key, critic_key = jax.random.split(key, 3)
+        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
+        adam = optax.adam(hparams.learning_rate)
+        critic_params = critics.init(critic_key, observation, action)["params"]
+        return State(
+            step=jnp.int32(0),
+            hparams=hparams,
+            value=Learner.create(value_network.init(value_key, observation)["params"], adam),
+            policy=Learner.create(policy_network.init(policy_key, observation), cosine(hparams)),
+            critic=Learner.create(critic_params, adam),
+            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+        )
+
+    def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        del key
+        hparams = state.hparams
+        adam = optax.adam(hparams.learning_rate)
+        target_q = jnp.min(critics.apply({"params": state.target_critic_params}, batch.observation, batch.action), axis=0)
+
+        def value_loss_fn(params: Params) -> tuple[Array, Array]:
+            v = value_network.apply({"params": params}, batch.observation)
+            return expectile_loss(target_q - v, hparams.expectile), v
+
+        (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
+        value = state.value.apply_gradients(gradients, adam)
+
+        advantage = target_q - value_network.apply({"params": value.params}, batch.observation)
+        weight = jnp.minimum(jnp.exp(hparams.temperature * advantage), MAX_WEIGHT)
+
+        def policy_loss_fn(params: Params) -> Array:
+            return -jnp.mean(weight * policy_network.log_prob(params, batch.observation, batch.action))
+
+        policy_loss, gradients = jax.value_and_grad(policy_loss_fn)(state.policy.params)
+        policy = state.policy.apply_gradients(gradients, cosine(hparams))
+
+        next_value = value_network.apply({"params": value.params}, batch.next_observation)
+        target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
+
+        def critic_loss_fn(params: Params) -> Array:
+            return td_loss(critics.apply({"params": params}, batch.observation, batch.action), target)
+
+        critic_loss, gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
+        critic = state.critic.apply_gradients(gradients, adam)
+
+        state = state.replace(
+            step=state.step + 1,
+            value=value,
+            policy=policy,
+            critic=critic,
+            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+        )
+        metrics = {
+            "loss": policy_loss,
+            "value_loss": value_loss,
+            "critic_loss": critic_loss,
+            "value": jnp.mean(v),
+            "advantage_weight": jnp.mean(weight),
+        }
+        return state, metrics
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        del key
+        return policy_network.mean.apply({"params": policy}, observation), carry
+
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=(Stage("iql", config.num_updates, config.batch_size, update),),
+        policy=lambda state: state.policy.params["mean"],
+        init_carry=no_carry,
+        act=act,
+    )

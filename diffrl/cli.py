@@ -1,0 +1,110 @@
+"""What the programs under `launch/` share: finding experiment files and turning a user's mistake into one clear line."""
+
+import difflib
+import importlib.resources
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffrl import config as configs
+
+
+def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], None]:
+    """Run a program's main; errors that a user can mend end it with one message and exit code 2 instead of a traceback."""
+
+    def wrapped(argv: list[str]) -> None:
+        from diffrl.data.dataset import DatasetError
+        from diffrl.logging.writers import LogError
+        from diffrl.training.checkpoint import CheckpointError
+        from diffrl.training.train import WorkdirError
+
+        try:
+            code = main(argv)
+        except (configs.ConfigError, DatasetError, WorkdirError, CheckpointError, LogError) as error:
+            fail(str(error))
+        sys.exit(code or 0)
+
+    return wrapped
+
+
+def fail(message: str) -> None:
+    """Say what was wrong and exit with 2.
+
+    Raises:
+        SystemExit: always.
+    """
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def no_more_arguments(argv: Sequence[str]) -> None:
+    """Refuse words that are not flags."""
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}; options start with --, see --help")
+
+
+def resolve_config(argv: Sequence[str]) -> list[str]:
+    """Replace `--config=NAME[:arg]` by the path of a packaged experiment where NAME is no file, and check overrides.
+
+    Exits with 2 where the file does not exist, its config cannot be made, or an override names no field or has a value
+    of the wrong type.
+    """
+    arguments = list(argv)
+    for i, argument in enumerate(arguments):
+        if argument == "--config" and i + 1 < len(arguments):
+            arguments[i : i + 2] = [f"--config={arguments[i + 1]}", ""]
+    arguments = [argument for argument in arguments if argument]
+    position = next((i for i, argument in enumerate(arguments) if argument.startswith("--config=")), None)
+    if position is None:
+        if any(argument.startswith("--config.") for argument in arguments):
+            fail(f"--config.… needs --config=EXPERIMENT first; the package has: {', '.join(experiments())}")
+        if not any(argument.startswith("--help") for argument in arguments):
+            fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}")
+        return arguments
+    name, _, argument = arguments[position].removeprefix("--config=").partition(":")
+    path = _experiment_path(name)
+    arguments[position] = f"--config={path}" + (f":{argument}" if argument else "")
+    config = _load(path, argument)
+    for override in arguments:
+        if override.startswith("--config."):
+            try:
+                configs.override(config, override.removeprefix("--config."))
+            except configs.ConfigError as error:
+                fail(str(error))
+    return arguments
+
+
+def experiments() -> list[str]:
+    """Names of the experiment files that come with the package."""
+    folder = importlib.resources.files("diffrl.experiments")
+    names = (Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".py"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def _experiment_path(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in ("", ".py") and path.stem in experiments():
+        return Path(str(importlib.resources.files("diffrl.experiments"))) / f"{path.stem}.py"
+    near = difflib.get_close_matches(path.stem, experiments(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(experiments())}"
+    fail(f"experiment file {name!r} does not exist; {hint}")
+    raise AssertionError("unreachable")
+
+
+def _load(path: Path, argument: str) -> Any:
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    if spec is None or spec.loader is None:
+        fail(f"{path} is not a Python file")
+        raise AssertionError("unreachable")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except AttributeError:
+        fail(f"{path} defines no get_config()")
+    except (KeyError, ValueError) as error:
+        fail(f"{path}: {error.args[0] if error.args else error}")

@@ -1,0 +1,247 @@
+"""The training configuration: typed dataclasses, their JSON form, and overrides by dotted name."""
+
+import ast
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from diffrl.data.dataset import REWARD_SCALES, Transforms
+from diffrl.registry import REGISTRY, name_of
+
+PRECISIONS = ("default", "high", "highest")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or impossible; the message says which and what would do."""
+
+
+@dataclasses.dataclass
+class DatasetConfig(Transforms):
+    """Which data, and how they are changed before training.
+
+    Attributes:
+        id: a Minari dataset id, local or remote.
+        download: fetch the dataset from Minari's remote if it is not here.
+    """
+
+    id: str = ""
+    download: bool = False
+
+
+@dataclasses.dataclass
+class Config:
+    """One sweep: a method on a dataset, for some seeds and hyper-parameter points, in one program.
+
+    Attributes:
+        algorithm: the method's own config dataclass.
+        num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
+        sweep: hyper-parameter points crossed with the seeds, e.g. "beta=0.05,0.1 discount=0.99,0.995".
+        updates_per_chunk: updates per dispatch, and between two rows of metrics.
+        checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one.
+        max_to_keep: number of most recent checkpoints kept; 0 keeps all.
+        precision: matmul precision, one of "default", "high", "highest".
+        tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
+        wandb_project: also log to this Weights & Biases project (needs the extra `wandb`); empty for none.
+    """
+
+    algorithm: Any
+    dataset: DatasetConfig
+    num_seeds: int = 4
+    first_seed: int = 0
+    sweep: str = ""
+    updates_per_chunk: int = 1000
+    checkpoint_every: int = 50_000
+    max_to_keep: int = 0
+    precision: str = "default"
+    tensorboard: bool = False
+    wandb_project: str = ""
+
+
+# May change between a run and its resumption: they touch where results go, not what they are.
+RESUMABLE = ("max_to_keep", "tensorboard", "wandb_project", "dataset.download")
+
+
+def algorithm_name(config: Config) -> str:
+    """The registered name of the method."""
+    return name_of(config.algorithm)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Plain dictionary; `algorithm.name` names the method."""
+    values = dataclasses.asdict(config)
+    values["algorithm"] = {"name": algorithm_name(config), **values["algorithm"]}
+    return json.loads(json.dumps(values))
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """Inverse of `to_json`.
+
+    Raises:
+        ConfigError: an unknown method or field, or a value of the wrong type.
+    """
+    algorithm = dict(values["algorithm"])
+    name = algorithm.pop("name")
+    if name not in REGISTRY:
+        raise ConfigError(f"unknown method {name!r}; known: {', '.join(REGISTRY)}")
+    config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig())
+    _fill(config.algorithm, algorithm, "algorithm.")
+    _fill(config, {key: value for key, value in values.items() if key != "algorithm"}, "")
+    return config
+
+
+def load(workdir: Path) -> Config:
+    """The config a workdir was trained with.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir} is not a training directory: it has no config.json")
+    try:
+        return from_json(json.loads(path.read_text()))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def override(config: Any, assignment: str) -> None:
+    """Set a field in place from "dotted.name=value"; the value is parsed by the field's declared type.
+
+    Raises:
+        ConfigError: no such field (with the nearest name), or a value that does not fit.
+    """
+    name, separator, text = assignment.partition("=")
+    if not separator:
+        raise ConfigError(f"{assignment!r} is not of the form name=value")
+    holder, field = find(config, name)
+    _fill(holder, {field: _parse(text, _types(holder)[field], name)}, name[: -len(field)])
+
+
+def find(config: Any, name: str) -> tuple[Any, str]:
+    """The dataclass that holds a dotted name, and the name of the field in it.
+
+    Raises:
+        ConfigError: no such field; suggests the nearest.
+    """
+    holder, parts = config, name.split(".")
+    for depth, part in enumerate(parts):
+        names = [field.name for field in dataclasses.fields(holder)] if dataclasses.is_dataclass(holder) else []
+        if part not in names:
+            near = difflib.get_close_matches(part, names, n=1) or difflib.get_close_matches(parts[-1], _leaves(config), n=1)
+            hint = f"; did you mean {'.'.join([*parts[:depth], near[0]])!r}?" if near and near[0] in names else ""
+            known = f" Known here: {', '.join(names)}." if names and not hint else ""
+            raise ConfigError(f"unknown setting {name!r}{hint}{known}")
+        if depth < len(parts) - 1:
+            holder = getattr(holder, part)
+    return holder, parts[-1]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionary -> {dotted name: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def validate(config: Config) -> None:
+    """Refuse what cannot be trained, before anything starts.
+
+    Raises:
+        ConfigError: names the setting, its value and what would do.
+    """
+    positive = {
+        "num_seeds": config.num_seeds,
+        "updates_per_chunk": config.updates_per_chunk,
+        "checkpoint_every": config.checkpoint_every,
+    }
+    not_negative = {"first_seed": config.first_seed, "max_to_keep": config.max_to_keep}
+    for name, value in flatten(dataclasses.asdict(config.algorithm), "algorithm.").items():
+        leaf = name.rsplit(".", 1)[-1]
+        if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):
+            continue
+        if isinstance(value, float):
+            not_negative[name] = value
+        elif leaf.endswith("updates"):
+            positive[name] = value
+        elif isinstance(value, list | tuple):
+            positive |= {f"{name}[{i}]": width for i, width in enumerate(value)}
+        else:
+            positive[name] = value
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    for name, value in not_negative.items():
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{name} must be finite and not negative, got {value}")
+    for name, upper in (("discount", 1.0), ("tau", 1.0), ("expectile", 1.0), ("dropout_rate", 1.0)):
+        value = getattr(config.algorithm, name, 0.0)
+        if value > upper:
+            raise ConfigError(f"algorithm.{name} must be at most {upper}, got {value}")
+    if config.precision not in PRECISIONS:
+        raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if config.dataset.reward_scale not in REWARD_SCALES:
+        raise ConfigError(
+            f"dataset.reward_scale {config.dataset.reward_scale!r} is unknown; choose one of {', '.join(REWARD_SCALES)}"
+        )
+    if not config.dataset.id:
+        raise ConfigError(
+            "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0"
+        )
+
+
+def _fill(holder: Any, values: dict[str, Any], prefix: str) -> None:
+    hints = _types(holder)
+    for key, value in values.items():
+        find(holder, key)
+        current = getattr(holder, key)
+        if dataclasses.is_dataclass(current) and isinstance(value, dict):
+            _fill(current, value, f"{prefix}{key}.")
+        else:
+            setattr(holder, key, _coerce(value, hints[key], prefix + key))
+
+
+def _types(holder: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in dataclasses.fields(holder)}
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """JSON gives lists for tuples and may give ints for floats; everything else must match."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _coerce(value, option, name)
+            except ConfigError:
+                continue
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif hint is type(None):
+        if value is None:
+            return None
+    elif type(value) is hint:
+        return value
+    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _parse(text: str, hint: Any, name: str) -> Any:
+    if hint is str:
+        return text
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {text!r}") from None
+
+
+def _leaves(config: Any) -> list[str]:
+    return [name.rsplit(".", 1)[-1] for name in flatten(dataclasses.asdict(config))]

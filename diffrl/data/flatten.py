@@ -1,0 +1,87 @@
+"""Observations as one float32 vector, by one rule for the loader and the evaluator.
+
+Box: ravelled in C order. Dict: its selected keys concatenated in the order given; without a selection,
+("observation", "desired_goal") where the space has those and "achieved_goal" (the convention of goal-conditioned
+environments; the achieved goal repeats part of the observation), and all keys in alphabetical order, gymnasium's own,
+otherwise. A Dict inside a Dict contributes all its keys alphabetically.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+
+
+class FlattenError(ValueError):
+    """The observations cannot become one vector of numbers; the message says why."""
+
+
+def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
+    """Keys of `space` to concatenate, in order; None for a Box.
+
+    Args:
+        space: gymnasium observation space.
+        requested: the user's choice, or None for the default.
+
+    Raises:
+        FlattenError: a requested key does not exist, or the space is neither a Box nor a Dict of such.
+    """
+    if not isinstance(getattr(space, "spaces", None), Mapping):
+        _check_box(space, "observation")
+        if requested:
+            raise FlattenError(
+                f"observation keys {', '.join(requested)} were given, but the observation is one array without keys"
+            )
+        return None
+    available = sorted(space.spaces)
+    if requested:
+        missing = [key for key in requested if key not in space.spaces]
+        if missing:
+            raise FlattenError(f"no observation key {', '.join(map(repr, missing))}; there are {', '.join(available)}")
+        keys = tuple(requested)
+    else:
+        keys = ("observation", "desired_goal") if set(GOAL_KEYS) <= set(available) else tuple(available)
+    for key in keys:
+        _check(space.spaces[key], key)
+    return keys
+
+
+def flatten(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, "batch observation"]:
+    """Batched observations (arrays or nested dicts of arrays `[batch, ...]`) as one float32 matrix."""
+    if keys is None:
+        values = np.asarray(observation)
+        return values.reshape(len(values), -1).astype(np.float32)
+    return np.concatenate([_flatten_value(observation[key]) for key in keys], axis=1)
+
+
+def flatten_one(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, " observation"]:
+    """One observation (array or nested dict of arrays) as one float32 vector."""
+    if keys is None:
+        return np.asarray(observation, np.float32).ravel()
+    return np.concatenate([_flatten_value(observation[key], batched=False) for key in keys])
+
+
+def _flatten_value(value: Any, batched: bool = True) -> np.ndarray:
+    if isinstance(value, Mapping):
+        return np.concatenate([_flatten_value(value[key], batched) for key in sorted(value)], axis=-1)
+    array = np.asarray(value)
+    return array.reshape((len(array), -1) if batched else (-1,)).astype(np.float32)
+
+
+def _check(space: Any, name: str) -> None:
+    if isinstance(getattr(space, "spaces", None), Mapping):
+        for key, value in space.spaces.items():
+            _check(value, f"{name}.{key}")
+    else:
+        _check_box(space, name)
+
+
+def _check_box(space: Any, name: str) -> None:
+    # Named by its class so that reading this module does not import gymnasium.
+    if type(space).__name__ != "Box":
+        raise FlattenError(f"{name} is a {type(space).__name__} space; only Box and Dict of Box can be flattened")
+    if len(space.shape) >= 3 and space.dtype == np.uint8:
+        raise FlattenError(f"{name} is an image of shape {space.shape}; only vectors of numbers can be flattened")

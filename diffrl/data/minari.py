@@ -1,0 +1,195 @@
+"""Minari datasets, local or remote, as raw transitions."""
+
+import json
+import os
+import queue
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffrl.data.dataset import DatasetError, Rows, Source
+from diffrl.data.flatten import FlattenError, flatten, select_keys
+from diffrl.data.recipes import RECIPES
+
+_PROBE_SECONDS = 3.0
+_DEFAULT_ENDPOINT = "https://huggingface.co"  # of huggingface_hub, where Minari's own remote lives
+# Keys that gymnasium 1.x does not know in specs written by older versions; as Minari itself does.
+_OLD_SPEC_KEYS = ("apply_api_compatibility", "autoreset")
+
+
+def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] | None = None) -> Source:
+    """Read a Minari dataset.
+
+    Terminations and truncations are kept apart; an episode whose last step is neither ends in a timeout. Where the
+    collecting environment moved its goal within an episode, the first row of an episode carries the goal of the one
+    before (Minari issue 265): it gets the goal of its second row, the one its reward was computed with.
+
+    Args:
+        id: Minari's name of the dataset, `namespace/name-vN`.
+        download: fetch it from Minari's server when it is not on this machine.
+        observation_keys: for Dict observations, the keys to concatenate, in order; None for the default of `flatten`.
+
+    Raises:
+        DatasetError: it is not there, cannot be fetched, is damaged, or has observations or actions of another kind.
+    """
+    try:
+        from minari.dataset.minari_dataset import MinariDataset
+    except ImportError as error:
+        raise DatasetError(
+            f"dataset {id!r} is read with {error.name}, which is not installed: pip install 'diffrl[envs]'"
+        ) from None
+    path = dataset_path(id)
+    if not (path / "data").exists():
+        if not download:
+            raise DatasetError(f"dataset {id!r} is not on this machine (looked in {path}). {how_to_get(id)}")
+        _download(id)
+    try:
+        dataset = MinariDataset(path / "data")
+        metadata: dict[str, Any] = dataset.storage.metadata
+        episodes = list(dataset.iterate_episodes())
+    except Exception as error:
+        # h5py, json and Minari each raise their own kinds for a file cut short; the cure is one.
+        again = f"delete {path} and make it anew. {how_to_get(id)}"
+        raise DatasetError(f"dataset {id!r} is damaged or incomplete ({_first_line(error)}): {again}") from error
+    if not episodes:
+        raise DatasetError(f"dataset {id!r} has no episodes")
+    try:
+        keys = select_keys(dataset.observation_space, observation_keys)
+    except FlattenError as error:
+        raise DatasetError(f"dataset {id!r}: {error}") from None
+    low, high = _action_bounds(id, dataset.action_space)
+    fix_goal = keys is not None and "desired_goal" in keys and _moves_goal(metadata.get("env_spec"))
+    minimum, maximum = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    return Source(
+        transitions=_stack([_transitions(episode, keys, fix_goal, id) for episode in episodes]),
+        action_low=low,
+        action_high=high,
+        id=id,
+        env_spec=_modern(metadata.get("eval_env_spec") or metadata.get("env_spec")),
+        observation_keys=keys,
+        ref_min_score=None if minimum is None or maximum is None else float(minimum),
+        ref_max_score=None if minimum is None or maximum is None else float(maximum),
+        ref_provenance=str(metadata.get("ref_provenance") or ("" if maximum is None else f"Minari metadata of {id}")),
+        description=str(metadata.get("description") or ""),
+    )
+
+
+def dataset_path(id: str) -> Path:
+    """Directory of a dataset: under `MINARI_DATASETS_PATH`, or under `.minari/datasets` in the user's home."""
+    root = os.environ.get("MINARI_DATASETS_PATH")
+    return (Path(root) if root else Path.home() / ".minari" / "datasets") / id
+
+
+def how_to_get(id: str) -> str:
+    """One sentence: the command that puts the dataset on this machine."""
+    if id.startswith("diffrl/"):
+        recipe = id.removeprefix("diffrl/")
+        return f"Make it with: diffrl-collect {f'--recipe={recipe}' if recipe in RECIPES else '(--list shows what there is)'}"
+    return "Fetch it with --download, or copy its folder there from a machine that has it"
+
+
+def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id: str) -> Rows:
+    observations = episode.observations
+    steps = len(episode.rewards)
+    if fix_goal:
+        goal = np.array(observations["desired_goal"])
+        goal[0] = goal[1]
+        observations = {**observations, "desired_goal": goal}
+    rows = flatten(observations, keys)
+    action = np.asarray(episode.actions, np.float32).reshape(steps, -1)
+    if len(rows) != steps + 1:
+        raise DatasetError(
+            f"dataset {id!r}: episode {episode.id} has {len(rows)} observations for {steps} steps; expected {steps + 1}"
+        )
+    terminal, timeout = np.array(episode.terminations, bool), np.array(episode.truncations, bool)
+    timeout[-1] |= not terminal[-1]
+    return Rows(
+        observation=rows[:-1],
+        action=action,
+        reward=np.asarray(episode.rewards, np.float32),
+        next_observation=rows[1:],
+        terminal=terminal,
+        timeout=timeout,
+    )
+
+
+def _stack(parts: list[Rows]) -> Rows:
+    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _action_bounds(id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
+    if type(space).__name__ != "Box":
+        raise DatasetError(f"dataset {id!r} has {type(space).__name__} actions; only Box actions are supported")
+    low, high = np.asarray(space.low, np.float32).ravel(), np.asarray(space.high, np.float32).ravel()
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise DatasetError(f"dataset {id!r}: the action space has no bounds ({space}); diffusion needs finite ones")
+    return low, high
+
+
+def _moves_goal(env_spec: str | None) -> bool:
+    kwargs = (json.loads(env_spec).get("kwargs") or {}) if env_spec else {}
+    return bool(kwargs.get("reset_target", False)) and bool(kwargs.get("continuing_task", True))
+
+
+def _modern(env_spec: str | None) -> str | None:
+    if env_spec is None:
+        return None
+    return json.dumps({key: value for key, value in json.loads(env_spec).items() if key not in _OLD_SPEC_KEYS})
+
+
+def _download(id: str) -> None:
+    from minari.storage import hosting
+    from minari.storage.remotes import DEFAULT_REMOTE
+
+    kind = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE).split("://", maxsplit=1)[0]
+    offline = (
+        f"Its server cannot be reached from here: check the network, or copy its folder to {dataset_path(id)} from a machine "
+        "that has it; `diffrl-collect --list` names the datasets that can be made without a network"
+    )
+    # Minari's client tries five times, which takes half a minute: ask first whether anybody is there.
+    if kind == "hf" and not _reachable(os.environ.get("HF_ENDPOINT", _DEFAULT_ENDPOINT)):
+        raise DatasetError(f"dataset {id!r} cannot be downloaded. {offline}")
+    try:
+        hosting.download_dataset(id)
+    except ImportError as error:
+        package = "minari[gcs]" if kind == "gcp" else "minari[hf]"
+        raise DatasetError(f"downloading {id!r} needs a client that is not installed: pip install '{package}'") from error
+    except ValueError as error:
+        raise DatasetError(f"dataset {id!r} cannot be downloaded: {_first_line(error)}") from error
+    except Exception as error:
+        # Each remote has its own exceptions for a failing network, and none of them is part of Minari's interface.
+        raise DatasetError(f"dataset {id!r} cannot be downloaded ({_first_line(error)}). {offline}") from error
+
+
+def _reachable(url: str) -> bool:
+    """Whether the host of `url`, or the proxy that stands before it, accepts a connection within a few seconds."""
+    parts = urllib.parse.urlparse(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlparse(proxy if "://" in proxy else f"{parts.scheme}://{proxy}")
+    answer: queue.Queue[bool] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+            socket.create_connection((parts.hostname or "", port), timeout=_PROBE_SECONDS).close()
+            answer.put(True)
+        except OSError:
+            answer.put(False)
+
+    # In a thread, because looking up a name has no timeout of its own.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return answer.get(timeout=2 * _PROBE_SECONDS)
+    except queue.Empty:
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -1,0 +1,87 @@
+"""Reference scores: which episode returns count as 0 and as 100, and who says so."""
+
+import json
+import re
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from diffrl.data.dataset import Card
+
+
+class Reference(NamedTuple):
+    """Returns that count as 0 and 100, with their source."""
+
+    min: float
+    max: float
+    source: str
+
+
+_D4RL = "D4RL, d4rl/infos.py (Fu et al. 2020)"
+
+# By the environment's name without its version. D4RL's constants were measured on -v2 locomotion and -v0 Adroit tasks;
+# it applies them to every version, and so do papers.
+TABLE: dict[str, Reference] = {
+    "Hopper": Reference(-20.272305, 3234.3, _D4RL),
+    "HalfCheetah": Reference(-280.178953, 12135.0, _D4RL),
+    "Walker2d": Reference(1.629008, 4592.3, _D4RL),
+    "Ant": Reference(-325.6, 3879.7, _D4RL),
+    "AntMaze": Reference(0.0, 1.0, _D4RL + "; for tasks that end at the goal, so that a return is 0 or 1"),
+    "FrankaKitchen": Reference(0.0, 4.0, _D4RL + "; a return is the number of finished tasks"),
+    "AdroitHandPen": Reference(96.262799, 3076.8331017826877, _D4RL),
+    # D4RL's maze2d is another task than PointMaze-v3 (radius 0.5, other limits): by its own names only.
+    "maze2d-umaze": Reference(23.85, 161.86, _D4RL),
+    "maze2d-medium": Reference(13.13, 277.39, _D4RL),
+    "maze2d-large": Reference(6.7, 273.99, _D4RL),
+    "maze2d-umaze-dense": Reference(68.54, 193.66, _D4RL),
+    "maze2d-medium-dense": Reference(44.26, 297.46, _D4RL),
+    "maze2d-large-dense": Reference(30.57, 303.49, _D4RL),
+}
+
+_ALIASES = {"kitchen": "FrankaKitchen", "pen": "AdroitHandPen", "antmaze": "AntMaze"}
+_LOCOMOTION = ("Hopper", "HalfCheetah", "Walker2d", "Ant")
+
+
+def reference_for(card: Card) -> Reference | None:
+    """The dataset's own reference scores, else those of the table for its environment, else None."""
+    if card.ref_min_score is not None and card.ref_max_score is not None and card.ref_min_score < card.ref_max_score:
+        return Reference(card.ref_min_score, card.ref_max_score, card.ref_provenance or f"metadata of {card.id}")
+    for name in _names(card):
+        if name in TABLE:
+            return TABLE[name]
+    return None
+
+
+def why_no_reference(card: Card) -> str:
+    """One sentence for the reader of a score that could not be normalised."""
+    names = ", ".join(_names(card)) or "no environment"
+    return (
+        f"dataset {card.id!r} carries no reference scores and there are none on record for {names}: "
+        "returns are given in the environment's own units"
+    )
+
+
+def normalized(returns: Float[np.ndarray, "*episodes"], reference: Reference) -> Float[np.ndarray, "*episodes"]:
+    """Returns on the scale where `reference.min` is 0 and `reference.max` is 100."""
+    return 100.0 * (np.asarray(returns, np.float64) - reference.min) / (reference.max - reference.min)
+
+
+def _names(card: Card) -> list[str]:
+    """Names to look up: of the environment, without version, from the most to the least specific."""
+    if card.env_spec is None:
+        return [_strip(card.id.rsplit("/", 1)[-1])] if card.id.rsplit("/", 1)[-1].startswith("maze2d") else []
+    spec = json.loads(card.env_spec)
+    name = _strip(str(spec.get("id", "")).rsplit("/", 1)[-1])
+    names = [name]
+    if name.startswith("AntMaze_"):
+        # A continuing AntMaze pays on every step at the goal: D4RL's 0 and 1 are not its scale.
+        names += [] if (spec.get("kwargs") or {}).get("continuing_task", True) else ["AntMaze"]
+    family = name.split("-", 1)[0].lower()
+    names += [_ALIASES[family]] if family in _ALIASES else []
+    names += [known for known in _LOCOMOTION if known.lower() == family]
+    return names
+
+
+def _strip(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)

@@ -1,0 +1,121 @@
+"""Environments of gymnasium, stepped on the host: any that a dataset's EnvSpec describes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from diffrl.data.flatten import FlattenError, flatten_one, select_keys
+from diffrl.envs.protocol import Step
+from diffrl.envs.quiet import quiet_imports
+
+_SUCCESS_KEYS = ("success", "is_success")
+
+
+class BackendError(ValueError):
+    """The environment cannot be made; the message says why and what to do."""
+
+
+class GymnasiumEnvironments:
+    """`HostEnvironments` of `num_envs` copies of one environment.
+
+    A finished copy is not stepped any more: it repeats its last observation with reward 0, so that no simulator is
+    driven beyond its end.
+    """
+
+    def __init__(
+        self, env_spec_json: str, observation_keys: tuple[str, ...] | None, num_envs: int, max_episode_steps: int | None = None
+    ) -> None:
+        """Make the environments.
+
+        Args:
+            env_spec_json: `EnvSpec.to_json()` of gymnasium.
+            observation_keys: keys concatenated for Dict observations, in order; None for `flatten.select_keys`' default.
+            num_envs: number of copies.
+            max_episode_steps: time limit; None for the spec's own.
+
+        Raises:
+            BackendError: gymnasium or the package of the environment is missing, the environment cannot be made, has no
+                time limit, or its observations or actions are not vectors.
+        """
+        self._envs = [make_env(env_spec_json, max_episode_steps) for _ in range(num_envs)]
+        env = self._envs[0]
+        limit = max_episode_steps or env.spec.max_episode_steps
+        if not limit:
+            raise BackendError(f"{env.spec.id} has no time limit: an evaluation episode might never end. Give max_episode_steps")
+        try:
+            self._keys = select_keys(env.observation_space, observation_keys)
+        except FlattenError as error:
+            raise BackendError(f"{env.spec.id}: {error}") from None
+        if type(env.action_space).__name__ != "Box":
+            raise BackendError(f"{env.spec.id} has {type(env.action_space).__name__} actions; only Box actions are supported")
+        self.num_envs = num_envs
+        self.max_episode_steps = int(limit)
+        self._action_shape, self._action_dtype = env.action_space.shape, env.action_space.dtype
+        self._observation = np.zeros((0, 0), np.float32)
+        self._done = np.ones(num_envs, bool)
+
+    def reset(self, seeds: list[int]) -> Float[np.ndarray, "batch observation"]:
+        """Start one episode per seed; `len(seeds)` is `num_envs`."""
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
+        observations = [env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)]
+        self._observation = np.stack([flatten_one(observation, self._keys) for observation in observations])
+        self._done = np.zeros(self.num_envs, bool)
+        return self._observation.copy()
+
+    def step(self, action: Num[np.ndarray, "batch action"]) -> Step:
+        """Apply actions in the environment's units. An early truncation of the environment's own counts as terminated."""
+        reward, success = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        for i in np.flatnonzero(~self._done):
+            one = np.asarray(action[i], self._action_dtype).reshape(self._action_shape)
+            observation, reward[i], terminated, truncated, info = self._envs[i].step(one)
+            self._observation[i] = flatten_one(observation, self._keys)
+            success[i] = any(bool(info[key]) for key in _SUCCESS_KEYS if key in info)
+            self._done[i] = terminated or truncated
+        return Step(self._observation.copy(), reward, self._done.copy(), success)
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """One RGB frame `[height, width, 3]` of a copy made from a spec with `render_mode="rgb_array"`."""
+        return np.asarray(self._envs[index].render())
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
+    """One gymnasium environment from its EnvSpec.
+
+    Raises:
+        BackendError: as in `GymnasiumEnvironments`.
+    """
+    try:
+        name = str(json.loads(env_spec_json).get("id"))
+    except (json.JSONDecodeError, AttributeError):
+        raise BackendError("the environment's spec is not the JSON of a gymnasium EnvSpec") from None
+    try:
+        import gymnasium
+        from gymnasium.envs.registration import EnvSpec
+    except ImportError:
+        raise BackendError(f"{name} needs gymnasium, which is not installed: pip install 'diffrl[envs]'") from None
+    try:
+        with quiet_imports():
+            spec = EnvSpec.from_json(env_spec_json)
+            options = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+            # The checker only warns about the environment's author's choices, at a third of the speed.
+            env = gymnasium.make(spec, disable_env_checker=True, **options)
+    except ImportError as error:
+        raise BackendError(
+            f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[envs]'"
+        ) from error
+    except Exception as error:
+        # Constructors of third-party environments raise anything; whoever reads this wants the name and the cause.
+        raise BackendError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    # The mazes of gymnasium-robotics leave their model's file behind in the temporary directory.
+    leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if leftover:
+        Path(leftover).unlink(missing_ok=True)
+    return env

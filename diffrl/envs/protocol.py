@@ -1,0 +1,53 @@
+"""What the evaluator asks of an environment: a batch of episodes, either stepped on the host or inside the program."""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jax import Array
+
+from diffrl.types import Key
+
+
+class Step(NamedTuple):
+    """Result of one step of `B` environments (numpy on the host, jax arrays on the device).
+
+    `success` is the task's own notion of having reached the goal in this step; all False where it has none.
+    """
+
+    observation: Any  # [B, O] float32
+    reward: Any  # [B] float32
+    terminated: Any  # [B] bool: the task ended
+    success: Any  # [B] bool
+
+
+@runtime_checkable
+class HostEnvironments(Protocol):
+    """`B` environments of a host simulator, stepped together. A finished one may be stepped on; its results are ignored."""
+
+    num_envs: int
+    max_episode_steps: int
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        """Start one episode per seed; returns observations `[B, O]` float32."""
+        ...
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply actions `[B, A]`, in the environment's units."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class DeviceEnvironment(Protocol):
+    """One environment as pure functions; the evaluator maps them over runs and episodes inside one compiled program."""
+
+    max_episode_steps: int
+
+    def reset(self, key: Key) -> tuple[Any, Array]:
+        """Returns (state, observation `[O]`)."""
+        ...
+
+    def step(self, state: Any, action: Array) -> tuple[Any, Step]:
+        """Returns (state, Step without the batch axis)."""
+        ...

@@ -1,0 +1,388 @@
+"""Evaluate the checkpoints of a workdir, beside the trainer that writes them or after it. Restores `policy` items only."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from diffrl import config as configs
+from diffrl import registry
+from diffrl.algorithm import Algorithm
+from diffrl.data import scores
+from diffrl.data.dataset import Card
+from diffrl.envs import make as environments
+from diffrl.envs.gymnasium_backend import BackendError
+from diffrl.evaluation import results, rollout
+from diffrl.evaluation.results import Result, Settings
+from diffrl.training.checkpoint import CheckpointError, Checkpoints
+from diffrl.training.runs import Runs, make_runs
+from diffrl.types import Spec
+
+BACKENDS = ("auto", "jax", "gymnasium")
+MAX_RECORDED_EPISODES = 8  # per run
+MAX_RECORDED_OBSERVATION = 64  # longer observations make no picture
+MAX_RECORDED_FLOATS = 8_000_000  # of one result; fewer episodes are recorded beyond it
+
+
+class EvaluationError(ValueError):
+    """The workdir cannot be evaluated as asked; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to evaluate and how.
+
+    Attributes:
+        episodes: per run.
+        step: a checkpoint's number, "last", or None for all checkpoints of the last stage (earlier ones do not train the
+            policy that acts).
+        backend: "jax", "gymnasium", or "auto": jax where the environment exists in it.
+        seed: evaluation seed; start states and action noise depend on it.
+        act: `name=value` or `name=v1,v2,...`; all combinations are evaluated on each checkpoint.
+        watch: go on with new checkpoints until training has ended.
+        force: evaluate again what has a result.
+        poll_seconds: between two looks for new checkpoints.
+    """
+
+    episodes: int = 64
+    step: int | str | None = None
+    backend: str = "auto"
+    seed: int = 0
+    act: tuple[str, ...] = ()
+    watch: bool = False
+    force: bool = False
+    poll_seconds: float = 5.0
+
+
+def evaluate_workdir(workdir: Path, options: Options, console: Console | None = None) -> list[Result]:
+    """Evaluate what has no result yet, print a table, and return the results of the chosen checkpoints by step.
+
+    Safe to repeat (equal settings are not evaluated again) and to run beside the trainer.
+
+    Raises:
+        EvaluationError: no workdir, checkpoint or environment, or an option does not fit.
+    """
+    console = console or Console()
+    _check(options)
+    _await_files(workdir, options, console)
+    try:
+        evaluator = _Evaluator(workdir, options, console)
+    except (configs.ConfigError, CheckpointError) as error:
+        raise EvaluationError(str(error)) from error
+    found: dict[tuple[int, str], Result] = {}
+    skipped: set[int] = set()
+    try:
+        while True:
+            # In this order: a checkpoint written between the two looks is found in the next round.
+            done = (workdir / "DONE").exists() or not options.watch
+            evaluator.checkpoints.reload()
+            steps = [
+                step for step in evaluator.steps() if step not in skipped and (step, evaluator.variants[0].label) not in found
+            ]
+            for step in steps:
+                new = evaluator.evaluate(step)
+                if not new:
+                    skipped.add(step)
+                found.update({(step, result.settings.label): result for result in new})
+            if done and not (options.watch and steps):
+                break
+            if not steps:
+                time.sleep(options.poll_seconds)
+    finally:
+        evaluator.close()
+    if not found:
+        raise EvaluationError(_nothing_found(evaluator, options))
+    ordered = [found[key] for key in sorted(found, key=lambda key: key[0])]
+    _print_table([result for result in ordered if result.step == ordered[-1].step], console)
+    return ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class _Variant:
+    """One way of acting: an Algorithm built from the config with overrides, and its compiled rollout."""
+
+    settings: Settings
+    algorithm: Algorithm
+
+    @property
+    def label(self) -> str:
+        return self.settings.label
+
+
+class _Evaluator:
+    """Everything that is built once and serves all checkpoints. Environments are made when the first one is rolled out."""
+
+    def __init__(self, workdir: Path, options: Options, console: Console):
+        self.workdir, self.options, self.console = workdir, options, console
+        self.config = configs.load(workdir)
+        self.spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
+        self.card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+        if self.card.env_spec is None:
+            raise EvaluationError(f"dataset {self.card.id!r} names no environment (env_spec), so there is nothing to act in")
+        self.env_spec: str = self.card.env_spec
+        self.reference = scores.reference_for(self.card)
+        self.note = self.reference.source if self.reference else scores.why_no_reference(self.card)
+        self.runs = make_runs(self.config)
+        self.precision = None if self.config.precision == "default" else self.config.precision
+        self.device_env = None
+        if options.backend != "gymnasium":
+            self.device_env = environments.make_device(self.card.env_spec, self.card.observation_keys)
+            if self.device_env is None and options.backend == "jax":
+                raise EvaluationError(f"{_env_id(self.card)} does not exist in JAX; use --backend=gymnasium")
+        self.host_envs: Any = None
+        self.variants = [self._variant(overrides) for overrides in parse_act(options.act)]
+        self.rollouts: dict[str, rollout.RolloutFn] = {}
+        self.checkpoints = Checkpoints(workdir)
+
+    def _variant(self, overrides: tuple[tuple[str, str], ...]) -> _Variant:
+        backend = "gymnasium" if self.device_env is None else "jax"
+        settings = Settings(backend, simulator_sentence(backend, self.card), self.options.episodes, self.options.seed, overrides)
+        return _Variant(settings, build_algorithm(self.workdir, self.spec, overrides))
+
+    def steps(self) -> list[int]:
+        """The checkpoints to evaluate that exist now."""
+        steps = sorted(self.checkpoints.steps())
+        if isinstance(self.options.step, int):
+            return [step for step in steps if step == self.options.step]
+        chosen = [step for step in steps if self._in_last_stage(step)]
+        return chosen[-1:] if self.options.step == "last" else chosen
+
+    def _in_last_stage(self, step: int) -> bool:
+        try:
+            metadata = self.checkpoints.metadata(step)
+        except (CheckpointError, OSError):
+            return False  # retention deleted it
+        return metadata["stage_index"] == metadata["num_stages"] - 1
+
+    def evaluate(self, step: int) -> list[Result]:
+        """Results of one checkpoint, one per variant; none if it is gone."""
+        existing = {variant.label: self._existing(step, variant.settings) for variant in self.variants}
+        policies = None
+        if any(result is None for result in existing.values()):
+            try:
+                policies = self.checkpoints.restore_policy(step, abstract_policies(self.variants[0].algorithm, self.runs))
+            except (CheckpointError, OSError) as error:
+                self.checkpoints.reload()
+                if step in self.checkpoints.steps():
+                    raise EvaluationError(f"checkpoint {step} cannot be restored: {error}") from error
+                self.console.print(f"update {step}: the checkpoint is gone (the trainer keeps only some); skipped")
+                return []
+        found = []
+        for variant in self.variants:
+            result = existing[variant.label]
+            if result is not None:
+                self.console.print(f"update {step}: {variant.label} exists, skipped (--force evaluates again)", highlight=False)
+            else:
+                result = self._roll_out(step, variant, policies)
+                self.console.print(f"update {step}: {_one_line(result)}", highlight=False)
+            found.append(result)
+        return found
+
+    def _existing(self, step: int, settings: Settings) -> Result | None:
+        path = results.path_of(self.workdir, step, settings)
+        if self.options.force or not path.exists():
+            return None
+        try:
+            result = results.load(path)
+        except results.ResultError:
+            return None  # not ours or damaged: evaluate again
+        same = result.settings == settings and result.seeds == list(self.runs.seeds) and result.hparams == list(self.runs.points)
+        return result if same else None
+
+    def _roll_out(self, step: int, variant: _Variant, policies: Any) -> Result:
+        env = self.device_env if self.device_env is not None else self._host_envs()
+        if variant.label not in self.rollouts:
+            per_episode = self.runs.size * (env.max_episode_steps + 1) * self.spec.observation_dim
+            recorded = min(MAX_RECORDED_EPISODES, MAX_RECORDED_FLOATS // per_episode)
+            recorded = recorded if self.spec.observation_dim <= MAX_RECORDED_OBSERVATION else 0
+            make: Callable = rollout.host_rollout if self.device_env is None else rollout.device_rollout
+            self.rollouts[variant.label] = make(variant.algorithm, env, self.options.episodes, recorded)
+        seeds = list(self.runs.seeds)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(f"update {step}, acting {variant.settings.acting}", total=env.max_episode_steps)
+            with jax.default_matmul_precision(self.precision):
+                rolled = self.rollouts[variant.label](policies, seeds, self.options.seed, lambda n: bar.advance(task, n))
+        result = Result(
+            step=step,
+            settings=variant.settings,
+            reference=self.reference,
+            reference_note=self.note,
+            seeds=seeds,
+            hparams=list(self.runs.points),
+            returns=rolled.returns.astype(np.float64),
+            lengths=rolled.lengths,
+            successes=rolled.successes,
+        )
+        results.save(self.workdir, result, rolled.observations)
+        return result
+
+    def _host_envs(self) -> Any:
+        if self.host_envs is None:
+            num_envs = self.runs.size * self.options.episodes
+            try:
+                self.host_envs = environments.make_host(self.env_spec, self.card.observation_keys, num_envs)
+            except BackendError as error:
+                raise EvaluationError(str(error)) from error
+        return self.host_envs
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        if self.host_envs is not None:
+            self.host_envs.close()
+
+
+def build_algorithm(workdir: Path, spec: Spec, overrides: tuple[tuple[str, str], ...]) -> Algorithm:
+    """The Algorithm of a workdir with other choices when acting.
+
+    Raises:
+        EvaluationError: the method makes no such choice, or the value is impossible.
+    """
+    config = configs.load(workdir)
+    if overrides and not hasattr(config.algorithm, "act"):
+        raise EvaluationError("this method makes no choices when acting (its config has no `act`); drop --act")
+    try:
+        for name, value in overrides:
+            configs.override(config.algorithm.act, f"{name}={value}")
+        configs.validate(config)
+        return registry.make(config.algorithm, spec)
+    except ValueError as error:
+        raise EvaluationError(f"--act: {error}" if overrides else str(error)) from error
+
+
+def abstract_policies(algorithm: Algorithm, runs: Runs) -> Any:
+    """Shapes of all runs' policies on the first device, wherever they were trained."""
+    abstract = jax.eval_shape(
+        jax.vmap(lambda key, hparams: algorithm.policy(algorithm.init(key, hparams))), runs.keys, runs.hparams
+    )
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+
+
+def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
+    """All combinations of `name=v1,v2` overrides, each as ((name, value), ...) sorted by name; [()] for none.
+
+    Raises:
+        EvaluationError: an override is not of the form name=value.
+    """
+    choices: dict[str, list[str]] = {}
+    for text in act:
+        name, equals, values = (part.strip() for part in text.partition("="))
+        if not (name and equals and values):
+            raise EvaluationError(f"--act={text!r} is not of the form name=value or name=v1,v2")
+        choices.setdefault(name, []).extend(value.strip() for value in values.split(","))
+    names = sorted(choices)
+    combinations = itertools.product(*(dict.fromkeys(choices[name]) for name in names))
+    return [tuple(zip(names, values, strict=True)) for values in combinations]
+
+
+def simulator_sentence(backend: str, card: Card) -> str:
+    """Which simulator a score comes from, in plain words."""
+    if backend == "jax":
+        return f"{_env_id(card)} as rewritten in JAX by diffrl, not the original simulator"
+    versions = []
+    for package in ("gymnasium", "gymnasium-robotics", "mujoco"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"{_env_id(card)}, the original environment ({', '.join(versions)})"
+
+
+def _env_id(card: Card) -> str:
+    return json.loads(card.env_spec or "{}").get("id", "the environment")
+
+
+def _check(options: Options) -> None:
+    if options.episodes < 1:
+        raise EvaluationError(f"--episodes={options.episodes} must be at least 1")
+    if options.backend not in BACKENDS:
+        raise EvaluationError(f"--backend={options.backend} is unknown; choose one of {', '.join(BACKENDS)}")
+    if not (options.step is None or options.step == "last" or isinstance(options.step, int)):
+        raise EvaluationError(f"--step={options.step} is neither a number of updates nor 'last'")
+    if not 0 <= options.seed < 2**32:
+        raise EvaluationError(f"--seed={options.seed} must lie between 0 and {2**32 - 1}")
+    if options.watch and options.step is not None:
+        raise EvaluationError("--watch evaluates all checkpoints as they appear; it does not go with --step")
+
+
+def _await_files(workdir: Path, options: Options, console: Console) -> None:
+    """Wait for the trainer to write what describes the runs, if watching; else they must be there."""
+    announced = False
+    while missing := [
+        name for name in ("config.json", "spec.json", "dataset.json", "checkpoints") if not (workdir / name).exists()
+    ]:
+        if not options.watch:
+            if missing == ["checkpoints"]:
+                raise EvaluationError(f"{workdir} has no checkpoints yet; --watch waits for them")
+            what = f"has no {missing[0]}; is it a workdir of launch/train.py?" if workdir.is_dir() else "does not exist"
+            raise EvaluationError(f"workdir {workdir} {what}")
+        if not announced:
+            console.print(f"waiting for {workdir / missing[0]}")
+            announced = True
+        time.sleep(options.poll_seconds)
+
+
+def _nothing_found(evaluator: _Evaluator, options: Options) -> str:
+    steps = sorted(evaluator.checkpoints.steps())
+    if not steps:
+        return f"{evaluator.workdir} has no checkpoints yet; --watch waits for them"
+    if isinstance(options.step, int):
+        return f"no checkpoint at update {options.step}; there are {', '.join(map(str, steps))}"
+    return f"no checkpoint of the last stage yet (it trains the policy); --step={steps[-1]} evaluates one of an earlier stage"
+
+
+def _one_line(result: Result) -> str:
+    value, unit = (result.mean_returns, "return") if result.mean_scores is None else (result.mean_scores, "normalised score")
+    return (
+        f"mean {unit} {value.mean():.2f}, success {100 * result.success_rates.mean():.0f} %"
+        f" ({len(result.seeds)} runs × {result.settings.episodes} episodes, acting {result.settings.acting})"
+    )
+
+
+def _print_table(found: list[Result], console: Console) -> None:
+    """One row per run of one checkpoint, and one per hyper-parameter point with its mean."""
+    # Columns in which nothing stands are left out.
+    acting = any(result.settings.act for result in found)
+    swept = any(point for result in found for point in result.hparams)
+    table = Table(title=f"update {found[0].step}: {found[0].settings.simulator}", title_justify="left")
+    for name in (*["acting"] * acting, *["hyper-parameters"] * swept):
+        table.add_column(name)
+    for name in ("seed", "normalised score", "return", "success", "length"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in found:
+        scored = result.mean_scores
+        for hparams, runs in results.points(result):
+            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+            groups = [(str(result.seeds[run]), [run]) for run in runs]
+            if len(runs) > 1:
+                groups.append((f"mean of {len(runs)}", list(runs)))
+            for position, (who, chosen) in enumerate(groups):
+                table.add_row(
+                    *[result.settings.acting] * acting,
+                    *[point] * swept,
+                    who,
+                    "-" if scored is None else f"{scored[chosen].mean():.2f}",
+                    f"{result.mean_returns[chosen].mean():.2f}",
+                    f"{100 * result.success_rates[chosen].mean():.0f} %",
+                    f"{result.lengths[chosen].mean():.0f}",
+                    style="bold" if len(chosen) > 1 else None,
+                    end_section=position == len(groups) - 1,
+                )
+    console.print(table)

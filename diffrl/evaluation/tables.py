@@ -1,0 +1,279 @@
+"""From workdirs to comparable series of results, and from these to one table (Markdown, CSV, terminal).
+
+Normalised scores are shown where the data have reference returns; IQM and interval then speak of scores, else of returns.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffrl import config as configs
+from diffrl.data.dataset import Card
+from diffrl.data.scores import normalized
+from diffrl.evaluation import results
+from diffrl.evaluation.results import Result
+from diffrl.evaluation.statistics import probability_of_improvement, summarise
+
+
+class ReportError(ValueError):
+    """Nothing can be reported; the message says why and what to do."""
+
+
+class Series(NamedTuple):
+    """One hyper-parameter point of one workdir, acting one way, in one simulator, over training.
+
+    Attributes:
+        name: what a legend calls it: the method, and whatever sets it apart from the other series.
+        method: registered name.
+        point: swept hyper-parameters in words, "" for none.
+        workdir: where it comes from.
+        card: the data it was trained on.
+        results: by increasing updates, restricted to the runs of this point.
+        notes: what a reader must know beside the numbers.
+    """
+
+    name: str
+    method: str
+    point: str
+    workdir: Path
+    card: Card
+    results: list[Result]
+    notes: list[str]
+
+    @property
+    def last(self) -> Result:
+        return self.results[-1]
+
+    @property
+    def setting(self) -> tuple[str, str]:
+        """Only series of the same data and simulator may be compared."""
+        return self.card.id, self.last.settings.simulator
+
+
+def values_of(result: Result) -> np.ndarray:
+    """What is compared, `[R]`: normalised scores where there is a reference, else returns."""
+    return result.mean_returns if result.mean_scores is None else result.mean_scores
+
+
+def unit_of(result: Result) -> str:
+    """What `values_of` gives."""
+    return "episode return" if result.reference is None else "normalised score"
+
+
+def data_value(series: Series) -> float:
+    """The data's own mean episode return, in the unit of `values_of`."""
+    reference = series.last.reference
+    mean = series.card.return_mean
+    return mean if reference is None else float(np.asarray(normalized(np.array([mean]), reference))[0])
+
+
+def read(workdirs: list[Path], last: int | None = None) -> list[Series]:
+    """All series of some workdirs, up to the checkpoint `last` if given.
+
+    Raises:
+        ReportError: a directory is no workdir, or none of them has been evaluated.
+    """
+    series = [one for workdir in workdirs for one in _read_one(workdir, last)]
+    if not series:
+        listed = ", ".join(str(workdir) for workdir in workdirs)
+        raise ReportError(f"no evaluations in {listed}; run launch/evaluate.py --workdir=... first")
+    return _named(series)
+
+
+def _read_one(workdir: Path, last: int | None) -> list[Series]:
+    try:
+        config = configs.load(workdir)
+        card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+        found = [result for result in results.load_all(workdir) if last is None or result.step <= last]
+    except (configs.ConfigError, results.ResultError, OSError, json.JSONDecodeError) as error:
+        raise ReportError(f"{workdir}: {error}") from error
+    method = configs.algorithm_name(config)
+    grouped: dict[tuple[str, str], list[Result]] = {}
+    for result in found:
+        for hparams, runs in results.points(result):
+            part = dataclasses.replace(
+                result,
+                seeds=[result.seeds[run] for run in runs],
+                hparams=[result.hparams[run] for run in runs],
+                returns=result.returns[runs],
+                lengths=result.lengths[runs],
+                successes=result.successes[runs],
+            )
+            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+            grouped.setdefault((point, result.settings.label), []).append(part)
+    return [
+        Series("", method, point, workdir, card, group, _notes(workdir, group[-1].step)) for (point, _), group in grouped.items()
+    ]
+
+
+def _notes(workdir: Path, evaluated: int) -> list[str]:
+    notes = [] if (workdir / "DONE").exists() else ["training has not ended"]
+    steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+    if steps and max(steps) > evaluated:
+        notes.append(f"the checkpoint at {max(steps)} updates has not been evaluated")
+    return notes
+
+
+def _named(series: list[Series]) -> list[Series]:
+    """Names as short as they may be: the method, then point and acting; the workdir only where these do not tell apart."""
+
+    def short(one: Series) -> str:
+        acting = one.last.settings.acting
+        return ", ".join(part for part in (one.method, one.point, "" if acting == "as trained" else acting) if part)
+
+    workdirs: dict[tuple, set[Path]] = {}
+    for one in series:
+        workdirs.setdefault((short(one), one.setting), set()).add(one.workdir)
+    return [
+        one._replace(name=short(one) + (f" ({one.workdir.name})" if len(workdirs[short(one), one.setting]) > 1 else ""))
+        for one in series
+    ]
+
+
+def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
+    """One row per series, from its last evaluated checkpoint.
+
+    Args:
+        series: as from `read`.
+        best: add the best mean over all evaluated checkpoints. It chooses with the test's own scores: an upper bound.
+    """
+    table = []
+    for one in series:
+        result = one.last
+        summary = summarise(values_of(result))
+        scores = result.mean_scores
+        row = {
+            "method": one.method,
+            "hyper-parameters": one.point,
+            "acting": result.settings.acting,
+            "dataset": one.card.id,
+            "updates": result.step,
+            "runs": summary.runs,
+            "episodes per run": result.settings.episodes,
+            "return mean": float(result.mean_returns.mean()),
+            "score mean": None if scores is None else float(scores.mean()),
+            "IQM": summary.iqm,
+            "95% low": summary.interval[0] if summary.interval else None,
+            "95% high": summary.interval[1] if summary.interval else None,
+            "success rate": float(result.success_rates.mean()),
+            "data return mean": one.card.return_mean,
+            "reference": _reference_in_words(result),
+            "simulator": result.settings.simulator,
+            "workdir": one.workdir.name,
+            "notes": "; ".join(one.notes + _diverged(result)),
+        }
+        if best:
+            row["best mean over training (optimistic)"] = float(max(values_of(each).mean() for each in one.results))
+        table.append(row)
+    return table
+
+
+def _reference_in_words(result: Result) -> str:
+    low_high = "none: " if result.reference is None else f"0 = {result.reference.min:g}, 100 = {result.reference.max:g}: "
+    return low_high + result.reference_note
+
+
+def _diverged(result: Result) -> list[str]:
+    count = int((~np.isfinite(result.mean_returns)).sum())
+    return [f"{count} of {len(result.seeds)} runs diverged"] if count else []
+
+
+def to_csv(table: list[dict[str, Any]]) -> str:
+    """Full precision; what is unknown is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()
+
+
+# Shown in a table; the longer texts go below it, once each.
+_SHOWN = {
+    "method": "method",
+    "hyper-parameters": "hyper-parameters",
+    "acting": "acting",
+    "workdir": "workdir",
+    "updates": "updates",
+    "runs": "runs",
+    "episodes per run": "episodes",
+    "return mean": "return",
+    "score mean": "score",
+    "IQM": "IQM",
+    "95% interval": "95 % interval",
+    "success rate": "success",
+}
+
+
+def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for reading, of one setting, without empty columns; the last row is the data's own mean."""
+    table = rows(group, best)
+    for row in table:
+        low, high = row["95% low"], row["95% high"]
+        row["95% interval"] = None if low is None else f"{low:.2f} … {high:.2f}"
+    data = {"method": "(the data)", "return mean": group[0].card.return_mean}
+    if group[0].last.reference is not None:
+        data["score mean"] = data_value(group[0])
+    shown = _SHOWN | ({"best mean over training (optimistic)": "best over training (optimistic)"} if best else {})
+    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, data]]
+    kept = [name for name in shown if not all(row[name] in ("", "-", "as trained") for row in cells)]
+    if len({row["workdir"] for row in table}) == 1:
+        kept.remove("workdir")
+    return [shown[name] for name in kept], [[row[name] for name in kept] for row in cells]
+
+
+def to_markdown(series: list[Series], best: bool = False) -> str:
+    """One table per dataset and simulator, each with what its numbers mean."""
+    parts = ["# Results\n"]
+    for setting, group in by_setting(series).items():
+        header, cells = formatted(group, best)
+        parts.append(f"## {setting[0]}\n")
+        parts.append(
+            "| " + " | ".join(header) + " |\n|" + "|".join(" --- " if i < 1 else " ---: " for i in range(len(header))) + "|"
+        )
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n")
+        parts.append("\n".join(f"- {line}" for line in explanation(group)) + "\n")
+    return "\n".join(parts)
+
+
+def by_setting(series: list[Series]) -> dict[tuple[str, str], list[Series]]:
+    """Groups that may be compared: same data, same simulator."""
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for one in series:
+        groups.setdefault(one.setting, []).append(one)
+    return groups
+
+
+def explanation(group: list[Series]) -> list[str]:
+    """Sentences that go below the table of one setting."""
+    lines = [
+        f"Simulator: {group[0].last.settings.simulator}.",
+        f"IQM and 95 % interval (bootstrap of the mean over runs) are in units of the {unit_of(group[0].last)}; every run"
+        " counts once, by the mean of its episodes at the last evaluated checkpoint.",
+        f"The data's own mean return is {group[0].card.return_mean:.2f}.",
+    ]
+    lines += [f"Reference: {text}." for text in dict.fromkeys(_reference_in_words(one.last) for one in group)]
+    lines += [f"{one.name}: {note}." for one in group for note in one.notes + _diverged(one.last)]
+    return lines
+
+
+def improvements(group: list[Series]) -> list[tuple[str, str, float]]:
+    """For each ordered pair of series of one setting: P(a run of the first scores above a run of the second)."""
+    return [
+        (one.name, other.name, probability_of_improvement(values_of(one.last), values_of(other.last)))
+        for one in group
+        for other in group
+        if one is not other
+    ]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "success rate":
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

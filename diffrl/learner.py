@@ -1,0 +1,29 @@
+"""One network's trainable parameters and their optimiser state."""
+
+from typing import Any
+
+import flax.struct
+import optax
+
+from diffrl.types import Params
+
+
+@flax.struct.dataclass
+class Learner:
+    """Parameters with their optimiser state. Targets and averages live outside, as plain trees.
+
+    The optimiser itself is not stored: a method builds it inside its update, so that a learning rate may be a traced
+    hyper-parameter. Its state must not depend on the traced values (true of optax's Adam family and schedules).
+    """
+
+    params: Params
+    opt_state: Any
+
+    @classmethod
+    def create(cls, params: Params, optimizer: optax.GradientTransformation) -> "Learner":
+        return cls(params=params, opt_state=optimizer.init(params))
+
+    def apply_gradients(self, gradients: Params, optimizer: optax.GradientTransformation) -> "Learner":
+        """One optimiser step."""
+        updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
+        return Learner(params=optax.apply_updates(self.params, updates), opt_state=opt_state)

@@ -1,0 +1,46 @@
+"""Several independent networks as one, with stacked parameters and batched products; and the networks of values."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from diffrl.networks.mlp import MLP, Linear
+
+
+def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
+    """A module class whose parameters have a leading axis of `size` and whose output has it too; inputs are shared."""
+    return nn.vmap(
+        module,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=None,  # pyright: ignore[reportArgumentType]
+        out_axes=0,
+        axis_size=size,
+    )
+
+
+class Critics(nn.Module):
+    """Independent action values Q_k(s, a), `[num_critics, batch]`. The action comes first, as in SRPO's code."""
+
+    hidden_dims: Sequence[int]
+    num_critics: int = 2
+    dense: Callable[[int], nn.Module] = Linear
+
+    @nn.compact
+    def __call__(
+        self, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
+    ) -> Float[Array, "critics *batch"]:
+        return ensemble(MLP, self.num_critics)(self.hidden_dims, 1, dense=self.dense)(action, observation)[..., 0]
+
+
+class Value(nn.Module):
+    """State value V(s), `[batch]`."""
+
+    hidden_dims: Sequence[int]
+    dense: Callable[[int], nn.Module] = Linear
+
+    @nn.compact
+    def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
+        return MLP(self.hidden_dims, 1, dense=self.dense)(observation)[..., 0]

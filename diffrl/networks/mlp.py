@@ -1,0 +1,82 @@
+"""Linear layers with a named initialisation, and the multilayer perceptron."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from diffrl.types import Key
+
+
+def torch_kernel_init() -> Initializer:
+    """U(±1/√fan_in): the default of `torch.nn.Linear` weights."""
+    return jax.nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+class Linear(nn.Module):
+    """Affine map with PyTorch's default initialisation, U(±1/√fan_in) for weight and bias alike.
+
+    Linen's own Dense cannot do this: a bias initialiser is not told the fan-in.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
+        bound = x.shape[-1] ** -0.5
+        kernel = self.param("kernel", torch_kernel_init(), (x.shape[-1], self.features))
+        bias = self.param(
+            "bias", lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound), (self.features,)
+        )
+        return x @ kernel + bias
+
+
+def orthogonal_init(gain: float) -> Initializer:
+    """Orthogonal weights, one matrix after another under `vmap`.
+
+    Two batched QR factorisations in one program can deadlock in jaxlib's CPU client (seen with 0.10.2 on two cores: the
+    batched LAPACK call waits for the thread pool it runs on), so the batch is mapped, not batched.
+    """
+    initializer = jax.nn.initializers.orthogonal(gain)
+
+    def init(key: Key, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        @jax.custom_batching.custom_vmap
+        def one(key: Key) -> Array:
+            return initializer(key, tuple(shape), dtype)
+
+        @one.def_vmap
+        def _(axis_size: int, in_batched: list[bool], keys: Key) -> tuple[Array, bool]:
+            del axis_size, in_batched
+            return jax.lax.map(one, keys), True
+
+        return one(key)
+
+    return init
+
+
+def orthogonal_dense(features: int) -> nn.Module:
+    """Dense layer with orthogonal weights of gain √2 and zero bias, the initialisation of jaxrl and IQL."""
+    return nn.Dense(features, kernel_init=orthogonal_init(2.0**0.5))
+
+
+class MLP(nn.Module):
+    """Hidden layers with an activation, then a linear output; inputs are concatenated along the last axis."""
+
+    hidden_dims: Sequence[int]
+    output_dim: int
+    activation: Callable[[Array], Array] = nn.relu
+    output_activation: Callable[[Array], Array] | None = None
+    dense: Callable[[int], nn.Module] = Linear
+
+    @nn.compact
+    def __call__(self, *inputs: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
+        x = jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
+        for width in self.hidden_dims:
+            x = self.activation(self.dense(width)(x))
+        x = self.dense(self.output_dim)(x)
+        return x if self.output_activation is None else self.output_activation(x)

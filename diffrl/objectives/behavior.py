@@ -1,0 +1,22 @@
+"""The loss of a diffusion model of the behaviour policy."""
+
+import flax.linen as nn
+from jax import Array, random
+from jaxtyping import Float
+
+from diffrl.diffusion.objectives import epsilon_loss
+from diffrl.diffusion.schedules import LinearVP
+from diffrl.types import Key, Params, Transition
+
+
+def behavior_loss(
+    network: nn.Module, params: Params, constants: Params, schedule: LinearVP, batch: Transition, key: Key
+) -> Float[Array, ""]:
+    """Noise prediction on the batch's actions given its observations, with dropout (SRPO eq. 13; IDQL sec. 4)."""
+    loss_key, dropout_key = random.split(key)
+
+    def predict(noised: Array, t: Array) -> Array:
+        variables = {"params": params, "constants": constants}
+        return network.apply(variables, noised, t, batch.observation, train=True, rngs={"dropout": dropout_key})  # pyright: ignore[reportReturnType]
+
+    return epsilon_loss(predict, schedule, batch.action, loss_key)

@@ -1,0 +1,40 @@
+"""Name -> method. The only place, beside its own file, where a method is mentioned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from diffrl.algorithm import Algorithm, in_environment_units
+from diffrl.algorithms import bc, diffusion_bc, iql, srpo
+from diffrl.types import Spec
+
+
+class Method(NamedTuple):
+    """A config dataclass and the constructor that takes it."""
+
+    config: type
+    make: Callable[[Any, Spec], Algorithm]
+
+
+REGISTRY: dict[str, Method] = {
+    "bc": Method(bc.Config, bc.make),
+    "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
+    "iql": Method(iql.Config, iql.make),
+    "srpo": Method(srpo.Config, srpo.make),
+}
+
+
+def name_of(config: Any) -> str:
+    """The registered name of a method's config.
+
+    Raises:
+        KeyError: no method has a config of this type.
+    """
+    for name, method in REGISTRY.items():
+        if type(config) is method.config:
+            return name
+    raise KeyError(f"no method is registered for {type(config).__qualname__}")
+
+
+def make(config: Any, spec: Spec) -> Algorithm:
+    """The Algorithm of a config; its `act` takes raw observations and returns actions in the environment's units."""
+    return in_environment_units(REGISTRY[name_of(config)].make(config, spec), spec)

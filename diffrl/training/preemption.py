@@ -1,0 +1,36 @@
+"""Turning a scheduler's signal into "save and exit 0"."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Preemption:
+    """Set once SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) arrived; the trainer looks between chunks."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def watch_signals() -> Iterator[Preemption]:
+    """Install handlers for the time of a `with` block. A second signal acts as usual, for whoever will not wait."""
+    preemption = Preemption()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(number: int, _: FrameType | None) -> None:
+        preemption.signal = signal.Signals(number).name
+        signal.signal(number, previous[number])
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield preemption
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,300 @@
+"""The trainer: one linear host loop around compiled chunks. Read this first, then chunk.py."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from diffrl.algorithm import Algorithm
+from diffrl.config import RESUMABLE, Config, ConfigError, algorithm_name, flatten, to_json, validate
+from diffrl.data import minari
+from diffrl.data.dataset import Card, Dataset, build
+from diffrl.logging.console import TrainingDisplay, duration
+from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
+from diffrl.registry import make
+from diffrl.training.checkpoint import Checkpoints
+from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
+from diffrl.training.preemption import Preemption, watch_signals
+from diffrl.training.runs import INIT, Runs, make_runs
+from diffrl.types import Metrics, Policy, Spec, State
+
+
+class WorkdirError(RuntimeError):
+    """The workdir cannot be used: not writable, or it belongs to another experiment."""
+
+
+def train(config: Config, workdir: Path) -> bool:
+    """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
+
+    Returns:
+        True when training is complete, False when it was preempted (state saved).
+
+    Raises:
+        ConfigError, DatasetError, WorkdirError, CheckpointError: before any training, with the reason and a remedy.
+    """
+    # ---------------------------------------------------------------- is there anything to do, and may we?
+    validate(config)
+    runs = make_runs(config)
+    workdir = Path(workdir).absolute()
+    display = TrainingDisplay(runs.size)
+    if (workdir / "DONE").exists():
+        _check_same(workdir / "config.json", to_json(config), ignore=RESUMABLE)
+        display.say(f"{workdir} is already trained to the end")
+        return True
+
+    # ---------------------------------------------------------------- data
+    source = minari.load(config.dataset.id, download=config.dataset.download)
+    dataset, spec, card = build(source, config.dataset)
+    display.say(
+        f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
+        f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
+    )
+
+    # ---------------------------------------------------------------- the method, and the directory it writes to
+    try:
+        algorithm = make(config.algorithm, spec)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _claim(workdir, config, spec, card)
+    jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
+
+    # ---------------------------------------------------------------- placement: runs over devices, data on all of them
+    mesh = make_mesh(runs.size)
+    size = padded_size(runs.size, mesh)
+    keys = place(pad(runs.keys, size), mesh, RUN)
+    dataset = place(dataset, mesh, SHARED)
+
+    # ---------------------------------------------------------------- restore everything, or start
+    checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
+    steps = checkpoints.steps()
+    step = steps[-1] if steps else 0
+    if steps:
+        states = checkpoints.restore_state(step, jax.eval_shape(lambda: init_states(algorithm, runs)))
+        display.say(f"resuming at update {step:,}")
+    else:
+        states = init_states(algorithm, runs)
+    states = place(pad(states, size), mesh, RUN)
+    save = _Saver(checkpoints, algorithm, runs.size, mesh)
+    writers = _open_writers(config, workdir, runs, step)
+
+    # ---------------------------------------------------------------- stages, each a loop over chunks
+    stage_start = 0
+    with watch_signals() as preemption, display:
+        for index, stage in enumerate(algorithm.stages):
+            stage_end = stage_start + stage.num_updates
+            if step < stage_end:
+                loop = _StageLoop(algorithm, index, stage_start, config, mesh, display, writers, save, workdir)
+                states, step = loop.run(states, step, keys, dataset, runs, preemption)
+            stage_start = stage_end
+            if preemption:
+                break
+    checkpoints.close()
+    for writer in writers:
+        writer.close()
+
+    # ---------------------------------------------------------------- end
+    if step < stage_start or preemption:
+        display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
+        return False
+    _write_json(workdir / "DONE", {"step": step})
+    display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}")
+    return True
+
+
+def init_states(algorithm: Algorithm, runs: Runs) -> State:
+    """Fresh states of all runs, `[R, ...]` per leaf."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
+    return jax.jit(jax.vmap(algorithm.init))(keys, runs.hparams)
+
+
+class _Saver:
+    """Saves the first R runs of the padded states. Chunks donate their state, so the checkpointer gets a copy."""
+
+    def __init__(self, checkpoints: Checkpoints, algorithm: Algorithm, num_runs: int, mesh: Mesh) -> None:
+        self.checkpoints = checkpoints
+
+        def snapshot(states: State) -> tuple[State, Policy]:
+            copies = jax.tree.map(lambda x: jnp.copy(x[:num_runs]), states)
+            return copies, jax.tree.map(jnp.copy, jax.vmap(algorithm.policy)(copies))
+
+        sharding = NamedSharding(mesh, RUN if num_runs % mesh.shape["run"] == 0 else SHARED)
+        self.snapshot = jax.jit(snapshot, out_shardings=sharding)
+
+    def __call__(self, step: int, states: State, metadata: dict[str, Any]) -> None:
+        state, policy = self.snapshot(states)
+        self.checkpoints.save(step, state, policy, {"step": step, **metadata})
+
+
+class _StageLoop:
+    """The chunks of one stage."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        index: int,
+        start: int,
+        config: Config,
+        mesh: Mesh,
+        display: TrainingDisplay,
+        writers: list[Writer],
+        save: _Saver,
+        workdir: Path,
+    ) -> None:
+        self.stage = algorithm.stages[index]
+        self.start = start
+        self.config, self.mesh, self.display, self.writers, self.save = config, mesh, display, writers, save
+        self.metadata = {"stage": self.stage.name, "stage_index": index, "num_stages": len(algorithm.stages)}
+        self.timings = workdir / "metrics" / "timings.jsonl"
+        self.diverged: set[int] = set()
+
+    def run(
+        self, states: State, step: int, keys: jax.Array, dataset: Dataset, runs: Runs, preemption: Preemption
+    ) -> tuple[State, int]:
+        """From update `step` to the end of the stage or the first signal; returns the states and the step reached."""
+        stage, per_chunk = self.stage, self.config.updates_per_chunk
+        end = self.start + stage.num_updates
+        self.display.start(stage.name, step - self.start, stage.num_updates)
+        began, first = time.monotonic(), step
+        columns = make_prepare(stage, self.mesh)(states, keys, dataset)
+        chunks: dict[int, Any] = {}
+        pending: tuple[int, Metrics] | None = None
+        saved = step
+        with jax.transfer_guard("disallow"):
+            while step < end and not preemption:
+                length = min(per_chunk - (step - self.start) % per_chunk, end - step)
+                if length not in chunks:
+                    chunks[length] = make_chunk(stage, length, self.mesh).lower(states, keys, columns, dataset).compile()
+                    if len(chunks) == 1:
+                        compiled = time.monotonic()
+                states, metrics = chunks[length](states, keys, columns, dataset)
+                # The device works on this chunk while the host reports the one before.
+                self._report(pending, runs)
+                step += length
+                pending = (step, metrics)
+                if step == end or _passes(step - self.start, length, self.config.checkpoint_every):
+                    self.save(step, states, self.metadata)
+                    saved = step
+            if saved < step:
+                self.save(step, states, self.metadata)
+            self._report(pending, runs)
+        jax.block_until_ready(states)
+        if step > first:
+            seconds = time.monotonic() - compiled
+            _append_json(
+                self.timings,
+                {
+                    "stage": stage.name,
+                    "from": first,
+                    "to": step,
+                    "runs": runs.size,
+                    "compile_seconds": round(compiled - began, 3),
+                    "seconds": round(seconds, 3),
+                    "updates_per_second": round((step - first) / seconds, 3),
+                },
+            )
+            self.display.say(
+                f"{stage.name}: {step - first:,} updates in {duration(seconds)}, compiled in {compiled - began:.1f}s"
+            )
+        return states, step
+
+    def _report(self, pending: tuple[int, Metrics] | None, runs: Runs) -> None:
+        if pending is None:
+            return
+        step, device_metrics = pending
+        metrics = {name: np.asarray(value)[: runs.size] for name, value in jax.device_get(device_metrics).items()}
+        for run in np.flatnonzero(metrics["finite"] < 1.0):
+            if run not in self.diverged:
+                self.diverged.add(int(run))
+                self.display.say(
+                    f"run {run} (seed {runs.seeds[run]} {runs.points[run] or ''}) diverged before update {step:,}: "
+                    "its metrics are not finite. The other runs are untouched"
+                )
+        for writer in self.writers:
+            writer.write(Entry(step, self.stage.name, metrics))
+        self.display.advance(step - self.start, metrics)
+
+
+def _passes(position: int, length: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in the last `length` updates."""
+    return position // every > (position - length) // every
+
+
+def _claim(workdir: Path, config: Config, spec: Spec, card: Card) -> None:
+    """Write what identifies the experiment, or check that the workdir holds the same one.
+
+    Raises:
+        WorkdirError: not writable, or it holds another config or dataset; the message lists the differences.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with (workdir / ".write_test").open("w"):
+            pass
+        (workdir / ".write_test").unlink()
+    except OSError as error:
+        raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
+    identity = {"spec.json": dataclasses.asdict(spec), "dataset.json": dataclasses.asdict(card), "config.json": to_json(config)}
+    # The config goes last: a directory that has it has the others.
+    for name, values in identity.items():
+        if (workdir / "config.json").exists():
+            _check_same(workdir / name, values, ignore=RESUMABLE)
+        else:
+            _write_json(workdir / name, values)
+    _write_json(workdir / "versions.json", _versions())
+
+
+def _check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...]) -> None:
+    saved, wanted = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(values)))
+    different = [
+        name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
+    ]
+    if different:
+        lines = "".join(f"\n  {name}: {saved.get(name)!r} there, {wanted.get(name)!r} now" for name in different[:10])
+        raise WorkdirError(
+            f"{path.parent} was started with another {path.stem}:{lines}\nUse another --workdir, or the settings it was started with"
+        )
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("diffrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "minari", "gymnasium", "mujoco")
+    versions: dict[str, Any] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    return versions | {"python": platform.python_version(), "device": device.device_kind, "devices": jax.device_count()}
+
+
+def _write_json(path: Path, values: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _append_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def _open_writers(config: Config, workdir: Path, runs: Runs, step: int) -> list[Writer]:
+    labels = [
+        "_".join([f"seed{seed}", *(f"{name}{value:g}" for name, value in point.items())])
+        for seed, point in zip(runs.seeds, runs.points, strict=True)
+    ]
+    writers: list[Writer] = [JsonLinesWriter(workdir / "metrics" / "train.jsonl", runs.seeds, runs.points, step)]
+    if config.tensorboard:
+        writers.append(TensorBoardWriter(workdir / "tensorboard", labels, step))
+    if config.wandb_project:
+        writers.append(WandbWriter(config.wandb_project, workdir, {"name": algorithm_name(config), **to_json(config)}, labels))
+    return writers

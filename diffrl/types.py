@@ -1,0 +1,70 @@
+"""The nouns that every room shares."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+from jax import Array
+from jaxtyping import Bool, Float
+
+Params = Any  # a tree of arrays: one network's trainable parameters
+State = Any  # a method's own flax.struct.dataclass; has `step` and `hparams`
+Policy = Any  # a tree of arrays: what is needed to act
+Carry = Any  # a tree of arrays: what a planner remembers between two actions
+HParams = Any  # a dataclass of float scalars, registered as a tree
+Metrics = dict[str, Array]  # scalars of one update, by name
+Key = Array  # one typed random key (`jax.random.key`)
+
+
+@flax.struct.dataclass
+class Transition:
+    """One step of experience, or a batch or dataset of them (any leading axes).
+
+    `terminal` cuts the bootstrap, `timeout` never does. `extras` holds what a method asked for beyond the six
+    fields: columns computed by a stage's `prepare`, by name.
+    """
+
+    observation: Float[Array, "*batch observation"]
+    action: Float[Array, "*batch action"]
+    reward: Float[Array, "*batch"]
+    next_observation: Float[Array, "*batch observation"]
+    terminal: Bool[Array, "*batch"]
+    timeout: Bool[Array, "*batch"]
+    extras: dict[str, Array] = flax.struct.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """All that a method may know of a dataset before it sees a row: shapes, bounds and statistics. Written to `spec.json`.
+
+    Attributes:
+        observation_dim: length of the flattened observation.
+        action_dim: length of the action.
+        observation_mean, observation_std: `[observation_dim]`; algorithms see (observation - mean) / std. Zeros and ones
+            where the dataset is not standardised.
+        action_low, action_high: `[action_dim]`, the environment's bounds; algorithms see actions scaled to [-1, 1].
+    """
+
+    observation_dim: int
+    action_dim: int
+    observation_mean: tuple[float, ...]
+    observation_std: tuple[float, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+    @classmethod
+    def plain(cls, observation_dim: int, action_dim: int) -> "Spec":
+        """A Spec that changes nothing: mean 0, deviation 1, actions in [-1, 1]."""
+        return cls(
+            observation_dim=observation_dim,
+            action_dim=action_dim,
+            observation_mean=(0.0,) * observation_dim,
+            observation_std=(1.0,) * observation_dim,
+            action_low=(-1.0,) * action_dim,
+            action_high=(1.0,) * action_dim,
+        )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Spec":
+        """Inverse of `dataclasses.asdict` after a trip through JSON."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

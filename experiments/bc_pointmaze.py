@@ -1,0 +1,16 @@
+"""Behaviour cloning on PointMaze with one fixed goal (`diffrl/pointmaze/{umaze,medium,large}-fixedgoal-v0`).
+
+python launch/train.py --config=experiments/bc_pointmaze.py:medium --workdir=runs/bc
+"""
+
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig
+
+
+def get_config(maze: str = "medium") -> Config:
+    """The baseline: regression onto undirected play goes nowhere in particular."""
+    return Config(
+        algorithm=bc.Config(hidden_dims=(256, 256), num_updates=20_000),
+        dataset=DatasetConfig(id=f"diffrl/pointmaze/{maze}-fixedgoal-v0", standardize_observations=True),
+        checkpoint_every=5_000,
+    )

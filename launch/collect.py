@@ -1,0 +1,144 @@
+"""Make a dataset on this machine, without a network: simulate, store as a Minari dataset, print its card.
+
+    python -m launch.collect                                  # the default, 200,000 transitions in seconds
+    python -m launch.collect --list
+    python -m launch.collect --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
+
+Interrupted, the same command goes on where it stopped. The data depend on recipe, seed and rows alone.
+"""
+
+import difflib
+import os
+import sys
+import time
+
+from absl import app, flags
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from diffrl.data.collection import CollectionError, Outcome, Report, collect
+from diffrl.data.recipes import RECIPES, Recipe
+
+DEFAULT = "pointmaze/medium-fixedgoal-v0"
+_KNOWN = "\n".join(f"{name}: {recipe.summary} ({recipe.rows:,} rows)" for name, recipe in RECIPES.items())
+
+RECIPE = flags.DEFINE_string("recipe", DEFAULT, f"What to make:\n{_KNOWN}")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
+ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
+WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
+ID = flags.DEFINE_string("id", None, "Name to store it under; by default diffrl/<recipe>.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same name.")
+LIST = flags.DEFINE_bool("list", False, "Show the recipes and exit.")
+
+_LINE_SECONDS = 5.0  # between two plain lines where there is no terminal
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code: 0, or 2 for what the user can mend."""
+    console = Console()
+    try:
+        if len(argv) > 1:
+            raise CollectionError(f"unexpected argument {argv[1]!r}; options start with --, see --help")
+        if LIST.value:
+            _show_recipes(console)
+            return 0
+        recipe = _find(RECIPE.value)
+        dataset_id = ID.value or recipe.dataset_id
+        rows = recipe.rows if ROWS.value is None else ROWS.value
+        workers = _cores() if WORKERS.value is None else WORKERS.value
+        with _progress(console, f"simulating {recipe.name}") as report:
+            outcome = collect(
+                recipe,
+                seed=SEED.value,
+                rows=rows,
+                workers=workers,
+                dataset_id=dataset_id,
+                overwrite=OVERWRITE.value,
+                report=report,
+            )
+    except CollectionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished parts are kept, and the same command goes on", file=sys.stderr)
+        return 130
+    _show_card(console, dataset_id, outcome, rows)
+    return 0
+
+
+def _find(name: str) -> Recipe:
+    short = name.removeprefix("diffrl/")
+    if short in RECIPES:
+        return RECIPES[short]
+    near = difflib.get_close_matches(short, RECIPES, n=1, cutoff=0.0)
+    known = "\n  ".join(RECIPES)
+    raise CollectionError(f"recipe {name!r} is unknown; did you mean {near[0]}? There are\n  {known}")
+
+
+class _progress:  # noqa: N801 - reads as a function
+    """A bar on a terminal, a plain line now and then elsewhere; as a context, gives the function that reports rows."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bar = Progress(*columns, *times, console=console) if console.is_terminal else None
+        self.task, self.done, self.last = None, 0, 0.0
+
+    def __enter__(self) -> Report:
+        if self.bar:
+            self.bar.start()
+        return self.report
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def report(self, done: int, total: int) -> None:
+        if self.bar:
+            self.task = self.bar.add_task(self.title, total=total) if self.task is None else self.task
+            self.bar.update(self.task, completed=done)
+        elif done > self.done and (time.monotonic() - self.last > _LINE_SECONDS or done == total):
+            self.done, self.last = done, time.monotonic()
+            self.console.print(f"{self.title}: {done:,}/{total:,} rows", highlight=False, soft_wrap=True)
+
+
+def _show_recipes(console: Console) -> None:
+    table = Table("recipe", "rows", "what it is")
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, f"{recipe.rows:,}", recipe.summary)
+    console.print(table)
+
+
+def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -> None:
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)  # noqa: E731
+    metadata = outcome.metadata
+    if outcome.existed:
+        say(f"dataset {dataset_id} is there already, of the same recipe, seed and rows: nothing to do")
+    else:
+        fresh = rows - outcome.reused_rows
+        speed = f"{fresh / max(outcome.seconds, 1e-9):,.0f} rows/s" if fresh else "no row was missing"
+        kept = f", {outcome.reused_rows:,} rows kept from an earlier attempt" if outcome.reused_rows else ""
+        say(f"simulated {fresh:,} rows in {outcome.seconds:.1f} s ({speed}{kept}), stored in {outcome.written:.1f} s")
+    mine = metadata["diffrl"]
+    say(f"  id          {dataset_id}")
+    say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
+    say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
+    say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
+    say(f"              {metadata['ref_provenance']}")
+    say(f"  path        {outcome.path}")
+
+
+def _cores() -> int:
+    # What this process may use, which containers and schedulers make less than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run() -> None:
+    """Entry point of `diffrl-collect`."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,120 @@
+"""Tables and pictures of evaluated workdirs.
+
+    python launch/report.py runs/a runs/b                 # or runs/*, or --workdirs=runs/a,runs/b
+    python launch/report.py 'runs/*' --out=report --best --improvement
+
+Writes results.md, results.csv and pictures to --out and prints the table. The headline is the last evaluated checkpoint
+of each workdir. Runs from different simulators or datasets are never put into one table or picture.
+"""
+
+import glob
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from diffrl import cli
+from diffrl.evaluation import plots, tables
+from diffrl.evaluation.results import atomically
+from diffrl.evaluation.tables import ReportError, Series
+
+WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs or glob patterns, separated by commas; positional arguments count too.")
+OUT = flags.DEFINE_string("out", "report", "Directory for the tables and pictures.")
+BEST = flags.DEFINE_bool("best", False, "Add the best mean over training, which chooses by the test's own scores: optimistic.")
+IMPROVEMENT = flags.DEFINE_bool("improvement", False, "Add the probability that a run of one series scores above one of another.")
+DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
+
+
+def workdirs_of(patterns: list[str]) -> list[Path]:
+    """Existing directories that match; those without config.json are passed over where a pattern was given.
+
+    Raises:
+        ReportError: nothing was named, or a pattern matches nothing.
+    """
+    if not patterns:
+        raise ReportError("name at least one workdir: report.py runs/a runs/b, or --workdirs='runs/*'")
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207
+        if pattern != glob.escape(pattern):
+            matches = [match for match in matches if (match / "config.json").exists()]
+        if not matches:
+            raise ReportError(f"no workdir matches {pattern}")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def report(workdirs: list[Path], out: Path, console: Console, best: bool, improvement: bool, data: bool) -> None:
+    """Write all files to `out` and print the tables.
+
+    Raises:
+        ReportError: a directory is no workdir, or nothing was evaluated.
+    """
+    series = tables.read(workdirs)
+    out.mkdir(parents=True, exist_ok=True)
+    markdown = tables.to_markdown(series, best)
+    colour = plots.colours(series)
+    written = [out / "results.csv"]
+    atomically(written[0], lambda file: file.write(tables.to_csv(tables.rows(series, best)).encode()))
+    for number, (setting, group) in enumerate(tables.by_setting(series).items()):
+        _print(group, console, best)
+        if improvement and len(group) > 1:
+            lines = [f"- P({one} above {other}) = {p:.2f}" for one, other, p in tables.improvements(group)]
+            console.print("\n".join(lines), highlight=False, markup=False)
+            markdown += f"\n## Probability of improvement: {setting[0]}\n\n" + "\n".join(lines) + "\n"
+        stem = f"{number + 1}-" + re.sub(r"[^A-Za-z0-9.]+", "-", setting[0]).strip("-") + f"-{group[0].last.settings.backend}"
+        written.append(plots.learning_curves(group, colour, out / f"{stem}-curves.png"))
+        maze = _maze(group, colour, out / f"{stem}-maze.png", console, data)
+        written += [maze] if maze else []
+    for picture in written[1:]:
+        markdown += f"\n![{picture.stem}]({picture.name})\n"
+    written.append(out / "results.md")
+    atomically(written[-1], lambda file: file.write(markdown.encode()))
+    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
+
+
+def _maze(group: list[Series], colour: dict[str, str], path: Path, console: Console, data: bool) -> Path | None:
+    if plots.maze_picture(group, colour, path) is None or not data:
+        return path if path.exists() else None
+    pieces = plots.data_pieces(group[0].card)
+    if isinstance(pieces, str):
+        console.print(pieces, highlight=False, markup=False)
+        return path
+    return plots.maze_picture(group, colour, path, pieces)
+
+
+def _print(group: list[Series], console: Console, best: bool) -> None:
+    header, cells = tables.formatted(group, best)
+    table = Table(title=group[0].card.id, title_justify="left")
+    for name in header:
+        table.add_column(
+            name,
+            justify="left" if name in ("method", "hyper-parameters", "acting", "workdir") else "right",
+            no_wrap="best" not in name,
+        )
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+    for line in tables.explanation(group):
+        console.print(f"- {line}", highlight=False, markup=False)
+
+
+def main(argv: list[str]) -> None:
+    """Exit code 2 and one line for what the user can mend."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    try:
+        report(workdirs_of(WORKDIRS.value + argv[1:]), Path(OUT.value), console, BEST.value, IMPROVEMENT.value, DATA.value)
+    except ReportError as error:
+        cli.fail(str(error))
+
+
+def run() -> None:
+    """Entry point of `diffrl-report`."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,47 @@
+"""Train a method on a dataset: many seeds and hyper-parameter points in one program.
+
+    python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=runs/srpo
+    python launch/train.py --config=experiments/srpo_pointmaze.py:umaze --config.num_seeds=8 --workdir=runs/srpo_umaze
+    python launch/train.py --config=experiments/srpo_pointmaze.py --config.sweep="beta=0.05,0.1,0.2" --workdir=runs/srpo_beta
+
+Every field of the experiment's config can be set as --config.name=value. The same command goes on where it stopped.
+Installed, the program is `diffrl-train`, and an experiment of the package may be named without path or ending.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from diffrl import cli
+from diffrl.training import devices
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, optionally with :argument.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and evaluations.", required=True)
+CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    0,
+    "Without accelerator: devices that the host's cores present themselves as; 0 for one per core.",
+    lower_bound=0,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0 when training is complete or was preempted with its state saved."""
+    cli.no_more_arguments(argv)
+    devices.configure(CPU_DEVICES.value)
+    from diffrl.training.train import train
+
+    train(CONFIG.value, Path(WORKDIR.value))
+    return 0
+
+
+def run() -> None:
+    """Console entry: checks the config's overrides before absl parses them, so that a typo gets a suggestion."""
+    sys.argv[1:] = cli.resolve_config(sys.argv[1:])
+    app.run(cli.guarded(main))
+
+
+if __name__ == "__main__":
+    run()

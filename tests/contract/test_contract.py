@@ -1,0 +1,283 @@
+"""What every registered method promises to the trainer and the evaluator. A new method is tested by registering it."""
+
+import dataclasses
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import assert_trees_close, make_dataset, runs_of, trees_equal
+
+from diffrl.algorithm import Algorithm, Stage
+from diffrl.data.dataset import Dataset
+from diffrl.registry import REGISTRY, make, name_of
+from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.devices import make_mesh
+from diffrl.training.runs import Runs
+from diffrl.training.train import init_states
+from diffrl.types import Spec
+
+OBSERVATION, ACTION, ROWS, BATCH = 3, 2, 64, 16
+UPDATES, RUNS = 20, 8
+ROOT = Path(__file__).parents[2]
+
+
+def shrink(config: Any) -> Any:
+    """The same method, small: widths, depths, batches and updates are known by the names of their fields."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            shrink(value)
+        elif field.name.endswith("updates"):
+            setattr(config, field.name, UPDATES)
+        elif field.name.endswith("batch_size"):
+            setattr(config, field.name, BATCH)
+        elif field.name.endswith("hidden_dims"):
+            setattr(config, field.name, (16,) * min(len(value), 2))
+        elif field.name.endswith("hidden_dim"):
+            setattr(config, field.name, 16)
+        elif field.name.endswith("blocks"):
+            setattr(config, field.name, 1)
+        elif field.name.endswith("steps"):
+            setattr(config, field.name, 3)
+    return config
+
+
+class Case(NamedTuple):
+    """A shrunk method, its fresh states `[RUNS]` and, per stage, the states before it and the results of one chunk."""
+
+    config: Any
+    algorithm: Algorithm
+    runs: Runs
+    before: dict[str, Any]
+    after: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+@cache
+def dataset() -> Dataset:
+    """One-step problems (every row is terminal), so that values are regressions onto rewards too."""
+    rng = np.random.default_rng(0)
+    observation = rng.normal(size=(ROWS, OBSERVATION))
+    action = np.tanh(observation[:, :ACTION] + 0.1 * rng.normal(size=(ROWS, ACTION)))
+    return make_dataset(observation, action, action.sum(axis=1), rng.normal(size=(ROWS, OBSERVATION)), terminal=True)
+
+
+def copy(tree: Any) -> Any:
+    """Chunks donate their states."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+@cache
+def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
+    """The compiled chunk on one device; shared, since compilation is what these tests spend their time on."""
+    (found,) = [s for s in case_of(name).stages if s.name == stage]
+    mesh = make_mesh(num_runs, jax.devices()[:1])
+    prepare, chunk = make_prepare(found, mesh), make_chunk(found, num_updates, mesh)
+
+    def run(states: Any, keys: jax.Array) -> tuple[Any, Any]:
+        columns = prepare(states, keys, dataset())
+        return chunk(copy(states), keys, columns, dataset())
+
+    run.chunk, run.prepare = chunk, prepare
+    return run
+
+
+@cache
+def case_of(name: str) -> Algorithm:
+    return make(shrink(REGISTRY[name].config()), Spec.plain(OBSERVATION, ACTION))
+
+
+@cache
+def trained(name: str) -> Case:
+    """All stages, one chunk of UPDATES each, RUNS seeds in one program."""
+    config, algorithm = shrink(REGISTRY[name].config()), case_of(name)
+    runs = runs_of(config, RUNS)
+    states = jax.block_until_ready(init_states(algorithm, runs))
+    before, after, metrics = {}, {}, {}
+    for stage in algorithm.stages:
+        before[stage.name] = states
+        states, metrics[stage.name] = chunk_of(name, stage.name, RUNS, UPDATES)(states, runs.keys)
+        after[stage.name] = states
+    return Case(config, algorithm, runs, before, after, metrics)
+
+
+def run_of(tree: Any, run: int) -> Any:
+    """One run, its axis kept."""
+    return jax.tree.map(lambda x: x[run : run + 1], tree)
+
+
+STAGES = [(name, stage.name) for name in REGISTRY for stage in case_of(name).stages]
+each_method = pytest.mark.parametrize("name", REGISTRY)
+each_stage = pytest.mark.parametrize(("name", "stage"), STAGES)
+
+
+def stage_of(name: str, stage: str) -> Stage:
+    (found,) = [s for s in case_of(name).stages if s.name == stage]
+    return found
+
+
+@each_method
+def test_init_is_a_pure_function_of_the_key(name: str) -> None:
+    """`step` starts at 0, all leaves are finite arrays, the same key gives the same state and another key another one."""
+    case = trained(name)
+    again = init_states(case.algorithm, case.runs)
+    states = case.before[case.algorithm.stages[0].name]
+    assert trees_equal(again, states)
+    np.testing.assert_array_equal(states.step, np.zeros(RUNS, np.int32))
+    assert states.step.dtype == jnp.int32
+    for leaf in jax.tree.leaves(states):
+        assert np.isfinite(leaf).all()
+    assert not trees_equal(jax.tree.leaves(run_of(states, 0)), jax.tree.leaves(run_of(states, 1)))
+
+
+@each_method
+@pytest.mark.parametrize("batch", [1, 5])
+def test_act(name: str, batch: int) -> None:
+    """float32 actions `[batch, A]` inside the environment's bounds; the carry keeps its structure; same key, same actions."""
+    case = trained(name)
+    spec = dataclasses.replace(Spec.plain(OBSERVATION, ACTION), action_low=(-2.0, 0.0), action_high=(2.0, 0.5))
+    algorithm = make(case.config, spec)
+    state = jax.tree.map(lambda x: x[0], case.after[algorithm.stages[-1].name])
+    policy = algorithm.policy(state)
+    carry = algorithm.init_carry(policy, batch)
+    observation = 10.0 * jax.random.normal(jax.random.key(0), (batch, OBSERVATION))
+    act = jax.jit(algorithm.act)
+    action, after = act(policy, carry, observation, jax.random.key(1))
+    assert action.shape == (batch, ACTION)
+    assert action.dtype == jnp.float32
+    assert np.all(action >= np.array(spec.action_low) - 1e-6)
+    assert np.all(action <= np.array(spec.action_high) + 1e-6)
+    assert jax.tree.structure(after) == jax.tree.structure(carry)
+    assert np.array_equal(action, act(policy, carry, observation, jax.random.key(1))[0])
+
+
+@each_stage
+def test_chunk_counts_learns_and_reports(name: str, stage: str) -> None:
+    """`step` grows by one an update, something changes, the state keeps shapes and types; metrics are finite scalars per run
+    and include "loss".
+    """
+    case = trained(name)
+    before, after, metrics = case.before[stage], case.after[stage], case.metrics[stage]
+    np.testing.assert_array_equal(after.step - before.step, np.full(RUNS, UPDATES))
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert not trees_equal(before.replace(step=after.step), after)
+    assert "loss" in metrics
+    for key, value in metrics.items():
+        assert value.shape == (RUNS,), key
+        assert np.isfinite(value).all(), key
+    np.testing.assert_array_equal(metrics["finite"], np.ones(RUNS))
+
+
+@each_stage
+def test_update_is_pure_and_deterministic(name: str, stage: str) -> None:
+    """One update: twice the same result, inputs untouched, `step` + 1, float32 scalar metrics."""
+    case, found = trained(name), stage_of(name, stage)
+    state = jax.tree.map(lambda x: x[0], case.before[stage])
+    kept = copy(state)
+    columns = {} if found.prepare is None else found.prepare(state, dataset(), jax.random.key(0))
+    batch = dataset()[jnp.arange(BATCH)].replace(extras={k: v[:BATCH] for k, v in columns.items()})
+    update = jax.jit(found.update)
+    (first, metrics), (second, _) = (update(state, batch, jax.random.key(1)) for _ in range(2))
+    assert trees_equal(first, second)
+    assert trees_equal(state, kept)
+    assert int(first.step) == int(state.step) + 1
+    assert {(m.shape, m.dtype) for m in metrics.values()} == {((), jnp.dtype("float32"))}
+
+
+@each_stage
+def test_fits_lower_their_loss(name: str, stage: str) -> None:
+    """Seven more chunks on a tiny dataset of one-step problems: the mean loss over seeds falls.
+
+    A stage counts as a fit if its loss measures distance to data. The last of several stages does not: it improves a policy
+    against networks frozen before it, by a surrogate of which only the gradient has a meaning.
+    """
+    case, stages = trained(name), case_of(name).stages
+    if len(stages) > 1 and stage == stages[-1].name:
+        pytest.skip("a surrogate against frozen networks, not a fit")
+    faster = jax.tree.map(jnp.copy, case.before[stage].hparams)
+    faster = dataclasses.replace(faster, learning_rate=10.0 * faster.learning_rate)
+    states, losses = case.before[stage].replace(hparams=faster), []
+    for _ in range(8):
+        states, metrics = chunk_of(name, stage, RUNS, UPDATES)(states, case.runs.keys)
+        losses.append(float(jnp.mean(metrics["loss"])))
+    assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
+
+
+@each_stage
+def test_runs_do_not_touch_each_other(name: str, stage: str) -> None:
+    """Seed 3 of a sweep of eight equals seed 3 alone, in state and metrics, to float tolerance."""
+    case = trained(name)
+    alone = runs_of(case.config, 1, first_seed=3)
+    assert np.array_equal(jax.random.key_data(alone.keys), jax.random.key_data(case.runs.keys[3:4]))
+    if stage == case.algorithm.stages[0].name:
+        assert_trees_close(init_states(case.algorithm, alone), run_of(case.before[stage], 3), rtol=1e-5, atol=1e-6)
+    states, metrics = chunk_of(name, stage, 1, UPDATES)(run_of(case.before[stage], 3), alone.keys)
+    assert_trees_close(states, run_of(case.after[stage], 3), rtol=1e-3, atol=1e-4)
+    assert_trees_close(metrics, run_of(case.metrics[stage], 3), rtol=1e-3, atol=1e-4)
+
+
+@each_stage
+def test_chunks_may_be_cut_anywhere(name: str, stage: str) -> None:
+    """Two chunks of ten updates are bit-equal to one of twenty."""
+    case = trained(name)
+    half, states = chunk_of(name, stage, RUNS, UPDATES // 2), case.before[stage]
+    for _ in range(2):
+        states, _ = half(states, case.runs.keys)
+    assert trees_equal(states, case.after[stage])
+
+
+def callbacks(jaxpr: str) -> list[str]:
+    """Primitives by which a program would talk to the host."""
+    return re.findall(r"\b(?:\w*callback\w*|infeed|outfeed)\b", jaxpr)
+
+
+@each_stage
+def test_chunks_do_not_talk_to_the_host(name: str, stage: str) -> None:
+    case, run = trained(name), chunk_of(name, stage, RUNS, UPDATES)
+    columns = run.prepare(case.before[stage], case.runs.keys, dataset())
+    jaxpr = str(jax.make_jaxpr(run.chunk)(case.before[stage], case.runs.keys, columns, dataset()))
+    assert "scan" in jaxpr
+    assert callbacks(jaxpr) == []
+
+
+def test_a_callback_would_be_seen() -> None:
+    def talks(x: jax.Array) -> jax.Array:
+        jax.debug.print("{}", x)
+        return jax.pure_callback(lambda y: y, x, x)
+
+    assert len(callbacks(str(jax.make_jaxpr(talks)(1.0)))) >= 2
+
+
+@each_stage
+def test_a_chunk_compiles_once(name: str, stage: str) -> None:
+    """Feeding a chunk its own result compiles nothing: shapes, types and weak types are a fixed point."""
+    case, run = trained(name), chunk_of(name, stage, RUNS, UPDATES)
+    compiled = run.chunk._cache_size()
+    columns = run.prepare(case.before[stage], case.runs.keys, dataset())
+    states, _ = run.chunk(copy(case.before[stage]), case.runs.keys, columns, dataset())
+    run.chunk(states, case.runs.keys, columns, dataset())
+    assert compiled == 1
+    assert run.chunk._cache_size() == 1
+
+
+def test_no_method_is_named_outside_the_registry() -> None:
+    """Trainer, evaluator, programs and logging know no method: neither its name in quotes nor its module."""
+    names = "|".join(REGISTRY)
+    pattern = re.compile(rf"""["'](?:{names})["']|algorithms\.(?:{names})\b|algorithms import .*\b(?:{names})\b""")
+    assert pattern.search('if name == "srpo":')
+    files = [path for folder in ("training", "evaluation", "logging") for path in (ROOT / "diffrl" / folder).glob("*.py")]
+    files += [*(ROOT / "launch").glob("*.py"), ROOT / "diffrl" / "cli.py", ROOT / "diffrl" / "config.py"]
+    assert len(files) > 10
+    found = {str(path): match.group() for path in files if (match := pattern.search(path.read_text()))}
+    assert found == {}
+
+
+@each_method
+def test_registry_finds_a_method_by_its_config(name: str) -> None:
+    assert name_of(REGISTRY[name].config()) == name

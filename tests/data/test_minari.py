@@ -1,0 +1,241 @@
+"""The Minari loader on small datasets made by hand."""
+
+import time
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+from diffrl.data import minari as loader
+from diffrl.data.dataset import DatasetError, Transforms, build
+
+ACTIONS = Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32))
+VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
+GOAL = Dict(
+    observation=Box(-9, 9, (2,), np.float64),
+    achieved_goal=Box(-9, 9, (1,), np.float64),
+    desired_goal=Box(-9, 9, (1,), np.float64),
+)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def episode(first, steps, *, terminal=False, truncated=False, observations=None):
+    """`steps` steps whose observations count up from `first`."""
+    ends = np.arange(steps) == steps - 1
+    count = first + np.arange(steps + 1.0)
+    return {
+        "observations": np.stack([count, 10 * count, -count], axis=1) if observations is None else observations,
+        "actions": np.stack([np.linspace(-1, 1, steps), np.full(steps, 2.0)], axis=1).astype(np.float32),
+        "rewards": 0.5 * count[1:],
+        "terminations": ends & terminal,
+        "truncations": ends & truncated,
+    }
+
+
+def make(id, episodes, observation_space=VECTOR, action_space=ACTIONS, metadata=None, **options):
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = minari.create_dataset_from_buffers(
+            id,
+            [EpisodeBuffer(id=None, **one) for one in episodes],
+            observation_space=observation_space,
+            action_space=action_space,
+            data_format="hdf5",
+            **options,
+        )
+    dataset.storage.update_metadata(metadata or {})
+
+
+def test_box_rows_one_by_one():
+    make("test/box-v0", [episode(0, 2, terminal=True), episode(5, 3, truncated=True), episode(9, 1)])
+    source = loader.load("test/box-v0")
+    t = source.transitions
+    start = np.array([0, 1, 5, 6, 7, 9], np.float32)
+    np.testing.assert_array_equal(t.observation, np.stack([start, 10 * start, -start], axis=1))
+    np.testing.assert_array_equal(t.next_observation, np.stack([start + 1, 10 * (start + 1), -start - 1], axis=1))
+    np.testing.assert_array_equal(t.reward, 0.5 * (start + 1))
+    np.testing.assert_array_equal(t.action[:, 0], [-1, 1, -1, 0, 1, -1])
+    assert t.terminal.tolist() == [False, True, False, False, False, False]
+    # The last episode was left open: that is a timeout, not a terminal.
+    assert t.timeout.tolist() == [False, False, False, False, True, True]
+    assert {a.dtype for a in (t.observation, t.action, t.reward, t.next_observation)} == {np.dtype(np.float32)}
+    assert source.action_low.tolist() == [-1, -2]
+    assert source.action_high.tolist() == [1, 2]
+    assert (source.observation_keys, source.env_spec, source.ref_min_score) == (None, None, None)
+    dataset, _, card = build(source, Transforms())
+    assert (dataset.size, card.rows, card.episodes) == (6, 6, 3)
+
+
+def goal_episode(goals, start=0.0):
+    steps = len(goals) - 1
+    place = start + np.arange(steps + 1.0)
+    observations = {
+        "observation": np.stack([place, -place], axis=1),
+        "achieved_goal": place[:, None],
+        "desired_goal": np.array(goals, np.float64)[:, None],
+    }
+    return {**episode(0, steps, truncated=True), "observations": observations}
+
+
+def test_dict_keys_and_their_order():
+    make("test/goal-v0", [goal_episode([7, 7, 7])], GOAL)
+    source = loader.load("test/goal-v0")
+    assert source.observation_keys == ("observation", "desired_goal")
+    assert source.transitions.observation.tolist() == [[0, 0, 7], [1, -1, 7]]
+    chosen = loader.load("test/goal-v0", observation_keys=("achieved_goal", "observation"))
+    assert chosen.transitions.next_observation.tolist() == [[1, 1, -1], [2, 2, -2]]
+    assert chosen.observation_keys == ("achieved_goal", "observation")
+    with pytest.raises(DatasetError, match="no observation key 'position'; there are achieved_goal, desired_goal, observation"):
+        loader.load("test/goal-v0", observation_keys=("position",))
+
+
+def test_other_dicts_alphabetically_and_nested():
+    space = Dict(z=Box(-9, 9, (1,)), a=Dict(y=Box(-9, 9, (1, 2)), b=Box(-9, 9, (1,))))
+    observations = {"z": np.full((2, 1), 1.0), "a": {"y": np.array([[[2.0, 3.0]]] * 2), "b": np.full((2, 1), 4.0)}}
+    make("test/nested-v0", [{**episode(0, 1), "observations": observations}], space)
+    source = loader.load("test/nested-v0")
+    assert source.observation_keys == ("a", "z")
+    assert source.transitions.observation.tolist() == [[4, 2, 3, 1]]
+
+
+def spec(**kwargs):
+    return EnvSpec(id="Maze-v0", entry_point="nowhere:Maze", max_episode_steps=9, kwargs=kwargs)
+
+
+def with_spec(id, env_spec, episodes, eval_spec=None):
+    make(id, episodes, GOAL)
+    from minari.dataset.minari_storage import MinariStorage
+
+    # Written past Minari, which would make the environment.
+    storage = MinariStorage.read(loader.dataset_path(id) / "data")
+    storage.update_metadata({"env_spec": env_spec.to_json(), **({"eval_env_spec": eval_spec.to_json()} if eval_spec else {})})
+
+
+def test_stale_goal_is_replaced_only_where_goals_move():
+    episodes = [goal_episode([3, 3, 3]), goal_episode([3, 5, 5]), goal_episode([5, 8])]
+    with_spec("test/moving-v0", spec(reset_target=True), episodes, spec(reset_target=False))
+    moving = loader.load("test/moving-v0")
+    assert moving.transitions.observation[:, 2].tolist() == [3, 3, 5, 5, 8]
+    assert moving.transitions.next_observation[:, 2].tolist() == [3, 3, 5, 5, 8]
+    assert '"reset_target": false' in (moving.env_spec or "")
+    for id, kwargs in [("test/fixed-v0", {}), ("test/episodic-v0", {"reset_target": True, "continuing_task": False})]:
+        with_spec(id, spec(**kwargs), episodes)
+        assert loader.load(id).transitions.observation[:, 2].tolist() == [3, 3, 3, 5, 5]
+
+
+def test_reference_scores_and_description():
+    text = "by hand: five metres"
+    make("test/ref-v0", [episode(0, 1)], metadata={"ref_min_score": 1, "ref_max_score": 3.5, "description": text})
+    source = loader.load("test/ref-v0")
+    assert (source.ref_min_score, source.ref_max_score) == (1.0, 3.5)
+    assert source.ref_provenance == "Minari metadata of test/ref-v0"
+    assert source.description == text
+
+
+def test_bad_values_are_named():
+    bad = episode(0, 3)
+    bad["rewards"][1] = np.nan
+    make("test/nan-v0", [episode(0, 2), bad])
+    with pytest.raises(DatasetError, match="reward has 1 values that are not finite, first in row 3"):
+        build(loader.load("test/nan-v0"), Transforms())
+    bad = episode(0, 3)
+    bad["actions"][2, 1] = 2.5
+    make("test/wide-v0", [bad])
+    with pytest.raises(DatasetError, match=r"1 actions lie outside .* first in row 2"):
+        build(loader.load("test/wide-v0"), Transforms())
+
+
+@pytest.mark.parametrize(
+    "observation_space, action_space, message",
+    [
+        (VECTOR, Discrete(3), "Discrete actions"),
+        (VECTOR, Box(-np.inf, np.inf, (2,)), "no bounds"),
+        (Discrete(3), ACTIONS, "Discrete space"),
+        (Tuple((VECTOR, VECTOR)), ACTIONS, "Tuple space"),
+    ],
+)
+def test_kinds_that_cannot_be_used(observation_space, action_space, message):
+    one = episode(0, 2)
+    one["actions"] = one["actions"] if isinstance(action_space, Box) else np.zeros(2, np.int64)
+    if isinstance(observation_space, Tuple):
+        one["observations"] = (one["observations"], one["observations"])
+    elif isinstance(observation_space, Discrete):
+        one["observations"] = np.zeros(3, np.int64)
+    make("test/kind-v0", [one], observation_space, action_space)
+    with pytest.raises(DatasetError, match=message):
+        loader.load("test/kind-v0")
+
+
+def test_images_are_refused():
+    space = Box(0, 255, (4, 4, 3), np.uint8)
+    make("test/image-v0", [{**episode(0, 2), "observations": np.zeros((3, 4, 4, 3), np.uint8)}], space)
+    with pytest.raises(DatasetError, match="image"):
+        loader.load("test/image-v0")
+
+
+def test_missing_dataset_says_how_to_get_it_at_once():
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match="diffrl-collect --recipe=pointmaze/medium-fixedgoal-v0"):
+        loader.load("diffrl/pointmaze/medium-fixedgoal-v0")
+    with pytest.raises(DatasetError, match=r"diffrl-collect \(--list"):
+        loader.load("diffrl/pointmaze/medium-v0")
+    with pytest.raises(DatasetError, match="--download"):
+        loader.load("mujoco/hopper/expert-v0")
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_no_network_fails_within_seconds(monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv("MINARI_REMOTE", raising=False)
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=r"cannot be downloaded.*check the network.*diffrl-collect --list"):
+        loader.load("mujoco/hopper/expert-v0", download=True)
+    assert time.monotonic() - started < 7
+
+
+def test_a_silent_server_is_given_up(monkeypatch):
+    """A connection that is never answered: stood in for by one that waits."""
+    monkeypatch.setattr(loader, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(loader.socket, "create_connection", lambda *_, **__: time.sleep(30))
+    started = time.monotonic()
+    assert not loader._reachable("https://example.invalid")
+    assert time.monotonic() - started < 2
+
+
+def test_damaged_files_are_named(root):
+    make("test/cut-v0", [episode(0, 200) for _ in range(3)])
+    data = root / "test/cut-v0/data"
+    whole = (data / "main_data.hdf5").read_bytes()
+    for keep in (len(whole) // 2, 100, 0):
+        (data / "main_data.hdf5").write_bytes(whole[:keep])
+        with pytest.raises(DatasetError, match=r"'test/cut-v0' is damaged or incomplete.*delete"):
+            loader.load("test/cut-v0")
+    (data / "main_data.hdf5").unlink()
+    with pytest.raises(DatasetError, match="'test/cut-v0' is damaged"):
+        loader.load("test/cut-v0")
+    (data / "metadata.json").write_text("{")
+    with pytest.raises(DatasetError, match="'test/cut-v0' is damaged"):
+        loader.load("test/cut-v0")
+
+
+def test_gymnasium_spec_survives():
+    env = gymnasium.make("Pendulum-v1")
+    make("test/pendulum-v0", [{**episode(0, 2), "actions": np.zeros((2, 1), np.float32)}], None, None, env=env)
+    from diffrl.envs.make import make_host
+
+    envs = make_host(loader.load("test/pendulum-v0").env_spec, None, 1)
+    assert envs.reset([0]).shape == (1, 3)
+    envs.close()

@@ -1,0 +1,179 @@
+import csv
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from workdirs import MAZE, card, describe, tiny_config
+
+from diffrl.data.scores import Reference
+from diffrl.evaluation import plots, results, tables
+from diffrl.evaluation.maze import maze_of
+from diffrl.evaluation.results import Result, Settings
+
+SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)
+
+
+def write_result(workdir: Path, step: int, returns: list[list[float]], settings: Settings = SETTINGS) -> None:
+    """Runs: two seeds × two points; an episode succeeds with a return above 10."""
+    array = np.array(returns)
+    result = Result(
+        step=step,
+        settings=settings,
+        reference=Reference(0.0, 20.0, "made up"),
+        reference_note="made up",
+        seeds=[0, 1, 0, 1],
+        hparams=[{"learning_rate": rate} for rate in (0.1, 0.1, 0.2, 0.2)],
+        returns=array,
+        lengths=np.full(array.shape, 15, np.int32),
+        successes=array > 10,
+    )
+    walk = np.cumsum(np.random.default_rng(step).normal(0, 0.05, (4, 2, 16, 6)), axis=2).astype(np.float32)
+    walk[..., 4:] = (0.5, -1.0)
+    walk[..., -4:, :] = np.nan
+    results.save(workdir, result, walk)
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    path = tmp_path / "runs" / "a"
+    describe(path, tiny_config(), card())
+    write_result(path, 100, [[19, 19], [19, 19], [0, 0], [0, 0]])
+    write_result(path, 200, [[2, 4], [6, 8], [8, 12], [16, 20]])
+    (path / "DONE").write_text("{}")
+    return path
+
+
+def test_numbers_of_the_table(evaluated: Path):
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(tables.rows(tables.read([evaluated]), best=True)))))
+    assert [row["hyper-parameters"] for row in rows] == ["learning_rate=0.1", "learning_rate=0.2"]
+    first, second = rows
+    assert (first["updates"], first["runs"], first["dataset"]) == ("200", "2", "tests/pointmaze/umaze-v0")
+    assert float(first["return mean"]) == 5.0
+    assert float(first["score mean"]) == 25.0
+    assert float(first["IQM"]) == 25.0
+    assert (float(first["95% low"]), float(first["95% high"])) == (15.0, 35.0)
+    assert float(first["success rate"]) == 0.0
+    assert float(second["return mean"]) == 14.0
+    assert float(second["success rate"]) == 0.75
+    assert float(first["data return mean"]) == 5.0
+    assert first["reference"] == "0 = 0, 100 = 20: made up"
+    assert first["notes"] == ""
+    # The best checkpoint was the first, and only the labelled column says so.
+    assert float(first["best mean over training (optimistic)"]) == 95.0
+
+
+def test_results_round_trip(evaluated: Path):
+    (first, last) = results.load_all(evaluated)
+    assert (first.step, last.step) == (100, 200)
+    assert last.settings == SETTINGS
+    np.testing.assert_array_equal(last.returns[2], [8, 12])
+    path = evaluated / "evaluations" / "100" / "x.json"
+    path.write_text('{"step": 1}')
+    with pytest.raises(results.ResultError, match="delete it and evaluate again"):
+        results.load(path)
+
+
+def test_notes_tell_what_the_numbers_hide(evaluated: Path):
+    (evaluated / "DONE").unlink()
+    (evaluated / "checkpoints" / "300").mkdir(parents=True)
+    write_result(evaluated, 200, [[2, 4], [np.nan, 8], [8, 12], [16, 20]])
+    first, second = tables.rows(tables.read([evaluated]))
+    assert first["notes"] == (
+        "training has not ended; the checkpoint at 300 updates has not been evaluated; 1 of 2 runs diverged"
+    )
+    assert np.isnan(first["score mean"])
+    assert second["score mean"] == 70.0
+
+
+def test_series_are_told_apart_and_never_mixed(evaluated: Path, tmp_path: Path):
+    other = tmp_path / "runs" / "b"
+    describe(other, tiny_config(), card())
+    write_result(other, 200, [[2, 4], [6, 8], [8, 12], [16, 20]])
+    write_result(other, 200, [[1, 1]] * 4, dataclasses.replace(SETTINGS, backend="gymnasium", simulator="the original"))
+    write_result(other, 200, [[1, 1]] * 4, dataclasses.replace(SETTINGS, act=(("num_denoising_steps", "5"),)))
+    series = tables.read([evaluated, other])
+    groups = tables.by_setting(series)
+    assert [len(group) for group in groups.values()] == [6, 2]
+    assert len({one.name for one in series if one.last.settings.backend == "jax"}) == 6
+    assert any("num_denoising_steps=5" in one.name for one in series)
+    colours = plots.colours(series)
+    assert len(set(colours.values())) == len(colours)
+    markdown = tables.to_markdown(series)
+    assert markdown.count("\n## ") == 2
+    assert "Simulator: the original." in markdown
+    improvements = {(one, other): p for one, other, p in tables.improvements(groups[series[0].setting])}
+    assert improvements[series[1].name, series[0].name] == 1.0
+
+
+def test_maze_of_point_and_ant():
+    maze = maze_of(card(), 6)
+    assert maze is not None
+    assert (maze.position, maze.goal) == (slice(0, 2), slice(4, 6))
+    assert maze.extent == (-2.5, 2.5, -2.5, 2.5)
+    np.testing.assert_array_equal(maze.walls, [[cell == 1 for cell in row] for row in MAZE])
+    np.testing.assert_allclose(maze.goal_cells, [[1.0, -1.0]])
+    ant_spec = (
+        '{"id": "AntMaze_UMaze-v4", "entry_point": "g.ant_maze_v4:AntMazeEnv", "kwargs": {"maze_map": [[1, 1, 1], [1, 0, 1]]}}'
+    )
+    ant = maze_of(card(env_spec=ant_spec, observation_keys=("achieved_goal", "desired_goal", "observation")), 31)
+    assert ant is not None
+    assert (ant.position, ant.goal, ant.cell) == (slice(0, 2), slice(2, 4), 4.0)
+    assert maze_of(card(env_spec=ant_spec, observation_keys=("observation",)), 27) is None
+    assert maze_of(card(env_spec='{"id": "Hopper-v5"}'), 11) is None
+    assert maze_of(card(env_spec=None), 11) is None
+
+
+def test_pictures(evaluated: Path, tmp_path: Path):
+    series = tables.read([evaluated])
+    colours = plots.colours(series)
+    curves = plots.learning_curves(series, colours, tmp_path / "curves.png")
+    pieces = [np.linspace([-1, 1], [1, 1], 20) + 0.02 * i for i in range(30)]
+    maze = plots.maze_picture(series, colours, tmp_path / "maze.png", pieces)
+    assert maze is not None
+    for path in (curves, maze):
+        picture = imread(path)[..., :3]
+        assert picture.shape[1] > 600
+        assert picture.std() > 0.02
+    # No trajectories, no picture.
+    for path in evaluated.glob("evaluations/*/*.npz"):
+        path.unlink()
+    assert plots.maze_picture(series, colours, tmp_path / "none.png", pieces) is None
+
+
+def test_missing_data_costs_one_panel_only():
+    message = plots.data_pieces(card())
+    assert isinstance(message, str)
+    assert "tests/pointmaze/umaze-v0 could not be loaded" in message
+
+
+def test_launcher(evaluated: Path, tmp_path: Path):
+    out = tmp_path / "report"
+
+    def launch(*argv: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "launch.report", *argv]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    done = launch(str(evaluated.parent / "*"), f"--out={out}", "--best", "--improvement", "--nodata")
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate=0.2" in done.stdout
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".md", ".png", ".png"]
+    markdown = (out / "results.md").read_text()
+    assert "70.00" in markdown
+    assert "P(" in markdown
+    assert "-curves.png)" in markdown
+    failed = launch(f"--workdirs={tmp_path / 'nothing'}")
+    assert failed.returncode == 2
+    assert failed.stderr.strip() == f"error: no workdir matches {tmp_path / 'nothing'}"
+
+
+def test_nothing_evaluated(tmp_path: Path):
+    describe(tmp_path / "run", tiny_config(), card())
+    with pytest.raises(tables.ReportError, match=r"run launch/evaluate\.py"):
+        tables.read([tmp_path / "run"])
+    with pytest.raises(tables.ReportError, match="not a training directory"):
+        tables.read([tmp_path])

@@ -1,0 +1,104 @@
+"""What several tests need: exact noise predictions, small datasets and training without the trainer's files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffrl.algorithm import Algorithm
+from diffrl.config import Config, DatasetConfig
+from diffrl.data.dataset import Dataset
+from diffrl.diffusion.schedules import LinearVP
+from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.devices import make_mesh
+from diffrl.training.runs import Runs, make_runs
+from diffrl.training.train import init_states
+
+Predict = Callable[[Array, Array], Array]
+
+
+def mixture_epsilon(means: Array, std: float) -> Predict:
+    """ε*(x_t, t) = -σ_t ∇ log μ_t(x_t) of an equal mixture of N(mean, std² I); `means` is `[modes, dim]`."""
+    schedule = LinearVP()
+    means = jnp.asarray(means)
+
+    def predict(noised: Array, t: Array) -> Array:
+        alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        variance = alpha**2 * std**2 + sigma**2
+        difference = noised[:, None, :] - alpha[:, None] * means  # [batch, modes, dim]
+        weight = jax.nn.softmax(-0.5 * jnp.sum(difference**2, axis=-1) / variance, axis=-1)
+        return sigma * jnp.sum(weight[..., None] * difference, axis=1) / variance
+
+    return predict
+
+
+def gaussian_epsilon(mean: Any, std: float) -> Predict:
+    """ε* of N(mean, std² I); `mean` is `[dim]`."""
+    return mixture_epsilon(jnp.asarray(mean, jnp.float32)[None], std)
+
+
+def make_dataset(
+    observation: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    next_observation: np.ndarray | None = None,
+    terminal: np.ndarray | bool = True,
+    timeout: np.ndarray | bool = False,
+) -> Dataset:
+    """Rows packed as the library packs them, on the first device."""
+    n = len(reward)
+    columns = [
+        observation,
+        action,
+        observation if next_observation is None else next_observation,
+        reward[:, None],
+        np.broadcast_to(terminal, n)[:, None],
+        np.broadcast_to(timeout, n)[:, None],
+    ]
+    rows = jnp.asarray(np.concatenate(columns, axis=1), jnp.float32)
+    return Dataset(rows, observation_dim=observation.shape[1], action_dim=action.shape[1])
+
+
+def runs_of(method: Any, num_seeds: int = 1, first_seed: int = 0, sweep: str = "") -> Runs:
+    """The runs the trainer would make of a method's config."""
+    return make_runs(Config(algorithm=method, dataset=DatasetConfig(), num_seeds=num_seeds, first_seed=first_seed, sweep=sweep))
+
+
+def train_stages(algorithm: Algorithm, runs: Runs, dataset: Dataset, states: Any = None) -> Any:
+    """All stages of all runs on one device, each stage as one chunk; returns the states `[R, ...]`."""
+    mesh = make_mesh(runs.size, jax.devices()[:1])
+    states = init_states(algorithm, runs) if states is None else states
+    for stage in algorithm.stages:
+        columns = make_prepare(stage, mesh)(states, runs.keys, dataset)
+        states, _ = make_chunk(stage, stage.num_updates, mesh)(states, runs.keys, columns, dataset)
+    return states
+
+
+def act(algorithm: Algorithm, states: Any, observation: Array, seed: int = 0) -> np.ndarray:
+    """Actions `[R, B, A]` of all runs."""
+
+    def one(state: Any) -> Array:
+        policy = algorithm.policy(state)
+        return algorithm.act(policy, algorithm.init_carry(policy, observation.shape[0]), observation, jax.random.key(seed))[0]
+
+    return np.asarray(jax.jit(jax.vmap(one))(states))
+
+
+def first_gradient(learner: Any, beta1: float = 0.9) -> Any:
+    """The gradient that Adam saw in its first step: its first moment is (1 - β₁) times that."""
+    return jax.tree.map(lambda mu: mu / (1.0 - beta1), learner.opt_state[0].mu)
+
+
+def assert_trees_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Same structure, and every leaf within tolerance."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+def trees_equal(a: Any, b: Any) -> bool:
+    """Bit-equal leaves."""
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

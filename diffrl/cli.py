@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags, logging
+
 from diffrl import config as configs
 
 
@@ -15,15 +17,21 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
     """Run a program's main; errors that a user can mend end it with one message and exit code 2 instead of a traceback."""
 
     def wrapped(argv: list[str]) -> None:
+        # orbax tells its every step; whoever wants to hear it passes --verbosity.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)
         from diffrl.data.dataset import DatasetError
+        from diffrl.evaluation.evaluate import EvaluationError
         from diffrl.logging.writers import LogError
         from diffrl.training.checkpoint import CheckpointError
         from diffrl.training.train import WorkdirError
 
         try:
             code = main(argv)
-        except (configs.ConfigError, DatasetError, WorkdirError, CheckpointError, LogError) as error:
+        except (configs.ConfigError, DatasetError, WorkdirError, CheckpointError, LogError, EvaluationError) as error:
             fail(str(error))
+        except KeyboardInterrupt:
+            code = 130
         sys.exit(code or 0)
 
     return wrapped
@@ -74,6 +82,12 @@ def resolve_config(argv: Sequence[str]) -> list[str]:
             except configs.ConfigError as error:
                 fail(str(error))
     return arguments
+
+
+def load_experiment(name: str) -> configs.Config:
+    """The config of an experiment file, or of a packaged experiment; `name` may carry :argument."""
+    name, _, argument = name.partition(":")
+    return _load(_experiment_path(name), argument)
 
 
 def experiments() -> list[str]:

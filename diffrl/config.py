@@ -133,7 +133,7 @@ def find(config: Any, name: str) -> tuple[Any, str]:
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1) or difflib.get_close_matches(parts[-1], _leaves(config), n=1)
             hint = f"; did you mean {'.'.join([*parts[:depth], near[0]])!r}?" if near and near[0] in names else ""
-            known = f" Known here: {', '.join(names)}." if names and not hint else ""
+            known = f"; known here: {', '.join(names)}" if names and not hint else ""
             raise ConfigError(f"unknown setting {name!r}{hint}{known}")
         if depth < len(parts) - 1:
             holder = getattr(holder, part)
@@ -154,12 +154,12 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    positive = {
+    positive: dict[str, Any] = {
         "num_seeds": config.num_seeds,
         "updates_per_chunk": config.updates_per_chunk,
         "checkpoint_every": config.checkpoint_every,
     }
-    not_negative = {"first_seed": config.first_seed, "max_to_keep": config.max_to_keep}
+    not_negative: dict[str, Any] = {"first_seed": config.first_seed, "max_to_keep": config.max_to_keep}
     for name, value in flatten(dataclasses.asdict(config.algorithm), "algorithm.").items():
         leaf = name.rsplit(".", 1)[-1]
         if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):

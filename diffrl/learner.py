@@ -2,10 +2,18 @@
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import optax
+from jax import Array
 
 from diffrl.types import Params
+
+
+def forward(network: nn.Module, params: Params, *inputs: Array, constants: Params | None = None, **options: Any) -> Array:
+    """The network's output for these parameters; `constants` are its arrays that are not trained."""
+    variables = {"params": params} if constants is None else {"params": params, "constants": constants}
+    return network.apply(variables, *inputs, **options)  # pyright: ignore[reportReturnType]
 
 
 @flax.struct.dataclass

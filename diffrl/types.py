@@ -8,6 +8,8 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 Params = Any  # a tree of arrays: one network's trainable parameters
+# Fields of a State are typed loosely: trees of shapes, shardings and axes pass through the same classes.
+Count = Any  # int32 scalar
 State = Any  # a method's own flax.struct.dataclass; has `step` and `hparams`
 Policy = Any  # a tree of arrays: what is needed to act
 Carry = Any  # a tree of arrays: what a planner remembers between two actions
@@ -67,4 +69,9 @@ class Spec:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Spec":
         """Inverse of `dataclasses.asdict` after a trip through JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**with_tuples(values))
+
+
+def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; the dataclasses it comes from hold tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

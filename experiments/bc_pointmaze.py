@@ -10,7 +10,7 @@ from diffrl.config import Config, DatasetConfig
 def get_config(maze: str = "medium") -> Config:
     """The baseline: regression onto undirected play goes nowhere in particular."""
     return Config(
-        algorithm=bc.Config(hidden_dims=(256, 256), num_updates=20_000),
+        algorithm=bc.Config(learning_rate=1e-3, hidden_dims=(128, 128), num_updates=20_000),
         dataset=DatasetConfig(id=f"diffrl/pointmaze/{maze}-fixedgoal-v0", standardize_observations=True),
         checkpoint_every=5_000,
     )

@@ -8,20 +8,25 @@ from diffrl.config import Config, DatasetConfig
 
 
 def get_config(maze: str = "medium") -> Config:
+    """Small networks: 8,000 + 20,000 + 6,000 updates of four seeds take minutes on two cores."""
     return Config(
         algorithm=srpo.Config(
-            beta=0.1,
+            beta=0.2,
+            learning_rate=1e-3,
+            discount=0.98,
+            tau=0.02,
             expectile=0.9,
             normalize_q_gradient=True,
-            behavior_hidden_dim=128,
+            behavior_hidden_dim=64,
             behavior_blocks=2,
-            critic_hidden_dims=(256, 256),
-            policy_hidden_dims=(256, 256),
-            behavior_updates=20_000,
+            dropout_rate=0.0,
+            critic_hidden_dims=(128, 128),
+            policy_hidden_dims=(128, 128),
+            behavior_updates=8_000,
             critic_updates=20_000,
-            policy_updates=10_000,
+            policy_updates=6_000,
             behavior_batch_size=256,
         ),
         dataset=DatasetConfig(id=f"diffrl/pointmaze/{maze}-fixedgoal-v0", standardize_observations=True),
-        checkpoint_every=5_000,
+        checkpoint_every=2_000,
     )

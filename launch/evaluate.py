@@ -11,7 +11,7 @@ only what has no result yet. Exit code 2, with one line, for what the user can m
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
 
 from diffrl import cli
@@ -65,24 +65,18 @@ def render(workdir: Path, found: list[Result], console: Console) -> None:
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     cli.no_more_arguments(argv)
-    logging.set_verbosity(logging.ERROR)  # orbax tells its every step
+    if WORKDIR.value is None:
+        raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
     console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        if WORKDIR.value is None:
-            raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
-        workdir = Path(WORKDIR.value)
-        found = evaluate_workdir(workdir, options_of_flags(), console)
-    except EvaluationError as error:
-        cli.fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    workdir = Path(WORKDIR.value)
+    found = evaluate_workdir(workdir, options_of_flags(), console)
     if RENDER.value:
         render(workdir, found, console)
 
 
 def run() -> None:
     """Entry point of `diffrl-evaluate`."""
-    app.run(main)
+    app.run(cli.guarded(main))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What several tests need: exact noise predictions, small datasets and training without the trainer's files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -18,6 +19,28 @@ from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 
 Predict = Callable[[Array, Array], Array]
+
+
+@contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Programs compiled inside are compiled four times faster, and run slower: for tests that compile much and run little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def quick(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` with quick compilation."""
+    compiled = jax.jit(function, **options)
+
+    def call(*args: Any) -> Any:
+        with quick_compilation():
+            return compiled(*args)
+
+    return call
 
 
 def mixture_epsilon(means: Array, std: float) -> Predict:

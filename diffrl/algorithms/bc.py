@@ -10,9 +10,9 @@ import optax
 from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner
+from diffrl.learner import Learner, forward
 from diffrl.networks.mlp import MLP
-from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +33,7 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
-    step: Array
+    step: Count
     hparams: HParams
     policy: Learner
 
@@ -50,16 +50,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del key
 
         def loss_fn(params: Params) -> Array:
-            error = network.apply({"params": params}, batch.observation) - batch.action
+            error = forward(network, params, batch.observation) - batch.action
             return jnp.mean(jnp.sum(error**2, axis=-1))
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.policy.params)
         policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return state.replace(step=state.step + 1, policy=policy), {"loss": loss}
+        return dataclasses.replace(state, step=state.step + 1, policy=policy), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key
-        return network.apply({"params": policy}, observation), carry
+        return forward(network, policy, observation), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

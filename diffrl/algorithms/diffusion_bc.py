@@ -15,10 +15,10 @@ from jax import Array
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.samplers import ddim
 from diffrl.diffusion.schedules import LinearVP
-from diffrl.learner import Learner
+from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.objectives.behavior import behavior_loss
-from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +56,7 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
-    step: Array
+    step: Count
     hparams: HParams
     behavior: Learner
     behavior_constants: Params  # the time frequencies: part of the network, not trained
@@ -88,11 +88,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
         behavior = state.behavior.apply_gradients(gradients, optimizer(state.hparams))
-        return state.replace(step=state.step + 1, behavior=behavior), {"loss": loss}
+        return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         action = ddim(
-            lambda noised, t: network.apply(policy, noised, t, observation),
+            lambda noised, t: forward(network, policy["params"], noised, t, observation, constants=policy["constants"]),
             schedule,
             key,
             (observation.shape[0], spec.action_dim),

@@ -13,11 +13,11 @@ import optax
 from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner
+from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP, orthogonal_dense
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
-from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 MAX_WEIGHT = 100.0
@@ -46,7 +46,7 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
-    step: Array
+    step: Count
     hparams: HParams
     value: Learner
     policy: Learner
@@ -66,7 +66,7 @@ class GaussianPolicy:
 
     def log_prob(self, params: Params, observation: Array, action: Array) -> Array:
         log_std = jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
-        z = (action - self.mean.apply({"params": params["mean"]}, observation)) / jnp.exp(log_std)
+        z = (action - forward(self.mean, params["mean"], observation)) / jnp.exp(log_std)
         return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)
 
 
@@ -97,16 +97,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del key
         hparams = state.hparams
         adam = optax.adam(hparams.learning_rate)
-        target_q = jnp.min(critics.apply({"params": state.target_critic_params}, batch.observation, batch.action), axis=0)
+        target_q = jnp.min(forward(critics, state.target_critic_params, batch.observation, batch.action), axis=0)
 
         def value_loss_fn(params: Params) -> tuple[Array, Array]:
-            v = value_network.apply({"params": params}, batch.observation)
+            v = forward(value_network, params, batch.observation)
             return expectile_loss(target_q - v, hparams.expectile), v
 
         (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
         value = state.value.apply_gradients(gradients, adam)
 
-        advantage = target_q - value_network.apply({"params": value.params}, batch.observation)
+        advantage = target_q - forward(value_network, value.params, batch.observation)
         weight = jnp.minimum(jnp.exp(hparams.temperature * advantage), MAX_WEIGHT)
 
         def policy_loss_fn(params: Params) -> Array:
@@ -115,16 +115,17 @@ def make(config: Config, spec: Spec) -> Algorithm:
         policy_loss, gradients = jax.value_and_grad(policy_loss_fn)(state.policy.params)
         policy = state.policy.apply_gradients(gradients, cosine(hparams))
 
-        next_value = value_network.apply({"params": value.params}, batch.next_observation)
+        next_value = forward(value_network, value.params, batch.next_observation)
         target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
 
         def critic_loss_fn(params: Params) -> Array:
-            return td_loss(critics.apply({"params": params}, batch.observation, batch.action), target)
+            return td_loss(forward(critics, params, batch.observation, batch.action), target)
 
         critic_loss, gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
         critic = state.critic.apply_gradients(gradients, adam)
 
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             value=value,
             policy=policy,
@@ -142,7 +143,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key
-        return policy_network.mean.apply({"params": policy}, observation), carry
+        return forward(policy_network.mean, policy, observation), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.objectives import Denoiser, perturb
 from diffrl.diffusion.schedules import LinearVP
-from diffrl.learner import Learner
+from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.behavior import behavior_loss
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
-from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 T_MIN, T_MAX = 0.02, 0.98  # the surrogate's diffusion times (eq. 14)
 
@@ -78,7 +78,7 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
-    step: Array
+    step: Count
     hparams: HParams
     behavior: Learner
     behavior_constants: Params  # the time frequencies: part of the network, not trained
@@ -165,28 +165,29 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
         behavior = state.behavior.apply_gradients(gradients, adamw(state.hparams))
-        return state.replace(step=state.step + 1, behavior=behavior), {"loss": loss}
+        return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Eq. 11 and 12. The target uses V before its step, as the authors' code does (IQL's own uses it after)."""
         del key
         hparams = state.hparams
         adam = optax.adam(hparams.learning_rate)
-        target_q = jnp.min(critics.apply({"params": state.target_critic_params}, batch.observation, batch.action), axis=0)
-        next_value = value_network.apply({"params": state.value.params}, batch.next_observation)
+        target_q = jnp.min(forward(critics, state.target_critic_params, batch.observation, batch.action), axis=0)
+        next_value = forward(value_network, state.value.params, batch.next_observation)
         target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
 
         def value_loss_fn(params: Params) -> tuple[Array, Array]:
-            v = value_network.apply({"params": params}, batch.observation)
+            v = forward(value_network, params, batch.observation)
             return expectile_loss(target_q - v, hparams.expectile), v
 
         def critic_loss_fn(params: Params) -> Array:
-            return 0.5 * td_loss(critics.apply({"params": params}, batch.observation, batch.action), target)
+            return 0.5 * td_loss(forward(critics, params, batch.observation, batch.action), target)
 
         (value_loss, v), value_gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
         critic_loss, critic_gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
         critic = state.critic.apply_gradients(critic_gradients, adam)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             value=state.value.apply_gradients(value_gradients, adam),
             critic=critic,
@@ -196,13 +197,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def update_policy(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Eq. 15, with ε_ψ in evaluation mode and the mean of the target critics."""
-        behavior = {"params": state.behavior.params, "constants": state.behavior_constants}
+
+        def epsilon(noised: Array, t: Array) -> Array:
+            params, constants = state.behavior.params, state.behavior_constants
+            return forward(behavior_network, params, noised, t, batch.observation, constants=constants)
 
         def mean_q(action: Array) -> Array:
-            return jnp.mean(critics.apply({"params": state.target_critic_params}, batch.observation, action), axis=0)
+            return jnp.mean(forward(critics, state.target_critic_params, batch.observation, action), axis=0)
 
         def loss_fn(params: Params) -> tuple[Array, Metrics]:
-            action = policy_network.apply({"params": params}, batch.observation)
+            action = forward(policy_network, params, batch.observation)
             fixed = jax.lax.stop_gradient(action)
             q, q_vjp = jax.vjp(mean_q, fixed)
             (q_gradient,) = q_vjp(jnp.ones_like(q))
@@ -210,7 +214,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
                 # The authors' code has no epsilon: 0/0 where Q is flat.
                 q_gradient = q_gradient / jnp.sqrt(jnp.mean(q_gradient**2, axis=-1, keepdims=True) + 1e-8)
             score = score_direction(
-                lambda noised, t: behavior_network.apply(behavior, noised, t, batch.observation),
+                epsilon,
                 schedule,
                 config.weighting,
                 config.baseline,
@@ -222,11 +226,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
         policy = state.policy.apply_gradients(gradients, cosine(state.hparams))
-        return state.replace(step=state.step + 1, policy=policy), {"loss": loss, **metrics}
+        return dataclasses.replace(state, step=state.step + 1, policy=policy), {"loss": loss, **metrics}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key
-        return policy_network.apply({"params": policy}, observation), carry
+        return forward(policy_network, policy, observation), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

@@ -242,7 +242,7 @@ def _summary(made_by: dict) -> str:
 def _save_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
     half = path.with_suffix(".half")
     with half.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     half.replace(path)
 
 

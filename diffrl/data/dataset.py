@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from diffrl.types import Spec, Transition
+from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 REWARD_SCALES = ("none", "return_range")
@@ -89,7 +89,7 @@ class Card:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Card":
         """Inverse of `dataclasses.asdict` after a trip through JSON."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**with_tuples(values))
 
 
 class Rows(NamedTuple):

@@ -17,7 +17,6 @@ from diffrl.data.flatten import FlattenError, flatten, select_keys
 from diffrl.data.recipes import RECIPES
 
 _PROBE_SECONDS = 3.0
-_DEFAULT_ENDPOINT = "https://huggingface.co"  # of huggingface_hub, where Minari's own remote lives
 # Keys that gymnasium 1.x does not know in specs written by older versions; as Minari itself does.
 _OLD_SPEC_KEYS = ("apply_api_compatibility", "autoreset")
 
@@ -152,7 +151,7 @@ def _download(id: str) -> None:
         "that has it; `diffrl-collect --list` names the datasets that can be made without a network"
     )
     # Minari's client tries five times, which takes half a minute: ask first whether anybody is there.
-    if kind == "hf" and not _reachable(os.environ.get("HF_ENDPOINT", _DEFAULT_ENDPOINT)):
+    if kind == "hf" and not _reachable(_hub()):
         raise DatasetError(f"dataset {id!r} cannot be downloaded. {offline}")
     try:
         hosting.download_dataset(id)
@@ -164,6 +163,19 @@ def _download(id: str) -> None:
     except Exception as error:
         # Each remote has its own exceptions for a failing network, and none of them is part of Minari's interface.
         raise DatasetError(f"dataset {id!r} cannot be downloaded ({_first_line(error)}). {offline}") from error
+
+
+def _hub() -> str:
+    """Address of the hub where Minari's own remote lives, from its client; HF_ENDPOINT overrides it.
+
+    Raises:
+        DatasetError: the client is not installed.
+    """
+    try:
+        from huggingface_hub.constants import ENDPOINT
+    except ImportError as error:
+        raise DatasetError("downloading needs a client that is not installed: pip install 'minari[hf]'") from error
+    return os.environ.get("HF_ENDPOINT", ENDPOINT)
 
 
 def _reachable(url: str) -> bool:

@@ -42,7 +42,8 @@ class HostEnvironments(Protocol):
 class DeviceEnvironment(Protocol):
     """One environment as pure functions; the evaluator maps them over runs and episodes inside one compiled program."""
 
-    max_episode_steps: int
+    @property
+    def max_episode_steps(self) -> int: ...
 
     def reset(self, key: Key) -> tuple[Any, Array]:
         """Returns (state, observation `[O]`)."""

@@ -67,9 +67,8 @@ def _curve(axes: Axes, one: Series, colour: str) -> None:
     values = np.stack([values_of(result) for result in one.results])  # [checkpoints, R]
     marker = "o" if len(updates) < 5 else ""  # a single checkpoint makes no line
     axes.plot(updates, values, color=colour, alpha=0.3, linewidth=0.7, marker=marker, markersize=2.5)
-    axes.plot(
-        updates, values.mean(axis=1), color=colour, linewidth=2, label=f"{one.name} ({values.shape[1]} runs)", zorder=3, **few
-    )
+    label = f"{one.name} ({values.shape[1]} runs)"
+    axes.plot(updates, values.mean(axis=1), color=colour, linewidth=2, label=label, zorder=3, marker=marker, markersize=5)
     intervals = [statistics.interval(row) for row in values]
     band = np.array([(np.nan, np.nan) if each is None else each for each in intervals])
     if len(updates) > 1:

@@ -29,7 +29,9 @@ class VideoError(RuntimeError):
 
 
 def record(workdir: Path, result: Result, run: int = 0) -> Path:
-    """Record the first evaluation episode of one run beside its result; MP4, or GIF without ffmpeg.
+    """Record one episode of one run beside its result: MP4, or GIF without ffmpeg.
+
+    An illustration: it is none of the scored episodes, its action noise differs.
 
     Raises:
         VideoError: simulator, imageio or an off-screen renderer is missing.

@@ -1,13 +1,13 @@
 """Linear layers with a named initialisation, and the multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from diffrl.types import Key
@@ -44,10 +44,10 @@ def orthogonal_init(gain: float) -> Initializer:
     """
     initializer = jax.nn.initializers.orthogonal(gain)
 
-    def init(key: Key, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
         @jax.custom_batching.custom_vmap
         def one(key: Key) -> Array:
-            return initializer(key, tuple(shape), dtype)
+            return initializer(key, tuple(shape), dtype, out_sharding)
 
         @one.def_vmap
         def _(axis_size: int, in_batched: list[bool], keys: Key) -> tuple[Array, bool]:
@@ -75,7 +75,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
-        x = jnp.concatenate(inputs, axis=-1) if len(inputs) > 1 else inputs[0]
+        x = jnp.concatenate(inputs, axis=-1)
         for width in self.hidden_dims:
             x = self.activation(self.dense(width)(x))
         x = self.dense(self.output_dim)(x)

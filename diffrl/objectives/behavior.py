@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from diffrl.diffusion.objectives import epsilon_loss
 from diffrl.diffusion.schedules import LinearVP
+from diffrl.learner import forward
 from diffrl.types import Key, Params, Transition
 
 
@@ -16,7 +17,7 @@ def behavior_loss(
     loss_key, dropout_key = random.split(key)
 
     def predict(noised: Array, t: Array) -> Array:
-        variables = {"params": params, "constants": constants}
-        return network.apply(variables, noised, t, batch.observation, train=True, rngs={"dropout": dropout_key})  # pyright: ignore[reportReturnType]
+        rngs = {"dropout": dropout_key}
+        return forward(network, params, noised, t, batch.observation, constants=constants, train=True, rngs=rngs)
 
     return epsilon_loss(predict, schedule, batch.action, loss_key)

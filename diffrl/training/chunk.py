@@ -1,5 +1,6 @@
 """The train chunk: `jit(shard_map over devices (vmap over runs (scan over updates)))`. All training time is spent here."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,8 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
         def body(state: State, _: None) -> tuple[State, Metrics]:
             batch_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
             index = jax.random.randint(batch_key, (stage.batch_size,), 0, dataset.size)
-            batch = dataset[index].replace(extras={name: column[index] for name, column in columns.items()})
+            extras = {name: column[index] for name, column in columns.items()}
+            batch = dataclasses.replace(dataset[index], extras=extras)
             state, metrics = stage.update(state, batch, update_key)
             finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
             return state, metrics | {"finite": finite.astype(jnp.float32)}

@@ -1,6 +1,7 @@
 """Topology: the mesh, placement on it, and padding of the run axis. The only file that knows how many devices there are."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def configure(cpu_devices: int = 0, cache_dir: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir))
 
 
-def make_mesh(num_runs: int, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(num_runs: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over the run axis, with no more devices than runs. The second axis, `batch`, is for data parallelism."""
     devices = jax.devices() if devices is None else devices
     used = devices[: min(len(devices), num_runs)]

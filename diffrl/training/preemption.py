@@ -25,7 +25,7 @@ def watch_signals() -> Iterator[Preemption]:
 
     def handle(number: int, _: FrameType | None) -> None:
         preemption.signal = signal.Signals(number).name
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in numbers:
         signal.signal(number, handle)

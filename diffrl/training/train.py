@@ -167,7 +167,6 @@ class _StageLoop:
         columns = make_prepare(stage, self.mesh)(states, keys, dataset)
         chunks: dict[int, Any] = {}
         pending: tuple[int, Metrics] | None = None
-        saved = step
         with jax.transfer_guard("disallow"):
             while step < end and not preemption:
                 length = min(per_chunk - (step - self.start) % per_chunk, end - step)
@@ -181,11 +180,8 @@ class _StageLoop:
                 step += length
                 pending = (step, metrics)
                 if step == end or _passes(step - self.start, length, self.config.checkpoint_every):
-                    self.save(step, states, self.metadata)
-                    saved = step
-            if saved < step:
-                self.save(step, states, self.metadata)
-            self._report(pending, runs)
+                    pending = self._commit(pending, states, runs)
+            self._commit(pending, states, runs)
         jax.block_until_ready(states)
         if step > first:
             seconds = time.monotonic() - compiled
@@ -205,6 +201,12 @@ class _StageLoop:
                 f"{stage.name}: {step - first:,} updates in {duration(seconds)}, compiled in {compiled - began:.1f}s"
             )
         return states, step
+
+    def _commit(self, pending: tuple[int, Metrics] | None, states: State, runs: Runs) -> None:
+        """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
+        if pending is not None:
+            self._report(pending, runs)
+            self.save(pending[0], states, self.metadata)
 
     def _report(self, pending: tuple[int, Metrics] | None, runs: Runs) -> None:
         if pending is None:
@@ -259,7 +261,8 @@ def _check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...]) -> 
     if different:
         lines = "".join(f"\n  {name}: {saved.get(name)!r} there, {wanted.get(name)!r} now" for name in different[:10])
         raise WorkdirError(
-            f"{path.parent} was started with another {path.stem}:{lines}\nUse another --workdir, or the settings it was started with"
+            f"{path.parent} was started with another {path.stem}:{lines}\n"
+            "Use another --workdir, or the settings it was started with"
         )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_trees_close, first_gradient, make_dataset, runs_of, train_stages, trees_equal
+from support import assert_trees_close, first_gradient, make_dataset, quick, runs_of, train_stages, trees_equal
 
 from diffrl.algorithms import iql
 from diffrl.data.dataset import Dataset
@@ -106,7 +106,7 @@ CONFIG = iql.Config(hidden_dims=(16, 16), learning_rate=3e-2, num_updates=4)
 def setup() -> tuple[Any, Any, Transition]:
     """Jitted update, a state whose target critics are far from the online ones, and a batch."""
     algorithm = iql.make(CONFIG, Spec.plain(OBSERVATION, ACTION))
-    init, hparams = jax.jit(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
+    init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=other.critic.params)
     keys = jax.random.split(jax.random.key(2), 4)
@@ -118,7 +118,7 @@ def setup() -> tuple[Any, Any, Transition]:
         terminal=jnp.arange(BATCH) % 3 == 0,
         timeout=jnp.arange(BATCH) % 4 == 1,
     )
-    return jax.jit(algorithm.stages[0].update), state, batch
+    return quick(algorithm.stages[0].update), state, batch
 
 
 def q_values(params: Any, batch: Transition) -> jax.Array:
@@ -159,13 +159,13 @@ def test_update_follows_the_authors_order() -> None:
         return jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2)
 
     old, new = state.value.params, after.value.params
-    assert_trees_close(first_gradient(after.value), jax.grad(value_loss)(old), rtol=1e-3, atol=1e-5)
+    assert_trees_close(first_gradient(after.value), quick(jax.grad(value_loss))(old), rtol=1e-3, atol=1e-5)
     for learner, initial, loss, name in (
         (after.policy, state.policy.params, policy_loss, "loss"),
         (after.critic, state.critic.params, critic_loss, "critic_loss"),
     ):
-        gradient = jax.grad(loss)(initial, new)
-        assert far_apart(gradient, jax.grad(loss)(initial, old))
+        gradient = quick(jax.grad(loss))(initial, new)
+        assert far_apart(gradient, quick(jax.grad(loss))(initial, old))
         assert_trees_close(first_gradient(learner), gradient, rtol=1e-3, atol=1e-4)
         assert float(metrics[name]) == pytest.approx(float(loss(initial, new)), rel=1e-3)
     average = jax.tree.map(lambda a, b: 0.995 * a + 0.005 * b, state.target_critic_params, after.critic.params)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import assert_trees_close, first_gradient, gaussian_epsilon, mixture_epsilon, trees_equal
+from support import assert_trees_close, first_gradient, gaussian_epsilon, mixture_epsilon, quick, trees_equal
 
 from diffrl.algorithms import srpo
 from diffrl.algorithms.srpo import policy_loss, score_direction
@@ -237,7 +237,7 @@ TRAINED = {
 def setup(normalize: bool = False) -> tuple[dict[str, Any], Any, Transition]:
     """Jitted updates by stage, a state whose target critics are far from the online ones, and a batch."""
     algorithm = srpo.make(dataclasses.replace(CONFIG, normalize_q_gradient=normalize), Spec.plain(OBSERVATION, ACTION))
-    init, hparams = jax.jit(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
+    init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=jax.tree.map(lambda x: 2.0 * x, other.critic.params))
     keys = jax.random.split(jax.random.key(2), 4)
@@ -249,7 +249,7 @@ def setup(normalize: bool = False) -> tuple[dict[str, Any], Any, Transition]:
         terminal=jnp.arange(BATCH) % 3 == 0,
         timeout=jnp.arange(BATCH) % 4 == 1,
     )
-    return {stage.name: jax.jit(stage.update) for stage in algorithm.stages}, state, batch
+    return {stage.name: quick(stage.update) for stage in algorithm.stages}, state, batch
 
 
 def q_values(params: Any, observation: jax.Array, action: jax.Array) -> jax.Array:
@@ -305,7 +305,7 @@ def test_policy_gradient_is_equation_15(normalize: bool) -> None:
     updates, state, batch = setup(normalize)
     key = jax.random.key(7)
     after, _ = updates["policy"](state, batch, key)
-    gradient, reference = first_gradient(after.policy), jax.jit(partial(policy_reference, config), static_argnums=3)
+    gradient, reference = first_gradient(after.policy), quick(partial(policy_reference, config), static_argnums=3)
     assert_trees_close(gradient, reference(state, batch, key, "mean", state.target_critic_params), rtol=1e-3, atol=1e-5)
     for wrong in (
         reference(state, batch, key, "min", state.target_critic_params),
@@ -342,10 +342,10 @@ def test_critic_update_uses_v_before_its_step_and_the_old_target() -> None:
         q = q_values(params, batch.observation, batch.action)
         return 0.5 * (jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2))
 
-    assert_trees_close(first_gradient(after.value), jax.grad(value_loss)(state.value.params), rtol=1e-3)
-    expected = jax.grad(critic_loss)(state.critic.params, state.value.params)
+    assert_trees_close(first_gradient(after.value), quick(jax.grad(value_loss))(state.value.params), rtol=1e-3)
+    expected = quick(jax.grad(critic_loss))(state.critic.params, state.value.params)
     assert_trees_close(first_gradient(after.critic), expected, rtol=1e-3)
-    wrong = jax.grad(critic_loss)(state.critic.params, after.value.params)
+    wrong = quick(jax.grad(critic_loss))(state.critic.params, after.value.params)
     assert max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (expected, wrong)), strict=True)) > 1e-3
     average = jax.tree.map(lambda old, new: 0.995 * old + 0.005 * new, state.target_critic_params, after.critic.params)
     assert_trees_close(after.target_critic_params, average)
@@ -354,7 +354,7 @@ def test_critic_update_uses_v_before_its_step_and_the_old_target() -> None:
 
 def test_target_starts_equal_to_the_critic() -> None:
     algorithm = srpo.make(CONFIG, Spec.plain(OBSERVATION, ACTION))
-    state = jax.jit(algorithm.init)(jax.random.key(0), algorithm.hparams)
+    state = quick(algorithm.init)(jax.random.key(0), algorithm.hparams)
     assert trees_equal(state.target_critic_params, state.critic.params)
 
 
@@ -379,7 +379,7 @@ def test_policy_rate_falls_to_zero_along_a_cosine() -> None:
     rates = [CONFIG.learning_rate * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
     adam = optax.scale_by_adam()
     moments, params = adam.init(state.policy.params), state.policy.params
-    reference = jax.jit(partial(policy_reference, CONFIG), static_argnums=3)
+    reference = quick(partial(policy_reference, CONFIG), static_argnums=3)
     for k, rate in enumerate(rates):
         after, _ = updates["policy"](state, batch, jax.random.key(k))
         gradient = reference(state, batch, jax.random.key(k), "mean", state.target_critic_params)

@@ -1,15 +1,19 @@
 """Runs over several devices (eight of the host's, see tests/conftest.py): the same numbers, and no communication."""
 
 import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
-from support import assert_trees_close, make_dataset, runs_of
+from jax.sharding import Mesh, NamedSharding
+from support import assert_trees_close, make_dataset, quick_compilation, runs_of
 
-from diffrl.algorithms import srpo
+from diffrl.algorithms import diffusion_bc, srpo
 from diffrl.data.dataset import Dataset
 from diffrl.training.chunk import make_chunk
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
@@ -17,24 +21,20 @@ from diffrl.training.train import init_states
 from diffrl.types import Spec
 
 COLLECTIVES = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter")
-CONFIG = srpo.Config(
-    behavior_hidden_dim=16,
-    behavior_blocks=1,
-    critic_hidden_dims=(16, 16),
-    policy_hidden_dims=(16,),
-    behavior_batch_size=16,
-    critic_batch_size=16,
-    policy_batch_size=16,
-    behavior_updates=10,
-    critic_updates=10,
-    policy_updates=10,
+SPEC = Spec.plain(3, 2)
+# Few leaves (the padding of each is a program of its own) but all kinds of randomness: batches, times, noise.
+SMALL = diffusion_bc.Config(hidden_dim=8, num_blocks=0, num_updates=10, batch_size=16)
+LARGE = srpo.Config(
+    behavior_hidden_dim=16, behavior_blocks=1, critic_hidden_dims=(16,), policy_hidden_dims=(16,), behavior_batch_size=16
 )
-ALGORITHM = srpo.make(CONFIG, Spec.plain(3, 2))
+RUNS = 11
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _eight_devices() -> None:
+def _eight_devices() -> Iterator[None]:
     assert jax.device_count() == 8
+    with quick_compilation():
+        yield
 
 
 def dataset() -> Dataset:
@@ -42,30 +42,36 @@ def dataset() -> Dataset:
     return make_dataset(rng.normal(size=(64, 3)), rng.uniform(-1, 1, (64, 2)), rng.normal(size=64), terminal=rng.random(64) < 0.2)
 
 
-def chunk(num_runs: int, devices: list[jax.Device], stage: int) -> tuple[Any, Any, Any]:
-    """Ten updates of a stage on these devices, as the trainer does it: returns states, metrics and the mesh."""
-    runs = runs_of(CONFIG, num_runs)
+@cache
+def fresh() -> tuple[Any, jax.Array]:
+    """Initial states and keys of all runs."""
+    runs = runs_of(SMALL, RUNS)
+    return jax.device_get(init_states(diffusion_bc.make(SMALL, SPEC), runs)), runs.keys
+
+
+def train(num_runs: int, devices: list[jax.Device]) -> tuple[Any, Any, Mesh]:
+    """Ten updates of the first runs on these devices, as the trainer does it: states, metrics and the mesh."""
+    states, keys = jax.tree.map(lambda x: x[:num_runs], fresh())
     mesh = make_mesh(num_runs, devices)
     size = padded_size(num_runs, mesh)
-    states = place(pad(init_states(ALGORITHM, runs), size), mesh, RUN)
-    keys, data = place(pad(runs.keys, size), mesh, RUN), place(dataset(), mesh, SHARED)
+    states, keys = place(jax.jit(pad, static_argnums=1)((states, keys), size), mesh, RUN)
     assert len(states.step.sharding.device_set) == min(num_runs, len(devices))
-    results = make_chunk(ALGORITHM.stages[stage], 10, mesh)(states, keys, {}, data)
+    chunk = make_chunk(diffusion_bc.make(SMALL, SPEC).stages[0], 10, mesh)
+    results = chunk(states, keys, {}, place(dataset(), mesh, SHARED))
     assert all(leaf.shape[0] == size for leaf in jax.tree.leaves(results))
     return *jax.tree.map(lambda x: np.asarray(x)[:num_runs], results), mesh
 
 
-@pytest.mark.parametrize("num_runs", [8, 6, 11])
+@pytest.mark.parametrize("num_runs", [8, 6, RUNS])
 def test_devices_do_not_change_results(num_runs: int) -> None:
     """As many runs as devices, fewer, and a number that does not divide (padded to 16): equal to one device."""
-    for stage in (0, 1):
-        states, metrics, mesh = chunk(num_runs, jax.devices(), stage)
-        assert mesh.shape["run"] == min(8, num_runs)
-        expected_states, expected_metrics, single = chunk(num_runs, jax.devices()[:1], stage)
-        assert single.shape["run"] == 1
-        assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
-        assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
-        assert len(np.unique(metrics["loss"])) == num_runs
+    states, metrics, mesh = train(num_runs, jax.devices())
+    assert mesh.shape["run"] == min(8, num_runs)
+    expected_states, expected_metrics, single = train(num_runs, jax.devices()[:1])
+    assert single.shape["run"] == 1
+    assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
+    assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(metrics["loss"])) == num_runs
 
 
 def test_padding() -> None:
@@ -84,9 +90,21 @@ def test_padding() -> None:
 @pytest.mark.parametrize("stage", range(3))
 def test_training_needs_no_communication(stage: int) -> None:
     """The compiled program of every stage, sharded over eight devices, contains no collective operation."""
-    runs, mesh = runs_of(CONFIG, 8), make_mesh(8)
-    arguments = (place(init_states(ALGORITHM, runs), mesh, RUN), place(runs.keys, mesh, RUN), {}, place(dataset(), mesh, SHARED))
-    text = make_chunk(ALGORITHM.stages[stage], 10, mesh).lower(*arguments).compile().as_text()
+    algorithm, runs, mesh = srpo.make(LARGE, SPEC), runs_of(LARGE, 8), make_mesh(8)
+    states = jax.eval_shape(jax.vmap(algorithm.init), runs.keys, runs.hparams)
+
+    def on(sharding: NamedSharding, tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    split, shared = NamedSharding(mesh, RUN), NamedSharding(mesh, SHARED)
+    # Lowering rebuilds the arguments with descriptions in place of arrays, which the run-time type checks do not know.
+    checks = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        arguments = on(split, states), on(split, runs.keys), {}, on(shared, dataset())
+        text = make_chunk(algorithm.stages[stage], 10, mesh).lower(*arguments).compile().as_text()
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", checks)
     assert "num_partitions=8" in text
     assert COLLECTIVES.findall(text) == []
 

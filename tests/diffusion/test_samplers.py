@@ -1,5 +1,7 @@
 """DDIM with the exact noise prediction of a Gaussian, where every moment of the result is known."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,7 @@ def test_ancestral_step_is_the_exact_posterior() -> None:
         return (x - SCHEDULE.alpha(t)[:, None] * c) / SCHEDULE.sigma(t)[:, None]
 
     ddim(predict, SCHEDULE, jax.random.key(2), (100_000, 1), steps, eta=1.0)
-    for (t, x_t), (s, x_s) in zip(seen[:-1], seen[1:], strict=True):
+    for (t, x_t), (s, x_s) in itertools.pairwise(seen):
         alpha_t, alpha_s = (float(SCHEDULE.alpha(jnp.float32(u))) for u in (t, s))
         a_bar_t, a_bar_s = alpha_t**2, alpha_s**2
         step = a_bar_t / a_bar_s
@@ -87,7 +89,7 @@ def test_clip_bounds_the_predicted_data_and_keeps_the_noise_consistent() -> None
 
     key = jax.random.key(0)
     np.testing.assert_allclose(ddim(predict, SCHEDULE, key, (16, 3), 5, clip=1.0), 1.0, atol=1e-6)
-    for (t, x_t), (s, x_s) in zip(seen[:-1], seen[1:], strict=True):
+    for (t, x_t), (s, x_s) in itertools.pairwise(seen):
         expected = SCHEDULE.alpha(s) + SCHEDULE.sigma(s) * (x_t - SCHEDULE.alpha(t)) / SCHEDULE.sigma(t)
         np.testing.assert_allclose(x_s, expected, atol=1e-5)
     np.testing.assert_allclose(ddim(predict, SCHEDULE, key, (16, 3), 5), 2.0, atol=1e-3)

@@ -5,15 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from workdirs import MAZE, card, describe, tiny_config
 
+from diffrl.data import minari
+from diffrl.data.dataset import Source
 from diffrl.data.scores import Reference
 from diffrl.evaluation import plots, results, tables
 from diffrl.evaluation.maze import maze_of
 from diffrl.evaluation.results import Result, Settings
+from diffrl.types import Transition
 
 SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)
 
@@ -143,6 +147,26 @@ def test_pictures(evaluated: Path, tmp_path: Path):
     for path in evaluated.glob("evaluations/*/*.npz"):
         path.unlink()
     assert plots.maze_picture(series, colours, tmp_path / "none.png", pieces) is None
+
+
+def test_pieces_of_the_data_never_cross_episodes(monkeypatch: pytest.MonkeyPatch):
+    """Position x counts rows; episodes of 70 rows, the last one shorter than a piece."""
+    n = 1000
+    observation = np.zeros((n, 6), np.float32)
+    observation[:, 0] = np.arange(n)
+    timeout = np.arange(n) % 70 == 69
+    x = jnp.asarray(observation)
+    rows = Transition(x, x[:, :2], jnp.zeros(n), x, jnp.zeros(n, bool), jnp.asarray(timeout))
+    source = Source(rows, np.full(2, -1.0), np.full(2, 1.0), card().id)
+    monkeypatch.setattr(minari, "load", lambda id, observation_keys: source)
+    pieces = plots.data_pieces(card())
+    assert len(pieces) == plots.DATA_PIECES
+    for piece in pieces:
+        assert not isinstance(piece, str)
+        x = piece[:, 0]
+        assert 1 <= len(x) <= plots.PIECE_STEPS
+        np.testing.assert_array_equal(np.diff(x), 1)
+        assert int(x[0]) // 70 == int(x[-1]) // 70
 
 
 def test_missing_data_costs_one_panel_only():

@@ -37,7 +37,7 @@ def test_expectiles_of_a_uniform(tau: float, expected: float) -> None:
 
 @pytest.mark.parametrize(("tau", "p", "expected"), BERNOULLI)
 def test_expectiles_of_a_bernoulli(tau: float, p: float, expected: float) -> None:
-    assert minimiser((GRID < p).astype(float), tau) == pytest.approx(expected, abs=1e-4)
+    assert minimiser((p > GRID).astype(float), tau) == pytest.approx(expected, abs=1e-4)
 
 
 def test_expectile_loss_weighs_the_sides() -> None:

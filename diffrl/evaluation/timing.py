@@ -1,0 +1,203 @@
+"""Measurements of cost: stages of training against the machine's own matrix-product rate, and the time of an action."""
+
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffrl.config import Config
+from diffrl.data.dataset import Dataset
+from diffrl.registry import make
+from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
+from diffrl.training.runs import make_runs
+from diffrl.training.train import init_states
+from diffrl.types import Spec
+
+
+class Problem(NamedTuple):
+    """Sizes of a dataset. Its values do not matter to cost, so they are random."""
+
+    observation_dim: int
+    action_dim: int
+    rows: int
+
+    def spec(self) -> Spec:
+        return Spec.plain(self.observation_dim, self.action_dim)
+
+    def dataset(self) -> Dataset:
+        width = 2 * self.observation_dim + self.action_dim + 3
+        rows = np.random.default_rng(0).uniform(-1.0, 1.0, (self.rows, width)).astype(np.float32)
+        rows[:, -2:] = 0.0  # neither terminal nor timeout
+        return Dataset(jnp.asarray(rows), observation_dim=self.observation_dim, action_dim=self.action_dim)
+
+
+class StageTime(NamedTuple):
+    """Cost of one stage with some number of runs in one program."""
+
+    stage: str
+    runs: int
+    updates_per_second: float  # of each run
+    compile_seconds: float
+    memory_bytes: int  # arguments, results and temporaries of the compiled chunk, all devices
+    flops_per_update: float  # of one run, counted by XLA
+    flops_per_second: float  # of all runs
+    of_ceiling: float
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.stage,
+            str(self.runs),
+            f"{self.updates_per_second:,.1f}",
+            f"{self.updates_per_second * self.runs:,.1f}",
+            f"{self.compile_seconds:.1f}",
+            f"{self.memory_bytes / 1e6:,.0f}",
+            f"{self.flops_per_update / 1e9:.3f}",
+            f"{self.flops_per_second / 1e9:,.0f}",
+            f"{100 * self.of_ceiling:.0f} %",
+        )
+
+
+class ActionTime(NamedTuple):
+    """Cost of choosing actions: one call from host observations to host actions."""
+
+    method: str
+    batch: int
+    seconds_per_call: float
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.method,
+            str(self.batch),
+            f"{self.seconds_per_call * 1e6:,.0f}",
+            f"{self.batch / self.seconds_per_call:,.0f}",
+        )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), **versions}
+
+
+def matmul_ceiling(size: int = 2048, repeats: int = 5) -> float:
+    """Best float32 FLOP/s of dependent square products running on all devices at once."""
+    count = jax.device_count()
+    mesh = make_mesh(count)
+    x = place(jnp.full((count, size, size), 1.0 / size), mesh, RUN)
+    body = jax.vmap(lambda m: jax.lax.fori_loop(0, 4, lambda _, y: y @ m, m))
+    product = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=RUN, out_specs=RUN))
+    return count * 4 * 2.0 * size**3 / min(_timed(lambda: product(x), repeats))
+
+
+def stages(
+    config: Config, problem: Problem, run_counts: list[int], names: list[str], seconds: float, chunks: int, ceiling: float
+) -> Iterator[StageTime]:
+    """Time every stage of a config for each number of runs; chunks are sized to last about `seconds`."""
+    dataset = problem.dataset()
+    algorithm = make(config.algorithm, problem.spec())
+    for stage in algorithm.stages:
+        if names and stage.name not in names:
+            continue
+        for count in run_counts:
+            config.num_seeds = count
+            runs = make_runs(config)
+            mesh = make_mesh(runs.size)
+            size = padded_size(runs.size, mesh)
+            states = place(pad(init_states(algorithm, runs), size), mesh, RUN)
+            keys = place(pad(runs.keys, size), mesh, RUN)
+            shared = place(dataset, mesh, SHARED)
+            columns = make_prepare(stage, mesh)(states, keys, shared)
+            flops = _flops(make_chunk(stage, 1, mesh).lower(states, keys, columns, shared).compile()) / (size / mesh.size)
+            length = 1
+            while True:
+                began = time.perf_counter()
+                chunk = make_chunk(stage, length, mesh).lower(states, keys, columns, shared).compile()
+                compile_seconds = time.perf_counter() - began
+                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
+                began = time.perf_counter()
+                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
+                elapsed = time.perf_counter() - began
+                if elapsed > seconds / 3:
+                    break
+                length = max(2 * length, min(int(length * seconds / elapsed), 10_000))
+            times = []
+            for _ in range(chunks):
+                began = time.perf_counter()
+                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
+                times.append(time.perf_counter() - began)
+            rate = length / statistics.median(times)
+            memory = chunk.memory_analysis()
+            used = (
+                memory.argument_size_in_bytes
+                + memory.output_size_in_bytes
+                + memory.temp_size_in_bytes
+                - memory.alias_size_in_bytes
+            )
+            yield StageTime(
+                stage=stage.name,
+                runs=count,
+                updates_per_second=rate,
+                compile_seconds=compile_seconds,
+                memory_bytes=used * mesh.size,
+                flops_per_update=flops,
+                flops_per_second=flops * rate * count,
+                of_ceiling=flops * rate * count / ceiling,
+            )
+
+
+def acting(name: str, config: Config, problem: Problem, batches: tuple[int, ...], chunks: int) -> Iterator[ActionTime]:
+    """Time one run's `act` from observations on the host to actions on the host, median over calls."""
+    config.num_seeds = 1
+    algorithm = make(config.algorithm, problem.spec())
+    policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, make_runs(config))))
+    key = jax.random.key(0)
+    act = jax.jit(algorithm.act)
+    for batch in batches:
+        observation = np.random.default_rng(0).normal(size=(batch, problem.observation_dim)).astype(np.float32)
+        carry = algorithm.init_carry(policy, batch)
+        call = lambda: np.asarray(act(policy, carry, observation, key)[0])  # noqa: B023, E731
+        yield ActionTime(name, batch, statistics.median(_timed(call, 20 * chunks)))
+
+
+def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
+    """The tables as a page, machine and versions first."""
+    lines = [
+        "# Benchmark",
+        "",
+        ", ".join(f"{key} {value}" for key, value in results["machine"].items()),
+        f"float32 matrix products: {results['matmul_ceiling_flops'] / 1e9:,.0f} GFLOP/s",
+        "",
+        f"## Training: {results['config']}",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *("| " + " | ".join(StageTime(**row).cells()) + " |" for row in results["training"]),
+        "",
+        "## Acting",
+        "",
+        "| method | batch | microseconds/call | actions/s |",
+        "| --- | --- | --- | --- |",
+        *("| " + " | ".join(ActionTime(**row).cells()) + " |" for row in results["acting"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> list[float]:
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _flops(compiled: Any) -> float:
+    """FLOPs of one device's program, as XLA counts them; products dominate."""
+    return float(compiled.cost_analysis()["flops"])

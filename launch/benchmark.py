@@ -1,0 +1,92 @@
+"""Measure what a method costs here: updates per second of every stage against this machine's own matrix-product rate,
+and the time of choosing an action.
+
+    python launch/benchmark.py --out=runs/benchmark                       # the default method at its published size
+    python launch/benchmark.py --config=experiments/iql_mujoco.py --runs=1,4,16,64
+    python launch/benchmark.py --acting=experiments/srpo_mujoco.py,experiments/diffusion_bc_mujoco.py
+
+Prints and writes results.json and results.md. The data are random numbers of the given sizes: cost depends on shapes only.
+"""
+
+import importlib
+import json
+import platform
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from diffrl import cli
+from diffrl.training import devices
+
+CONFIG = flags.DEFINE_string("config", "srpo_mujoco", "Experiment whose stages are measured; sizes are the experiment's own.")
+ACTING = flags.DEFINE_list("acting", ["srpo_mujoco", "diffusion_bc_mujoco"], "Experiments whose action time is compared.")
+RUNS = flags.DEFINE_list("runs", ["1", "4", "16"], "Numbers of runs in one program.")
+STAGES = flags.DEFINE_list("stages", [], "Stages to measure; all by default.")
+OBSERVATION = flags.DEFINE_integer("observation_dim", 17, "Length of the observation (17 is HalfCheetah's).")
+ACTION = flags.DEFINE_integer("action_dim", 6, "Length of the action (6 is HalfCheetah's).")
+ROWS = flags.DEFINE_integer("rows", 100_000, "Transitions on the device.")
+SECONDS = flags.DEFINE_float("seconds", 3.0, "Aimed duration of one timed chunk.")
+CHUNKS = flags.DEFINE_integer("chunks", 5, "Timed chunks per line; their median counts.")
+OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json and results.md.")
+CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.")
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    cli.no_more_arguments(argv)
+    devices.configure(CPU_DEVICES.value)
+    timing = importlib.import_module("diffrl.evaluation.timing")
+    console = Console()
+    machine = timing.machine()
+    console.print(
+        f"{machine['device']} x {machine['devices']}, jax {machine['jax']}, Python {platform.python_version()}", highlight=False
+    )
+    ceiling = timing.matmul_ceiling()
+    console.print(
+        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s measured (2048 x 2048, all devices at once)", highlight=False
+    )
+
+    problem = timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
+    config = cli.load_experiment(CONFIG.value)
+    columns = ("stage", "runs", "updates/s", "aggregate/s", "compile s", "memory MB", "GFLOP/update", "GFLOP/s", "of ceiling")
+    training = Table(*columns, title=f"{CONFIG.value}: training")
+    rows = []
+    for row in timing.stages(
+        config, problem, [int(runs) for runs in RUNS.value], STAGES.value, SECONDS.value, CHUNKS.value, ceiling
+    ):
+        rows.append(row)
+        training.add_row(*row.cells())
+        console.print("  ".join(row.cells()), highlight=False)
+    console.print(training)
+
+    acting = Table("method", "batch", "microseconds/call", "actions/s", title="acting, one process")
+    actions = []
+    for name in ACTING.value:
+        for row in timing.acting(name, cli.load_experiment(name), problem, (1, 1024), CHUNKS.value):
+            actions.append(row)
+            acting.add_row(*row.cells())
+    console.print(acting)
+
+    out = Path(OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    results = {
+        "machine": machine,
+        "matmul_ceiling_flops": ceiling,
+        "config": CONFIG.value,
+        "training": [row._asdict() for row in rows],
+        "acting": [row._asdict() for row in actions],
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (out / "results.md").write_text(timing.markdown(results, columns))
+    console.print(f"wrote {out / 'results.json'} and {out / 'results.md'}", highlight=False)
+
+
+def run() -> None:
+    """Entry point of `diffrl-benchmark`."""
+    app.run(cli.guarded(main))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,97 @@
+"""The programs as a user runs them: collect, train, evaluate, report; and what they say to a mistake."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from programs import TINY_SRPO, collect, run
+
+TINY_BC = (
+    "--config=experiments/bc_pointmaze.py:umaze",
+    "--config.num_seeds=2",
+    "--config.sweep=learning_rate=1e-3,1e-2",
+    "--config.updates_per_chunk=100",
+    "--config.checkpoint_every=100",
+    "--config.algorithm.hidden_dims=(16,)",
+    "--config.algorithm.num_updates=200",
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("programs")
+    collect(root)
+    return root
+
+
+def test_from_data_to_table(root: Path) -> None:
+    """A sweep of 2 seeds x 2 learning rates: metrics per run, results per run, a table with a row per learning rate."""
+    workdir = root / "bc"
+    run(root, "launch/train.py", *TINY_BC, f"--workdir={workdir}")
+    rows = [json.loads(line) for line in (workdir / "metrics" / "train.jsonl").read_text().splitlines()]
+    losses = {(row["run"], row["step"]): row for row in rows if row["name"] == "loss"}
+    assert sorted(losses) == [(r, step) for r in range(4) for step in (100, 200)]
+    assert [losses[r, 200]["seed"] for r in range(4)] == [0, 1, 0, 1]
+    assert [losses[r, 200]["hparams"] for r in (0, 3)] == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]
+    assert all(losses[r, 200]["value"] < losses[r, 100]["value"] for r in range(4))
+
+    run(root, "launch/evaluate.py", f"--workdir={workdir}", "--episodes=3")
+    again = run(root, "launch/evaluate.py", f"--workdir={workdir}", "--episodes=3")
+    results = sorted((workdir / "evaluations").glob("*/*.json"))
+    assert [path.parent.name for path in results] == ["100", "200"]
+    result = json.loads(results[-1].read_text())
+    assert [len(each["returns"]) for each in result["runs"]] == [3] * 4
+    assert "JAX" in again.stdout
+
+    run(root, "launch/report.py", str(workdir), f"--out={root / 'report'}")
+    with (root / "report" / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 2
+    assert (root / "report" / "results.md").read_text().count("![") == 2
+
+
+def test_simulator_of_the_data_evaluates_too(root: Path) -> None:
+    """The C simulator, restored from the dataset's own card, plays whole episodes of a trained checkpoint."""
+    workdir = root / "bc_gymnasium"
+    run(root, "launch/train.py", *TINY_BC, "--config.num_seeds=1", "--config.sweep=", f"--workdir={workdir}")
+    run(root, "launch/evaluate.py", f"--workdir={workdir}", "--episodes=2", "--backend=gymnasium", "--step=last")
+    (path,) = (workdir / "evaluations" / "200").glob("*.json")
+    assert json.loads(path.read_text())["runs"][0]["lengths"] == [300, 300]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.algorithm.betta=1"], "did you mean 'algorithm.beta'"),
+        (["--config.num_seeds=0"], "num_seeds must be at least 1"),
+        (["--config.num_seeds=three"], "num_seeds must be int"),
+        (["--config.algorithm.policy_updates=-5"], "policy_updates must be at least 1"),
+        (["--config.algorithm.discount=1.5"], "discount must be at most 1.0"),
+        (["--config.algorithm.weighting=sigma"], "weighting 'sigma' is unknown"),
+        (["--config.sweep=policy_updates=10,20"], "cannot be swept in one"),
+        (["--config.sweep=betta=1,2"], "did you mean 'beta'"),
+        (["--config.dataset.id=diffrl/pointmaze/nowhere-v0"], "diffrl/pointmaze/nowhere-v0"),
+        (["--config.dataset.reward_scale=double"], "reward_scale 'double' is unknown"),
+        (["--config=srpo_pointmaz"], "did you mean 'srpo_pointmaze'"),
+        (["--workdir=/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["leftover"], "unexpected argument 'leftover'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_starts(root: Path, flags: list[str], message: str) -> None:
+    workdir = root / "mistake"
+    result = run(root, "launch/train.py", *TINY_SRPO, f"--workdir={workdir}", *flags, code=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_help_explains(root: Path) -> None:
+    for program, word in (
+        ("collect", "--recipe"),
+        ("train", "--workdir"),
+        ("evaluate", "--watch"),
+        ("report", "--out"),
+        ("benchmark", "--runs"),
+    ):
+        assert word in run(root, f"launch/{program}.py", "--help", code=None).stdout

@@ -1,0 +1,53 @@
+"""Running the programs as a user does: in a process of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Small enough that a whole training is seconds, large enough that every stage has several chunks and checkpoints.
+TINY_SRPO = (
+    "--config=experiments/srpo_pointmaze.py:umaze",
+    "--config.num_seeds=3",
+    "--config.updates_per_chunk=4",
+    "--config.checkpoint_every=8",
+    "--config.algorithm.behavior_hidden_dim=8",
+    "--config.algorithm.behavior_blocks=1",
+    "--config.algorithm.critic_hidden_dims=(8,)",
+    "--config.algorithm.policy_hidden_dims=(8,)",
+    "--config.algorithm.behavior_updates=18",
+    "--config.algorithm.critic_updates=16",
+    "--config.algorithm.policy_updates=24",
+    "--config.algorithm.behavior_batch_size=8",
+    "--config.algorithm.critic_batch_size=8",
+    "--config.algorithm.policy_batch_size=8",
+)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Datasets and compiled programs under `root`, one compile cache for all processes of a test."""
+    return {
+        **os.environ,
+        "MINARI_DATASETS_PATH": str(root / "datasets"),
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "COLUMNS": "160",
+    }
+
+
+def run(root: Path, *command: str, code: int | None = 0, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+    """Run `python command…` from the repository's root and check its exit code (None: any)."""
+    (root / "datasets").mkdir(parents=True, exist_ok=True)
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment(root), capture_output=True, text=True, timeout=timeout
+    )
+    if code is not None:
+        assert result.returncode == code, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result
+
+
+def collect(root: Path, recipe: str = "pointmaze/umaze-fixedgoal-v0", rows: int = 2000, *more: str) -> None:
+    """A small dataset from the real simulator."""
+    run(root, "launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1", *more)

@@ -37,7 +37,7 @@ class TrainingDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def start(self, stage: str, done: int, total: int) -> None:
         """A stage begins, or is resumed, at update `done` of `total`."""

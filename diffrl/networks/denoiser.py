@@ -10,8 +10,10 @@ from diffrl.networks.mlp import Linear
 
 
 def mish(x: Array) -> Array:
-    """x · tanh(softplus(x))."""
-    return x * jnp.tanh(jax.nn.softplus(x))
+    """x · tanh(softplus(x)), written with one exponential: tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2) for n = e^x."""
+    n = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the ratio is 1 in float32
+    w = n * (n + 2.0)
+    return x * w / (w + 2.0)
 
 
 class GaussianFourierFeatures(nn.Module):

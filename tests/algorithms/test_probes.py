@@ -74,6 +74,7 @@ def test_iql_moves_to_the_rewarded_action() -> None:
     np.testing.assert_allclose(policy_actions(config, dataset)[:, 0], np.broadcast_to(expected, (2, 2)), atol=0.1)
 
 
+@pytest.mark.slow
 def test_srpo_moves_to_the_rewarded_action() -> None:
     """Data this wide (σ = .58) pull with c_s ≈ .18 (card, section 8.2): at β = 2 the policy goes to 4 c / 4.18, up to the
     error of a small learnt Q. The data's mean is .72 away from c.
@@ -88,6 +89,7 @@ def test_bc_falls_between_two_modes() -> None:
     np.testing.assert_allclose(policy_actions(config, bimodal_bandit()), 0.0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_diffusion_bc_samples_both_modes() -> None:
     """Half of the samples near each mode and hardly any between: what regression cannot represent."""
     config = diffusion_bc.Config(
@@ -112,11 +114,13 @@ def _bimodal(weighting: str, betas: str) -> np.ndarray:
     return policy_actions(srpo_config(weighting=weighting), bimodal_bandit(), num_seeds=2, sweep=f"beta={betas}")[:, 0, 0]
 
 
+@pytest.mark.slow
 def test_srpo_with_score_weighting_ends_in_the_rewarded_mode() -> None:
     """ω = α/σ keeps the modes apart, and β = .5 is enough to leave the worse one: a* = .522 for the exact score."""
     np.testing.assert_allclose(_bimodal("score", "0.5"), 0.522, atol=0.1)
 
 
+@pytest.mark.slow
 def test_srpo_with_vds_weighting_averages_the_modes() -> None:
     """The paper's default ω = σ² does not: its force is nearly linear through 0, so the policy rests between the modes, at
     .056 for β = .01 and .225 for β = .05 (card, section 8.4), where the data have hardly any action. The force is weak

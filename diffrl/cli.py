@@ -64,16 +64,18 @@ def resolve_config(argv: Sequence[str]) -> list[str]:
         if argument == "--config" and i + 1 < len(arguments):
             arguments[i : i + 2] = [f"--config={arguments[i + 1]}", ""]
     arguments = [argument for argument in arguments if argument]
-    position = next((i for i, argument in enumerate(arguments) if argument.startswith("--config=")), None)
-    if position is None:
+    given = [argument for argument in arguments if argument.startswith("--config=")]
+    if not given:
         if any(argument.startswith("--config.") for argument in arguments):
             fail(f"--config.… needs --config=EXPERIMENT first; the package has: {', '.join(experiments())}")
         if not any(argument.startswith("--help") for argument in arguments):
             fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}")
         return arguments
-    name, _, argument = arguments[position].removeprefix("--config=").partition(":")
+    name, _, argument = given[-1].removeprefix("--config=").partition(":")
     path = _experiment_path(name)
-    arguments[position] = f"--config={path}" + (f":{argument}" if argument else "")
+    # As with any flag the last one counts. It comes first, because overrides apply to what stands before them.
+    rest = [argument for argument in arguments if argument not in given]
+    arguments = [f"--config={path}" + (f":{argument}" if argument else ""), *rest]
     config = _load(path, argument)
     for override in arguments:
         if override.startswith("--config."):

@@ -243,7 +243,7 @@ def _claim(workdir: Path, config: Config, spec: Spec, card: Card) -> None:
         (workdir / ".write_test").unlink()
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
-    identity = {"spec.json": dataclasses.asdict(spec), "dataset.json": dataclasses.asdict(card), "config.json": to_json(config)}
+    identity = {"dataset.json": dataclasses.asdict(card), "spec.json": dataclasses.asdict(spec), "config.json": to_json(config)}
     # The config goes last: a directory that has it has the others.
     for name, values in identity.items():
         if (workdir / "config.json").exists():

@@ -209,7 +209,12 @@ def test_no_network_fails_within_seconds(monkeypatch, endpoint):
 def test_a_silent_server_is_given_up(monkeypatch):
     """A connection that is never answered: stood in for by one that waits."""
     monkeypatch.setattr(loader, "_PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(loader.socket, "create_connection", lambda *_, **__: time.sleep(30))
+
+    def wait(*_: object, **__: object) -> None:
+        time.sleep(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(loader.socket, "create_connection", wait)
     started = time.monotonic()
     assert not loader._reachable("https://example.invalid")
     assert time.monotonic() - started < 2

@@ -222,12 +222,13 @@ def test_without_reference_returns_are_reported(tmp_path: Path):
 LAUNCH = """
 import sys
 from absl import flags
-from launch import evaluate
+from diffrl import cli
+from diffrl.launch import evaluate
 for argv in %r:
     flags.FLAGS.unparse_flags()
     rest = flags.FLAGS(["evaluate", *argv])
     try:
-        evaluate.main(rest)
+        cli.guarded(evaluate.main)(rest)
     except SystemExit as end:
         print(end.code)
     for name in ("workdir", "step"):

@@ -65,6 +65,6 @@ def test_plain_output_names_stage_rate_and_spread() -> None:
 
 
 def test_durations_and_spreads() -> None:
-    assert [duration(s) for s in (4, 185, 7440)] == ["4s", "3m05s", "2h04m"]
+    assert [duration(s) for s in (4.0, 185.0, 7440.0)] == ["4s", "3m05s", "2h04m"]
     assert spread("loss", np.array([np.nan, 2.0])) == "loss 2"
     assert spread("loss", np.array([np.nan])) == "loss not finite"

@@ -11,6 +11,7 @@ Prints and writes results.json and results.md. The data are random numbers of th
 import importlib
 import json
 import platform
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -38,7 +39,9 @@ def main(argv: list[str]) -> None:
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     timing = importlib.import_module("diffrl.evaluation.timing")
-    console = Console()
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the cost
+    console = Console(width=None if sys.stdout.isatty() else 140)
     machine = timing.machine()
     console.print(
         f"{machine['device']} x {machine['devices']}, jax {machine['jax']}, Python {platform.python_version()}", highlight=False

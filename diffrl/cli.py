@@ -1,12 +1,11 @@
 """What the programs under `launch/` share: finding experiment files and turning a user's mistake into one clear line."""
 
 import difflib
-import importlib.resources
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -24,7 +23,7 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
         from diffrl.evaluation.evaluate import EvaluationError
         from diffrl.logging.writers import LogError
         from diffrl.training.checkpoint import CheckpointError
-        from diffrl.training.train import WorkdirError
+        from diffrl.training.workdir import WorkdirError
 
         try:
             code = main(argv)
@@ -37,7 +36,7 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
     return wrapped
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Say what was wrong and exit with 2.
 
     Raises:
@@ -94,9 +93,13 @@ def load_experiment(name: str) -> configs.Config:
 
 def experiments() -> list[str]:
     """Names of the experiment files that come with the package."""
-    folder = importlib.resources.files("diffrl.experiments")
-    names = (Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".py"))
-    return sorted(name for name in names if not name.startswith("_"))
+    return sorted(path.stem for path in _folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def _folder() -> Path:
+    """Inside the package when installed, at the top of the repository when run from a checkout that is not."""
+    package = Path(__file__).parent
+    return package / "experiments" if (package / "experiments").is_dir() else package.parent / "experiments"
 
 
 def _experiment_path(name: str) -> Path:
@@ -104,18 +107,16 @@ def _experiment_path(name: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in ("", ".py") and path.stem in experiments():
-        return Path(str(importlib.resources.files("diffrl.experiments"))) / f"{path.stem}.py"
+        return _folder() / f"{path.stem}.py"
     near = difflib.get_close_matches(path.stem, experiments(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(experiments())}"
     fail(f"experiment file {name!r} does not exist; {hint}")
-    raise AssertionError("unreachable")
 
 
 def _load(path: Path, argument: str) -> Any:
     spec = importlib.util.spec_from_file_location("experiment", path)
     if spec is None or spec.loader is None:
         fail(f"{path} is not a Python file")
-        raise AssertionError("unreachable")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:

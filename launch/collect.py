@@ -1,8 +1,9 @@
 """Make a dataset on this machine, without a network: simulate, store as a Minari dataset, print its card.
 
-    python -m launch.collect                                  # the default, 200,000 transitions in seconds
-    python -m launch.collect --list
-    python -m launch.collect --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
+    python launch/collect.py                                  # the default, 200,000 transitions in seconds
+    python launch/collect.py --list
+    python launch/collect.py --download=D4RL/pointmaze/umaze-v2
+    python launch/collect.py --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
 
 Interrupted, the same command goes on where it stopped. The data depend on recipe, seed and rows alone.
 """
@@ -29,6 +30,9 @@ ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
 ID = flags.DEFINE_string("id", None, "Name to store it under; by default diffrl/<recipe>.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same name.")
+DOWNLOAD = flags.DEFINE_string(
+    "download", None, "Instead of simulating, fetch this dataset from Minari's server (any public id)."
+)
 LIST = flags.DEFINE_bool("list", False, "Show the recipes and exit.")
 
 _LINE_SECONDS = 5.0  # between two plain lines where there is no terminal
@@ -43,6 +47,8 @@ def main(argv: list[str]) -> int:
         if LIST.value:
             _show_recipes(console)
             return 0
+        if DOWNLOAD.value:
+            return _download(console, DOWNLOAD.value)
         recipe = _find(RECIPE.value)
         dataset_id = ID.value or recipe.dataset_id
         rows = recipe.rows if ROWS.value is None else ROWS.value
@@ -64,6 +70,19 @@ def main(argv: list[str]) -> int:
         print("interrupted; finished parts are kept, and the same command goes on", file=sys.stderr)
         return 130
     _show_card(console, dataset_id, outcome, rows)
+    return 0
+
+
+def _download(console: Console, dataset_id: str) -> int:
+    # Here and not above: the loader brings JAX, which the worker processes of a simulation must not import.
+    from diffrl.data import minari
+    from diffrl.data.dataset import DatasetError
+
+    try:
+        source = minari.load(dataset_id, download=True)
+    except DatasetError as error:
+        raise CollectionError(str(error)) from error
+    console.print(f"dataset {dataset_id}: {len(source.transitions.reward):,} rows", highlight=False, soft_wrap=True)
     return 0
 
 

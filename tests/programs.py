@@ -37,11 +37,15 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-def run(root: Path, *command: str, code: int | None = 0, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+def run(
+    root: Path, *command: str, code: int | None = 0, timeout: float = 200.0, offline: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run `python command…` from the repository's root and check its exit code (None: any)."""
+    # Nobody listens on the discard port of this machine: a network that is not there.
+    extra = {"HF_ENDPOINT": "http://127.0.0.1:9"} if offline else {}
     (root / "datasets").mkdir(parents=True, exist_ok=True)
     result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment(root), capture_output=True, text=True, timeout=timeout
+        [sys.executable, *command], cwd=ROOT, env=environment(root) | extra, capture_output=True, text=True, timeout=timeout
     )
     if code is not None:
         assert result.returncode == code, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"

@@ -1,9 +1,5 @@
 """The trainer: one linear host loop around compiled chunks. Read this first, then chunk.py."""
 
-import dataclasses
-import importlib.metadata
-import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from diffrl.algorithm import Algorithm
-from diffrl.config import RESUMABLE, Config, ConfigError, algorithm_name, flatten, to_json, validate
+from diffrl.config import Config, ConfigError, algorithm_name, to_json, validate
 from diffrl.data import minari
-from diffrl.data.dataset import Card, Dataset, build
+from diffrl.data.dataset import Dataset, build
 from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
 from diffrl.registry import make
@@ -25,11 +21,8 @@ from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
 from diffrl.training.preemption import Preemption, watch_signals
 from diffrl.training.runs import INIT, Runs, make_runs
-from diffrl.types import Metrics, Policy, Spec, State
-
-
-class WorkdirError(RuntimeError):
-    """The workdir cannot be used: not writable, or it belongs to another experiment."""
+from diffrl.training.workdir import append_json, check_same, claim, write_json
+from diffrl.types import Metrics, Policy, State
 
 
 def train(config: Config, workdir: Path) -> bool:
@@ -47,7 +40,7 @@ def train(config: Config, workdir: Path) -> bool:
     workdir = Path(workdir).absolute()
     display = TrainingDisplay(runs.size)
     if (workdir / "DONE").exists():
-        _check_same(workdir / "config.json", to_json(config), ignore=RESUMABLE)
+        check_same(workdir / "config.json", to_json(config))
         display.say(f"{workdir} is already trained to the end")
         return True
 
@@ -64,7 +57,7 @@ def train(config: Config, workdir: Path) -> bool:
         algorithm = make(config.algorithm, spec)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _claim(workdir, config, spec, card)
+    claim(workdir, config, spec, card)
     jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
 
     # ---------------------------------------------------------------- placement: runs over devices, data on all of them
@@ -105,7 +98,7 @@ def train(config: Config, workdir: Path) -> bool:
     if step < stage_start or preemption:
         display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
         return False
-    _write_json(workdir / "DONE", {"step": step})
+    write_json(workdir / "DONE", {"step": step})
     display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}")
     return True
 
@@ -185,7 +178,7 @@ class _StageLoop:
         jax.block_until_ready(states)
         if step > first:
             seconds = time.monotonic() - compiled
-            _append_json(
+            append_json(
                 self.timings,
                 {
                     "stage": stage.name,
@@ -228,66 +221,6 @@ class _StageLoop:
 def _passes(position: int, length: int, every: int) -> bool:
     """Whether a multiple of `every` lies in the last `length` updates."""
     return position // every > (position - length) // every
-
-
-def _claim(workdir: Path, config: Config, spec: Spec, card: Card) -> None:
-    """Write what identifies the experiment, or check that the workdir holds the same one.
-
-    Raises:
-        WorkdirError: not writable, or it holds another config or dataset; the message lists the differences.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with (workdir / ".write_test").open("w"):
-            pass
-        (workdir / ".write_test").unlink()
-    except OSError as error:
-        raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
-    identity = {"dataset.json": dataclasses.asdict(card), "spec.json": dataclasses.asdict(spec), "config.json": to_json(config)}
-    # The config goes last: a directory that has it has the others.
-    for name, values in identity.items():
-        if (workdir / "config.json").exists():
-            _check_same(workdir / name, values, ignore=RESUMABLE)
-        else:
-            _write_json(workdir / name, values)
-    _write_json(workdir / "versions.json", _versions())
-
-
-def _check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...]) -> None:
-    saved, wanted = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(values)))
-    different = [
-        name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
-    ]
-    if different:
-        lines = "".join(f"\n  {name}: {saved.get(name)!r} there, {wanted.get(name)!r} now" for name in different[:10])
-        raise WorkdirError(
-            f"{path.parent} was started with another {path.stem}:{lines}\n"
-            "Use another --workdir, or the settings it was started with"
-        )
-
-
-def _versions() -> dict[str, Any]:
-    packages = ("diffrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "minari", "gymnasium", "mujoco")
-    versions: dict[str, Any] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    device = jax.devices()[0]
-    return versions | {"python": platform.python_version(), "device": device.device_kind, "devices": jax.device_count()}
-
-
-def _write_json(path: Path, values: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _append_json(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 def _open_writers(config: Config, workdir: Path, runs: Runs, step: int) -> list[Writer]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_mistakes_are_named_before_anything_starts(root: Path, flags: list[str],
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (workdir / "checkpoints").exists()
+
+
+def test_download_without_network_says_what_to_do(root: Path) -> None:
+    """Whether the name cannot be resolved, the connection is refused or nobody answers: seconds, not retries."""
+    began = time.monotonic()
+    result = run(root, "launch/collect.py", "--download=D4RL/pointmaze/umaze-v2", code=2, offline=True)
+    assert "cannot be downloaded" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - began < 30
 
 
 def test_help_explains(root: Path) -> None:

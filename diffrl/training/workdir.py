@@ -1,0 +1,85 @@
+"""What identifies an experiment on disk, and the refusal to mix two of them in one directory."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from diffrl.config import RESUMABLE, Config, flatten, to_json
+from diffrl.data.dataset import Card
+from diffrl.types import Spec
+
+
+class WorkdirError(RuntimeError):
+    """The workdir cannot be used: not writable, or it belongs to another experiment."""
+
+
+def claim(workdir: Path, config: Config, spec: Spec, card: Card) -> None:
+    """Write what identifies the experiment, or check that the workdir holds the same one.
+
+    Raises:
+        WorkdirError: not writable, or it holds another config or dataset; the message lists the differences.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with (workdir / ".write_test").open("w"):
+            pass
+        (workdir / ".write_test").unlink()
+    except OSError as error:
+        raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
+    identity = {"dataset.json": dataclasses.asdict(card), "spec.json": dataclasses.asdict(spec), "config.json": to_json(config)}
+    # The config goes last: a directory that has it has the others.
+    for name, values in identity.items():
+        if (workdir / "config.json").exists():
+            check_same(workdir / name, values)
+        else:
+            write_json(workdir / name, values)
+    write_json(workdir / "versions.json", _versions())
+
+
+def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RESUMABLE) -> None:
+    """Compare a JSON file with the values it would get now.
+
+    Raises:
+        WorkdirError: they differ in more than `ignore`; the message lists the differences.
+    """
+    saved, wanted = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(values)))
+    different = [
+        name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
+    ]
+    if different:
+        lines = "".join(f"\n  {name}: {saved.get(name)!r} there, {wanted.get(name)!r} now" for name in different[:10])
+        raise WorkdirError(
+            f"{path.parent} was started with another {path.stem}:{lines}\n"
+            "Use another --workdir, or the settings it was started with"
+        )
+
+
+def _versions() -> dict[str, Any]:
+    packages = ("diffrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "minari", "gymnasium", "mujoco")
+    versions: dict[str, Any] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    return versions | {"python": platform.python_version(), "device": device.device_kind, "devices": jax.device_count()}
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replace a JSON file in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def append_json(path: Path, values: dict[str, Any]) -> None:
+    """Add one JSON line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")

@@ -8,7 +8,7 @@ from diffrl.config import Config, DatasetConfig
 
 
 def get_config(maze: str = "medium") -> Config:
-    """Expectile of the paper for mazes; networks, rates and discount tuned for 20,000 updates (see srpo_pointmaze.py)."""
+    """Expectile of the paper for mazes; networks, rates and discount tuned for 30,000 updates (see srpo_pointmaze.py)."""
     return Config(
         algorithm=iql.Config(
             learning_rate=1e-3,
@@ -17,7 +17,7 @@ def get_config(maze: str = "medium") -> Config:
             expectile=0.9,
             temperature=3.0,
             hidden_dims=(128, 128),
-            num_updates=20_000,
+            num_updates=30_000,
         ),
         dataset=DatasetConfig(id=f"diffrl/pointmaze/{maze}-fixedgoal-v0", standardize_observations=True),
         checkpoint_every=5_000,

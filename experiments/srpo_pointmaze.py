@@ -1,6 +1,14 @@
-"""SRPO on PointMaze with one fixed goal.
+"""SRPO on PointMaze with one fixed goal (`diffrl/pointmaze/{umaze,medium,large}-fixedgoal-v0`).
 
-python launch/train.py --config=experiments/srpo_pointmaze.py:medium --workdir=runs/srpo
+    python launch/collect.py --recipe=pointmaze/medium-fixedgoal-v0
+    python launch/train.py --config=experiments/srpo_pointmaze.py:medium --workdir=runs/srpo
+
+Time, 4 seeds on two CPU cores: behavior 26 s, critic 43 s, policy 17 s, compiling 6 s.
+Score on medium, collection seed 0, last checkpoint: 40.4 [26.7, 53.8], success 85 %, 4 seeds x 64 episodes (JAX maze).
+
+Chosen on medium data of collection seed 1 by evaluation return, 4 seeds each: beta over {.02, .05, .1, .15, .2, .3, .5, 1, 3},
+the three weightings (vds and stable alike, score lower at small beta), Q gradient normalised, critic updates 20,000 to
+32,000 (success rises), discount .98, rate 1e-3 and tau .02 for the short budget. umaze and large use medium's values.
 """
 
 from diffrl.algorithms import srpo

@@ -1,6 +1,6 @@
 """Behaviour cloning on PointMaze with one fixed goal (`diffrl/pointmaze/{umaze,medium,large}-fixedgoal-v0`).
 
-python launch/train.py --config=experiments/bc_pointmaze.py:medium --workdir=runs/bc
+    python launch/train.py --config=experiments/bc_pointmaze.py:medium --workdir=runs/bc
 
 Time, 4 seeds on two CPU cores: 18 s, compiling 1 s.
 Score on medium, collection seed 0, last checkpoint: -1.3 [-1.8, -0.7], success 11 %, 4 seeds x 64 episodes (JAX maze).

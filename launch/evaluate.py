@@ -18,6 +18,7 @@ from diffrl import cli
 from diffrl.evaluation import plots, tables, video
 from diffrl.evaluation.evaluate import BACKENDS, EvaluationError, Options, evaluate_workdir
 from diffrl.evaluation.results import Result, path_of
+from diffrl.training import devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory that launch/train.py wrote.")
 WATCH = flags.DEFINE_bool("watch", False, "Go on with new checkpoints until training has ended.")
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> None:
     cli.no_more_arguments(argv)
     if WORKDIR.value is None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
+    devices.configure(cpu_devices=1)  # a rollout is one program on one device
     console = Console(width=None if sys.stdout.isatty() else 140)
     workdir = Path(WORKDIR.value)
     found = evaluate_workdir(workdir, options_of_flags(), console)

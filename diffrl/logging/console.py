@@ -5,7 +5,8 @@ from types import TracebackType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 
 class TrainingDisplay:
@@ -19,10 +20,9 @@ class TrainingDisplay:
         self.console = console or Console()
         self.plain_every = plain_every
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} updates · {task.fields[note]}"),
-            TimeElapsedColumn(),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=8),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} · {task.fields[note]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -37,7 +37,7 @@ class TrainingDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def start(self, stage: str, done: int, total: int) -> None:
         """A stage begins, or is resumed, at update `done` of `total`."""
@@ -64,7 +64,7 @@ class TrainingDisplay:
             return "running"
         rate = (d1 - d0) / (t1 - t0)
         eta = (self._total - d1) / rate
-        return f"{rate:,.0f} updates/s · {rate * self.num_runs:,.0f} over {self.num_runs} runs · {duration(eta)} left"
+        return f"{rate:,.0f}/s, {rate * self.num_runs:,.0f}/s over {self.num_runs} runs · {duration(eta)} left"
 
 
 def duration(seconds: float) -> str:

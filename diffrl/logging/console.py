@@ -20,7 +20,7 @@ class TrainingDisplay:
         self.console = console or Console()
         self.plain_every = plain_every
         self._progress = Progress(
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=8)),
             BarColumn(bar_width=8),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} · {task.fields[note]}", markup=False),
             console=self.console,
@@ -80,5 +80,5 @@ def spread(name: str, values: np.ndarray) -> str:
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return f"{name} not finite"
-    text = f"{name} {finite.mean():.4g}"
-    return text if len(finite) == 1 else f"{text} [{finite.min():.4g}, {finite.max():.4g}]"
+    text = f"{name} {finite.mean():.3g}"
+    return text if len(finite) == 1 else f"{text} [{finite.min():.3g}, {finite.max():.3g}]"

@@ -43,8 +43,9 @@ def ddim(
         alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
         x0, epsilon = _denoise(predict, schedule, x, t, clip)
         fresh = eta * (sigma_s / sigma_t) * jnp.sqrt(jnp.maximum(1.0 - (alpha_t / alpha_s) ** 2, 0.0))
-        noise = jax.random.normal(jax.random.fold_in(step_key, step), shape)
-        x = alpha_s * x0 + jnp.sqrt(jnp.maximum(sigma_s**2 - fresh**2, 0.0)) * epsilon + fresh * noise
+        x = alpha_s * x0 + jnp.sqrt(jnp.maximum(sigma_s**2 - fresh**2, 0.0)) * epsilon
+        if eta > 0.0:  # known when compiling: the deterministic sampler draws nothing after its start
+            x = x + fresh * jax.random.normal(jax.random.fold_in(step_key, step), shape)
     return x
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffrl.algorithm import hparams_of
 from diffrl.config import Config, ConfigError, find, override
 from diffrl.types import HParams
 
@@ -43,12 +44,8 @@ def make_runs(config: Config) -> Runs:
     """
     points = _points(config)
     seeds = list(range(config.first_seed, config.first_seed + config.num_seeds))
-    # The class that declares the hyper-parameters is the method config's parent, registered as a tree of floats.
-    declared = type(config.algorithm).__mro__[1]
-    stacked = []
-    for point in points:
-        values = {field.name: getattr(config.algorithm, field.name) for field in dataclasses.fields(declared)} | point
-        stacked += [declared(**values)] * len(seeds)
+    declared = _declared(config)
+    stacked = [hparams_of(dataclasses.replace(config.algorithm, **point), declared) for point in points for _ in seeds]
     return Runs(
         seeds=seeds * len(points),
         points=[point for point in points for _ in seeds],
@@ -57,9 +54,14 @@ def make_runs(config: Config) -> Runs:
     )
 
 
+def _declared(config: Config) -> type:
+    """The class that declares the method's hyper-parameters: its config's parent, registered as a tree of floats."""
+    return type(config.algorithm).__mro__[1]
+
+
 def _points(config: Config) -> list[dict[str, float]]:
     """Parse "beta=0.1,0.2 discount=0.99" into the product of its values."""
-    swept = {field.name for field in dataclasses.fields(type(config.algorithm).__mro__[1])}
+    swept = {field.name for field in dataclasses.fields(_declared(config))}
     axes: dict[str, list[float]] = {}
     for axis in config.sweep.split():
         name, _, values = axis.partition("=")

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from diffrl.data.collection import CollectionError, Outcome, Report, collect
-from diffrl.data.recipes import RECIPES, Recipe
+from diffrl.data.recipes import RECIPES
+from diffrl.data.recipes.base import Recipe
 
 DEFAULT = "pointmaze/medium-fixedgoal-v0"
 _KNOWN = "\n".join(f"{name}: {recipe.summary} ({recipe.rows:,} rows)" for name, recipe in RECIPES.items())

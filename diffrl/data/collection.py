@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffrl.data.recipes import Product, Recipe, Shard
+from diffrl.data.recipes.base import Product, Recipe, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffrl.data import collection, pointmaze
+from diffrl.data import collection
 from diffrl.data import minari as loader
 from diffrl.data.collection import CollectionError, collect
 from diffrl.data.dataset import Transforms, build
-from diffrl.data.recipes import RECIPES
+from diffrl.data.recipes import RECIPES, pointmaze
 from diffrl.envs import make
 from diffrl.envs.pointmaze import from_env_spec
 

@@ -1,64 +1,14 @@
-"""Recipes: datasets that a machine without a network can make. A recipe is a value; adding one is adding it to `RECIPES`."""
+"""The PointMaze datasets: blocks of play in parallel, then episodes with rewards."""
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl.data import pointmaze
+from diffrl.data.recipes import pointmaze
+from diffrl.data.recipes.base import Product, Recipe, Shard
 
 BLOCKS_PER_SHARD = 10
-
-
-class Shard(NamedTuple):
-    """A unit of parallel work: `work(*arguments)` gives arrays by name."""
-
-    name: str
-    rows: int  # data rows it makes; 0 for reference episodes
-    work: Callable[..., dict[str, np.ndarray]]
-    arguments: tuple[Any, ...]
-
-
-class Product(NamedTuple):
-    """What a recipe makes of its shards: the arguments of `minari.create_dataset_from_buffers`, and more metadata.
-
-    `episodes` holds per episode observations, actions, rewards, terminations and truncations.
-    """
-
-    episodes: list[dict[str, Any]]
-    env: Any
-    eval_env: Any
-    metadata: dict[str, Any]
-    reference: tuple[float, float]
-    reference_source: str
-    description: str
-    requirements: list[str]
-
-
-class Recipe(NamedTuple):
-    """How to make one dataset.
-
-    Attributes:
-        name: also the dataset's id, after "diffrl/".
-        summary: one line for --list.
-        rows: default number of transitions.
-        shards: (seed, rows) -> units of work, none of which depends on another or on where it runs.
-        assemble: (seed, rows, arrays by shard name) -> Product.
-        fingerprint: () -> versions that the rows depend on; finished shards of others are not reused.
-    """
-
-    name: str
-    summary: str
-    rows: int
-    shards: Callable[[int, int], list[Shard]]
-    assemble: Callable[[int, int, dict[str, dict[str, np.ndarray]]], Product]
-    fingerprint: Callable[[], str]
-
-    @property
-    def dataset_id(self) -> str:
-        return f"diffrl/{self.name}"
 
 
 def _pointmaze_shards(maze: str, seed: int, rows: int) -> list[Shard]:
@@ -124,14 +74,11 @@ def _pointmaze_recipe(maze: str, layout: str, rows: int, summary: str) -> Recipe
 
 
 _PLAY, _GOAL = "undirected play, one fixed goal to find", "goal-conditioned, for imitation; Minari's layout"
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        _pointmaze_recipe("umaze", "fixedgoal", 100_000, f"U-shaped maze: {_PLAY}"),
-        _pointmaze_recipe("medium", "fixedgoal", 200_000, f"8 x 8 maze: {_PLAY}; the default of the experiments"),
-        _pointmaze_recipe("large", "fixedgoal", 400_000, f"9 x 12 maze: {_PLAY}"),
-        _pointmaze_recipe("umaze", "goal", 100_000, f"U-shaped maze: {_GOAL}"),
-        _pointmaze_recipe("medium", "goal", 200_000, f"8 x 8 maze: {_GOAL}"),
-        _pointmaze_recipe("large", "goal", 400_000, f"9 x 12 maze: {_GOAL}"),
-    )
-}
+RECIPES = (
+    _pointmaze_recipe("umaze", "fixedgoal", 100_000, f"U-shaped maze: {_PLAY}"),
+    _pointmaze_recipe("medium", "fixedgoal", 200_000, f"8 x 8 maze: {_PLAY}; the default of the experiments"),
+    _pointmaze_recipe("large", "fixedgoal", 400_000, f"9 x 12 maze: {_PLAY}"),
+    _pointmaze_recipe("umaze", "goal", 100_000, f"U-shaped maze: {_GOAL}"),
+    _pointmaze_recipe("medium", "goal", 200_000, f"8 x 8 maze: {_GOAL}"),
+    _pointmaze_recipe("large", "goal", 400_000, f"9 x 12 maze: {_GOAL}"),
+)

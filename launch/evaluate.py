@@ -15,8 +15,9 @@ from absl import app, flags
 from rich.console import Console
 
 from diffrl import cli
+from diffrl.envs.make import BACKENDS
 from diffrl.evaluation import plots, tables, video
-from diffrl.evaluation.evaluate import BACKENDS, EvaluationError, Options, evaluate_workdir
+from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdir
 from diffrl.evaluation.results import Result, path_of
 from diffrl.training import devices
 
@@ -26,7 +27,13 @@ EPISODES = flags.DEFINE_integer("episodes", 64, "Episodes per run and checkpoint
 STEP = flags.DEFINE_string(
     "step", None, "A checkpoint's number of updates, or 'last'. Default: all checkpoints of the last stage."
 )
-BACKEND = flags.DEFINE_enum("backend", "auto", BACKENDS, "Simulator; auto: jax where the environment exists in it.")
+BACKEND = flags.DEFINE_enum(
+    "backend",
+    "auto",
+    BACKENDS,
+    "Simulator. auto: jax for PointMaze, mujoco for Hopper, HalfCheetah and Walker2d, gymnasium for everything else; "
+    "mjx is for accelerators.",
+)
 SEED = flags.DEFINE_integer("seed", 0, "Evaluation seed: start states and action noise depend on it.")
 ACT = flags.DEFINE_multi_string("act", [], "Override a choice made when acting: name=value, or name=v1,v2 for each. Repeatable.")
 RENDER = flags.DEFINE_bool("render", False, "Also a picture of the trajectories (mazes) and a video of one episode (gymnasium).")

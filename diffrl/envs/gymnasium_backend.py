@@ -1,6 +1,5 @@
 """Environments of gymnasium, stepped on the host: any that a dataset's EnvSpec describes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from diffrl.data.flatten import FlattenError, flatten_one, select_keys
+from diffrl.envs import env_spec
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
 
@@ -92,10 +92,10 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
     Raises:
         BackendError: as in `GymnasiumEnvironments`.
     """
-    try:
-        name = str(json.loads(env_spec_json).get("id"))
-    except (json.JSONDecodeError, AttributeError):
-        raise BackendError("the environment's spec is not the JSON of a gymnasium EnvSpec") from None
+    fields = env_spec.read(env_spec_json)
+    if not fields:
+        raise BackendError("the environment's spec is not the JSON of a gymnasium EnvSpec")
+    name = str(fields.get("id"))
     try:
         import gymnasium
         from gymnasium.envs.registration import EnvSpec

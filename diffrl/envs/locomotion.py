@@ -4,11 +4,11 @@ Physics is MuJoCo's on gymnasium's own model; this file holds what gymnasium add
 when an episode ends, and where one starts.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffrl.envs import env_spec
 from diffrl.envs.gymnasium_backend import make_env
 
 _ENTRY_POINTS = {
@@ -16,7 +16,6 @@ _ENTRY_POINTS = {
     "gymnasium.envs.mujoco.half_cheetah_v5:HalfCheetahEnv",
     "gymnasium.envs.mujoco.walker2d_v5:Walker2dEnv",
 }
-HARMLESS_WRAPPERS = {"OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "TimeLimit"}
 _EVERYTHING = (-np.inf, np.inf)
 
 
@@ -89,9 +88,9 @@ def from_env_spec(env_spec_json: str, max_episode_steps: int | None = None) -> T
     Raises:
         BackendError: it is one of these tasks but cannot be made.
     """
-    spec = json.loads(env_spec_json)
-    wrappers = {wrapper["name"] for wrapper in spec.get("additional_wrappers") or ()}
-    if spec.get("entry_point") not in _ENTRY_POINTS or not wrappers <= HARMLESS_WRAPPERS:
+    spec = env_spec.read(env_spec_json)
+    wrappers = {wrapper["name"] for wrapper in env_spec.wrappers(spec)}
+    if spec.get("entry_point") not in _ENTRY_POINTS or not wrappers <= env_spec.HARMLESS_WRAPPERS:
         return None
     made = make_env(env_spec_json, max_episode_steps)
     env, limit = made.unwrapped, max_episode_steps or made.spec.max_episode_steps

@@ -1,21 +1,75 @@
-"""From the EnvSpec of a dataset to an environment of one of the two kinds."""
+"""From the EnvSpec of a dataset to a simulator: which one, and the environments that it makes."""
 
-from diffrl.envs import pointmaze
-from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
+import importlib.metadata
+from collections.abc import Callable
+from typing import NamedTuple
+
+from diffrl.envs import env_spec, locomotion, pointmaze
+from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 
-
-def make_device(env_spec: str, observation_keys: tuple[str, ...] | None) -> DeviceEnvironment | None:
-    """The environment as pure JAX functions, or None where it has not been written in JAX, exactly."""
-    return pointmaze.from_env_spec(env_spec, observation_keys)
+BACKENDS = ("auto", "jax", "mujoco", "mjx", "gymnasium")
+_KNOWN_TASKS = "Hopper, HalfCheetah and Walker2d of gymnasium v5, with any arguments"
 
 
-def make_host(
-    env_spec: str, observation_keys: tuple[str, ...] | None, num_envs: int, max_episode_steps: int | None = None
-) -> HostEnvironments:
-    """`num_envs` gymnasium environments.
+class Backend(NamedTuple):
+    """One environment on one simulator: either `device` or `host` is there.
+
+    Attributes:
+        name: one of BACKENDS but "auto".
+        simulator: a plain sentence saying which simulator scores come from.
+        device: the environment as pure JAX functions, for a rollout that is one compiled program.
+        host: makes a batch of so many host environments.
+    """
+
+    name: str
+    simulator: str
+    device: DeviceEnvironment | None = None
+    host: Callable[[int], HostEnvironments] | None = None
+
+
+def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
+    """The simulator that `backend` names for the environment that the EnvSpec describes.
+
+    "jax" is PointMaze rewritten in JAX, "mujoco" the known locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks
+    on MuJoCo's JAX port, "gymnasium" any environment as registered. "auto" takes the first of jax, mujoco, gymnasium that
+    has the environment, exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU.
 
     Raises:
-        BackendError: they cannot be made.
+        BackendError: the simulator does not have this environment, or it cannot be made.
     """
-    return GymnasiumEnvironments(env_spec, observation_keys, num_envs, max_episode_steps)
+    name = env_spec.read(spec_json).get("id", "the environment")
+    if backend in ("auto", "jax"):
+        maze = pointmaze.from_env_spec(spec_json, observation_keys)
+        if maze is not None:
+            return Backend("jax", f"{name} as rewritten in JAX by diffrl, not the original simulator", device=maze)
+        if backend == "jax":
+            raise BackendError(f"{name} does not exist in JAX (PointMaze does); use --backend=auto")
+    if backend in ("auto", "mujoco", "mjx"):
+        task = locomotion.from_env_spec(spec_json)
+        if task is not None and backend == "mjx":
+            from diffrl.envs.mjx import MjxEnvironment
+
+            sentence = f"{name} on MJX, MuJoCo's port to JAX, in float32 ({_versions('gymnasium', 'mujoco-mjx')})"
+            return Backend("mjx", sentence, device=MjxEnvironment(task))
+        if task is not None:
+            from diffrl.envs.mujoco_backend import MujocoEnvironments
+
+            sentence = f"{name}, the original model stepped by MuJoCo's thread pool ({_versions('gymnasium', 'mujoco')})"
+            return Backend("mujoco", sentence, host=lambda num_envs: MujocoEnvironments(task, num_envs))
+        if backend != "auto":
+            # Humanoid, for one: MJX has no PGS solver.
+            why = " (MJX refuses models with the PGS solver, Humanoid among them)" if backend == "mjx" else ""
+            raise BackendError(f"--backend={backend} knows {_KNOWN_TASKS}, not {name}{why}; use --backend=auto")
+    sentence = f"{name}, the original environment ({_versions('gymnasium', 'gymnasium-robotics', 'mujoco')})"
+    return Backend("gymnasium", sentence, host=lambda num_envs: GymnasiumEnvironments(spec_json, observation_keys, num_envs))
+
+
+def _versions(*packages: str) -> str:
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(versions)

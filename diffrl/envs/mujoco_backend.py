@@ -26,14 +26,15 @@ class MujocoEnvironments:
         import mujoco
         from mujoco import rollout
 
+        engine: Any = mujoco  # its functions are compiled; type checkers do not see them
         self.num_envs, self.max_episode_steps, self.task = num_envs, task.max_episode_steps, task
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = min(num_threads or cores, num_envs)
         # nthread counts helpers; 0 steps in the calling thread.
         self._pool: Any = rollout.Rollout(nthread=threads if threads > 1 else 0)
-        self._scratch = [mujoco.MjData(task.model) for _ in range(threads)]
+        self._scratch = [engine.MjData(task.model) for _ in range(threads)]
         # Time, coordinates, velocities: these models have no further state.
-        self._state = np.zeros((num_envs, mujoco.mj_stateSize(task.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
+        self._state = np.zeros((num_envs, engine.mj_stateSize(task.model, engine.mjtState.mjSTATE_FULLPHYSICS)))
         self._done = np.ones(num_envs, bool)
 
     @property

@@ -5,7 +5,6 @@ margin). A test steps both from the same states and finds the same next state up
 """
 
 import dataclasses
-import json
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from diffrl.envs import env_spec
 from diffrl.envs.protocol import Step
 from diffrl.types import Key
 
@@ -37,7 +37,6 @@ _CORNERS = np.array([[-1, -1], [-1, 0], [0, -1], [0, 0]])  # the four cells arou
 
 # Arguments of PointMazeEnv that change the picture only.
 _RENDERING = {"render_mode", "width", "height", "camera_id", "camera_name", "max_geom", "visual_options"}
-_HARMLESS_WRAPPERS = {"OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "TimeLimit"}
 _U_MAZE = ((1, 1, 1, 1, 1), (1, 0, 0, 0, 1), (1, 1, 1, 0, 1), (1, 0, 0, 0, 1), (1, 1, 1, 1, 1))  # the constructor's default
 
 
@@ -198,10 +197,7 @@ def from_env_spec(env_spec_json: str, observation_keys: tuple[str, ...] | None) 
         env_spec_json: `EnvSpec.to_json()`.
         observation_keys: keys to concatenate for a Dict observation; ignored where the spec flattens it itself.
     """
-    try:
-        spec = json.loads(env_spec_json)
-    except json.JSONDecodeError:
-        return None
+    spec = env_spec.read(env_spec_json)
     kwargs: dict[str, Any] = dict(spec.get("kwargs") or {})
     known = {"maze_map", "reward_type", "continuing_task", "reset_target"} | _RENDERING
     entry_point = "gymnasium_robotics.envs.maze.point_maze:PointMazeEnv"
@@ -210,7 +206,7 @@ def from_env_spec(env_spec_json: str, observation_keys: tuple[str, ...] | None) 
     continuing = bool(kwargs.get("continuing_task", True))
     if continuing and kwargs.get("reset_target", False):
         return None
-    keys = _observed_keys(spec.get("additional_wrappers") or (), observation_keys)
+    keys = _observed_keys(env_spec.wrappers(spec), observation_keys)
     if keys is None:
         return None
     try:
@@ -235,7 +231,7 @@ def _observed_keys(wrappers: Any, requested: tuple[str, ...] | None) -> tuple[st
             keys = tuple(key for key in keys if key in kept)
         elif name == "FlattenObservation":
             flat = True
-        elif name not in _HARMLESS_WRAPPERS:
+        elif name not in env_spec.HARMLESS_WRAPPERS:
             return None
     if flat:
         return keys

@@ -1,7 +1,6 @@
 """Evaluate the checkpoints of a workdir, beside the trainer that writes them or after it. Restores `policy` items only."""
 
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import time
@@ -28,7 +27,6 @@ from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.runs import Runs, make_runs
 from diffrl.types import Spec
 
-BACKENDS = ("auto", "jax", "gymnasium")
 MAX_RECORDED_EPISODES = 8  # per run
 MAX_RECORDED_OBSERVATION = 64  # longer observations make no picture
 MAX_RECORDED_FLOATS = 8_000_000  # of one result; fewer episodes are recorded beyond it
@@ -46,7 +44,7 @@ class Options:
         episodes: per run.
         step: a checkpoint's number, "last", or None for all checkpoints of the last stage (earlier ones do not train the
             policy that acts).
-        backend: "jax", "gymnasium", or "auto": jax where the environment exists in it.
+        backend: one of `envs.make.BACKENDS`; "auto" takes the fastest that has the environment exactly.
         seed: evaluation seed; start states and action noise depend on it.
         act: `name=value` or `name=v1,v2,...`; all combinations are evaluated on each checkpoint.
         watch: go on with new checkpoints until training has ended.
@@ -77,7 +75,7 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
     _await_files(workdir, options, console)
     try:
         evaluator = _Evaluator(workdir, options, console)
-    except (configs.ConfigError, CheckpointError) as error:
+    except (configs.ConfigError, CheckpointError, BackendError) as error:
         raise EvaluationError(str(error)) from error
     found: dict[tuple[int, str], Result] = {}
     skipped: set[int] = set()
@@ -129,24 +127,18 @@ class _Evaluator:
         self.card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
         if self.card.env_spec is None:
             raise EvaluationError(f"dataset {self.card.id!r} names no environment (env_spec), so there is nothing to act in")
-        self.env_spec: str = self.card.env_spec
         self.reference = scores.reference_for(self.card)
         self.note = self.reference.source if self.reference else scores.why_no_reference(self.card)
         self.runs = make_runs(self.config)
         self.precision = None if self.config.precision == "default" else self.config.precision
-        self.device_env = None
-        if options.backend != "gymnasium":
-            self.device_env = environments.make_device(self.card.env_spec, self.card.observation_keys)
-            if self.device_env is None and options.backend == "jax":
-                raise EvaluationError(f"{_env_id(self.card)} does not exist in JAX; use --backend=gymnasium")
+        self.backend = environments.choose(options.backend, self.card.env_spec, self.card.observation_keys)
         self.host_envs: Any = None
         self.variants = [self._variant(overrides) for overrides in parse_act(options.act)]
         self.rollouts: dict[str, rollout.RolloutFn] = {}
         self.checkpoints = Checkpoints(workdir)
 
     def _variant(self, overrides: tuple[tuple[str, str], ...]) -> _Variant:
-        backend = "gymnasium" if self.device_env is None else "jax"
-        settings = Settings(backend, simulator_sentence(backend, self.card), self.options.episodes, self.options.seed, overrides)
+        settings = Settings(self.backend.name, self.backend.simulator, self.options.episodes, self.options.seed, overrides)
         return _Variant(settings, build_algorithm(self.workdir, self.spec, overrides))
 
     def steps(self) -> list[int]:
@@ -200,12 +192,12 @@ class _Evaluator:
         return result if same else None
 
     def _roll_out(self, step: int, variant: _Variant, policies: Any) -> Result:
-        env = self.device_env if self.device_env is not None else self._host_envs()
+        env = self.backend.device if self.backend.device is not None else self._host_envs()
         if variant.label not in self.rollouts:
             per_episode = self.runs.size * (env.max_episode_steps + 1) * self.spec.observation_dim
             recorded = min(MAX_RECORDED_EPISODES, MAX_RECORDED_FLOATS // per_episode)
             recorded = recorded if self.spec.observation_dim <= MAX_RECORDED_OBSERVATION else 0
-            make: Callable = rollout.host_rollout if self.device_env is None else rollout.device_rollout
+            make: Callable = rollout.host_rollout if self.backend.device is None else rollout.device_rollout
             self.rollouts[variant.label] = make(variant.algorithm, env, self.options.episodes, recorded)
         seeds = list(self.runs.seeds)
         columns = (
@@ -235,9 +227,9 @@ class _Evaluator:
 
     def _host_envs(self) -> Any:
         if self.host_envs is None:
-            num_envs = self.runs.size * self.options.episodes
+            assert self.backend.host is not None
             try:
-                self.host_envs = environments.make_host(self.env_spec, self.card.observation_keys, num_envs)
+                self.host_envs = self.backend.host(self.runs.size * self.options.episodes)
             except BackendError as error:
                 raise EvaluationError(str(error)) from error
         return self.host_envs
@@ -292,28 +284,11 @@ def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(zip(names, values, strict=True)) for values in combinations]
 
 
-def simulator_sentence(backend: str, card: Card) -> str:
-    """Which simulator a score comes from, in plain words."""
-    if backend == "jax":
-        return f"{_env_id(card)} as rewritten in JAX by diffrl, not the original simulator"
-    versions = []
-    for package in ("gymnasium", "gymnasium-robotics", "mujoco"):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return f"{_env_id(card)}, the original environment ({', '.join(versions)})"
-
-
-def _env_id(card: Card) -> str:
-    return json.loads(card.env_spec or "{}").get("id", "the environment")
-
-
 def _check(options: Options) -> None:
     if options.episodes < 1:
         raise EvaluationError(f"--episodes={options.episodes} must be at least 1")
-    if options.backend not in BACKENDS:
-        raise EvaluationError(f"--backend={options.backend} is unknown; choose one of {', '.join(BACKENDS)}")
+    if options.backend not in environments.BACKENDS:
+        raise EvaluationError(f"--backend={options.backend} is unknown; choose one of {', '.join(environments.BACKENDS)}")
     if not (options.step is None or options.step == "last" or isinstance(options.step, int)):
         raise EvaluationError(f"--step={options.step} is neither a number of updates nor 'last'")
     if not 0 <= options.seed < 2**32:

@@ -26,7 +26,7 @@ class Settings:
     """What an evaluation was asked for. Equal settings give equal results.
 
     Attributes:
-        backend: "jax" or "gymnasium".
+        backend: one of `envs.make.BACKENDS` but "auto".
         simulator: a plain sentence saying which simulator the scores come from.
         episodes: per run.
         seed: evaluation seed.

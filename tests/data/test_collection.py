@@ -146,7 +146,7 @@ def test_fixed_goal_data_mean_what_they_say(made):
 
 def test_environment_is_recovered_from_the_spec_alone(made):
     source = loaded(made, FIXED.dataset_id)
-    envs = make.make_host(source.env_spec, source.observation_keys, 2)
+    envs = make.choose("gymnasium", source.env_spec, source.observation_keys).host(2)
     assert envs.max_episode_steps == 300
     assert envs.reset([0, 1]).shape == (2, 4)
     step = envs.step(np.ones((2, 2), np.float32))

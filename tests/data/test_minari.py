@@ -239,8 +239,8 @@ def test_damaged_files_are_named(root):
 def test_gymnasium_spec_survives():
     env = gymnasium.make("Pendulum-v1")
     make("test/pendulum-v0", [{**episode(0, 2), "actions": np.zeros((2, 1), np.float32)}], None, None, env=env)
-    from diffrl.envs.make import make_host
+    from diffrl.envs.make import choose
 
-    envs = make_host(loader.load("test/pendulum-v0").env_spec, None, 1)
+    envs = choose("gymnasium", loader.load("test/pendulum-v0").env_spec, None).host(1)
     assert envs.reset([0]).shape == (1, 3)
     envs.close()

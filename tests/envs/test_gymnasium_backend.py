@@ -45,7 +45,7 @@ def spec(name="Short", **changes):
 
 
 def test_finished_environments_rest():
-    envs = make.make_host(spec(), None, 2)
+    envs = make.choose("auto", spec(), None).host(2)
     assert envs.reset([2, 4]).tolist() == [[0] * 4] * 2
     rewards, done, success = [], [], []
     for _ in range(4):

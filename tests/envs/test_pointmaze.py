@@ -78,8 +78,7 @@ def test_wrapped_env_step_is_the_same_function():
     """Through gymnasium.make and all wrappers, with reward and success; both start where gymnasium's reset did."""
     spec = spec_of("umaze")
     host = GymnasiumEnvironments(spec, None, 2)
-    env = make.make_device(spec, None)
-    assert env is not None
+    env = make.choose("auto", spec, None).device
     assert host.max_episode_steps == env.max_episode_steps == 300
     observation = host.reset([3, 4])
     assert observation.shape == (2, env.observation_dim)

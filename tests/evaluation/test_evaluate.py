@@ -61,7 +61,7 @@ def test_results_of_the_last_stage_and_what_the_file_says(workdir: Path):
 @pytest.fixture
 def drift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another environment behind the same spec: PointMaze takes seconds to compile."""
-    monkeypatch.setattr(evaluate.environments, "make_device", drift_for_point_maze)
+    monkeypatch.setattr(evaluate.environments.pointmaze, "from_env_spec", drift_for_point_maze)
 
 
 @pytest.mark.usefixtures("drift")
@@ -192,7 +192,7 @@ def test_what_the_user_can_mend(workdir: Path, tmp_path: Path):
     assert "has no config.json" in refused(tmp_path)
     assert "no checkpoint at update 7; there are 10, 20, 30" in refused(workdir, step=7)
     assert "at least 1" in refused(workdir, episodes=0)
-    assert "choose one of" in refused(workdir, backend="mujoco")
+    assert "choose one of" in refused(workdir, backend="brax")
     assert "does not go with --step" in refused(workdir, watch=True, step="last")
     fresh = tmp_path / "fresh"
     describe(fresh, tiny_config(), card())
@@ -203,6 +203,9 @@ def test_what_the_user_can_mend(workdir: Path, tmp_path: Path):
     assert "names no environment" in refused(fresh)
     describe(fresh, tiny_config(), card(env_spec='{"id": "Hopper-v5", "entry_point": "x"}'))
     assert "Hopper-v5 does not exist in JAX" in refused(fresh, backend="jax")
+    assert "--backend=mujoco knows Hopper" in refused(fresh, backend="mujoco")
+    describe(fresh, tiny_config(), card(env_spec='{"id": "Humanoid-v5", "entry_point": "x"}'))
+    assert "MJX refuses models with the PGS solver, Humanoid among them" in refused(fresh, backend="mjx")
 
 
 @pytest.mark.usefixtures("drift")

@@ -114,5 +114,5 @@ class Drift:
 
 
 def drift_for_point_maze(env_spec_json: str, observation_keys):
-    """In place of `make_device`."""
+    """In place of `pointmaze.from_env_spec`."""
     return Drift() if "PointMaze" in env_spec_json else None

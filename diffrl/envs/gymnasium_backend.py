@@ -61,7 +61,10 @@ class GymnasiumEnvironments:
         """Start one episode per seed; `len(seeds)` is `num_envs`."""
         if len(seeds) != self.num_envs:
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
-        observations = [env.reset(seed=int(seed))[0] for env, seed in zip(self._envs, seeds, strict=True)]
+        observations = []
+        for env, seed in zip(self._envs, seeds, strict=True):
+            np.random.seed(int(seed) % 2**32)  # noqa: NPY002 - some environments (OGBench's mazes) draw their start from it
+            observations.append(env.reset(seed=int(seed))[0])
         self._observation = np.stack([flatten_one(observation, self._keys) for observation in observations])
         self._done = np.zeros(self.num_envs, bool)
         return self._observation.copy()
@@ -108,14 +111,16 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
             # The checker only warns about the environment's author's choices, at a third of the speed.
             env = gymnasium.make(spec, disable_env_checker=True, **options)
     except ImportError as error:
+        extra = "ogbench" if error.name in ("ogbench", "dm_control") else "envs"
         raise BackendError(
-            f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[envs]'"
+            f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[{extra}]'"
         ) from error
     except Exception as error:
         # Constructors of third-party environments raise anything; whoever reads this wants the name and the cause.
         raise BackendError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
-    # The mazes of gymnasium-robotics leave their model's file behind in the temporary directory.
-    leftover = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    # The mazes of gymnasium-robotics and of OGBench leave their model's file behind in the temporary directory.
+    ogbench = type(env.unwrapped).__module__ == "ogbench.locomaze.maze"
+    leftover = getattr(env.unwrapped, "fullpath" if ogbench else "tmp_xml_file_path", None)
     if leftover:
         Path(leftover).unlink(missing_ok=True)
     return env

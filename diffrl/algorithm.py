@@ -39,6 +39,16 @@ class PrepareFn(Protocol):
     def __call__(self, state: State, dataset: Dataset, key: Key) -> dict[str, Array]: ...
 
 
+class ColumnsFn(Protocol):
+    """Columns `[N, ...]` derived from the rows alone, such as n-step returns (`data/columns.py` has the usual ones).
+
+    Pure; computed once before training, shared by all runs and never copied per run. They join `batch.extras`, and
+    `dataset[...].extras` in `prepare`. Rows are in the units training sees: scaled rewards and actions in [-1, 1].
+    """
+
+    def __call__(self, dataset: Dataset) -> dict[str, Array]: ...
+
+
 class ActFn(Protocol):
     """Actions `[B, A]` for observations `[B, O]`. Pure, batch first, knows nothing of training."""
 
@@ -67,6 +77,7 @@ class Algorithm(NamedTuple):
         policy: State -> Policy, the arrays needed to act; what the evaluator restores.
         init_carry: (Policy, number of environments) -> Carry; an empty tuple for most methods.
         act: chooses actions.
+        columns: what the method derives from the data once, for all runs; None for nothing.
     """
 
     hparams: HParams
@@ -75,6 +86,7 @@ class Algorithm(NamedTuple):
     policy: Callable[[State], Policy]
     init_carry: Callable[[Policy, int], Carry]
     act: ActFn
+    columns: ColumnsFn | None = None
 
 
 def no_carry(policy: Policy, num_envs: int) -> Carry:

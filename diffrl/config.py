@@ -24,12 +24,16 @@ class DatasetConfig(Transforms):
     """Which data, and how they are changed before training.
 
     Attributes:
-        id: a Minari dataset id, local or remote.
+        id: a Minari dataset id, local or remote; or the path of a D4RL file (.hdf5, .h5), of an OGBench or plain .npz
+            file, or of a directory of .npz files.
         download: fetch the dataset from Minari's remote if it is not here.
+        env_id: gymnasium's name of the environment to evaluate in, e.g. "Hopper-v5", for data that name none; empty to
+            take the one the data name.
     """
 
     id: str = ""
     download: bool = False
+    env_id: str = ""
 
 
 @dataclasses.dataclass
@@ -61,8 +65,9 @@ class Config:
     wandb_project: str = ""
 
 
-# May change between a run and its resumption: they touch where results go, not what they are.
-RESUMABLE = ("max_to_keep", "tensorboard", "wandb_project", "dataset.download")
+# May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
+# stands for that must not change, which the dataset's card holds.
+RESUMABLE = ("max_to_keep", "tensorboard", "wandb_project", "dataset.download", "dataset.env_id")
 
 
 def algorithm_name(config: Config) -> str:
@@ -190,7 +195,7 @@ def validate(config: Config) -> None:
         )
     if not config.dataset.id:
         raise ConfigError(
-            "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0"
+            "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0, or a file"
         )
 
 

@@ -23,7 +23,7 @@ class Transition:
     """One step of experience, or a batch or dataset of them (any leading axes).
 
     `terminal` cuts the bootstrap, `timeout` never does. `extras` holds what a method asked for beyond the six
-    fields: columns computed by a stage's `prepare`, by name.
+    fields: the columns of its Dataset and those computed by a stage's `prepare`, by name.
     """
 
     observation: Float[Array, "*batch observation"]

@@ -11,6 +11,7 @@ from jax import Array
 
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, DatasetConfig
+from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.diffusion.schedules import LinearVP
 from diffrl.training.chunk import make_chunk, make_prepare
@@ -94,6 +95,7 @@ def train_stages(algorithm: Algorithm, runs: Runs, dataset: Dataset, states: Any
     """All stages of all runs on one device, each stage as one chunk; returns the states `[R, ...]`."""
     mesh = make_mesh(runs.size, jax.devices()[:1])
     states = init_states(algorithm, runs) if states is None else states
+    dataset = attach(dataset, algorithm.columns)
     for stage in algorithm.stages:
         columns = make_prepare(stage, mesh)(states, runs.keys, dataset)
         states, _ = make_chunk(stage, stage.num_updates, mesh)(states, runs.keys, columns, dataset)

@@ -26,12 +26,13 @@ class Dataset:
     """`N` transitions packed as one float32 matrix, so that a batch costs one gather.
 
     An argument of compiled functions, never captured by them. `dataset[index]` is a Transition with the leading
-    axes of `index`.
+    axes of `index`; the columns `[N, ...]` that the method derives from the rows (`data/columns.py`) are its `extras`.
     """
 
     rows: Float[Array, "rows packed"]
     observation_dim: int = flax.struct.field(pytree_node=False)
     action_dim: int = flax.struct.field(pytree_node=False)
+    columns: dict[str, Array] = flax.struct.field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -47,6 +48,7 @@ class Dataset:
             reward=rows[..., 2 * o + a],
             terminal=rows[..., 2 * o + a + 1] > 0.5,
             timeout=rows[..., 2 * o + a + 2] > 0.5,
+            extras={name: column[index] for name, column in self.columns.items()},
         )
 
 

@@ -3,7 +3,7 @@
 Box: ravelled in C order. Dict: its selected keys concatenated in the order given; without a selection,
 ("observation", "desired_goal") where the space has those and "achieved_goal" (the convention of goal-conditioned
 environments; the achieved goal repeats part of the observation), and all keys in alphabetical order, gymnasium's own,
-otherwise. A Dict inside a Dict contributes all its keys alphabetically.
+otherwise. A Dict inside another space contributes all its keys alphabetically. Tuple: its parts in order.
 """
 
 from collections.abc import Mapping
@@ -20,21 +20,19 @@ class FlattenError(ValueError):
 
 
 def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
-    """Keys of `space` to concatenate, in order; None for a Box.
+    """Keys of `space` to concatenate, in order; None for a Box or a Tuple.
 
     Args:
         space: gymnasium observation space.
         requested: the user's choice, or None for the default.
 
     Raises:
-        FlattenError: a requested key does not exist, or the space is neither a Box nor a Dict of such.
+        FlattenError: a requested key does not exist, or the space is no Box and no Dict or Tuple of such.
     """
     if not isinstance(getattr(space, "spaces", None), Mapping):
-        _check_box(space, "observation")
+        _check(space, "observation")
         if requested:
-            raise FlattenError(
-                f"observation keys {', '.join(requested)} were given, but the observation is one array without keys"
-            )
+            raise FlattenError(f"observation keys {', '.join(requested)} were given, but the observation has no keys")
         return None
     available = sorted(space.spaces)
     if requested:
@@ -50,31 +48,36 @@ def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[s
 
 
 def flatten(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, "batch observation"]:
-    """Batched observations (arrays or nested dicts of arrays `[batch, ...]`) as one float32 matrix."""
+    """Batched observations (arrays, or nested dicts and tuples of arrays `[batch, ...]`) as one float32 matrix."""
     if keys is None:
-        values = np.asarray(observation)
-        return values.reshape(len(values), -1).astype(np.float32)
+        return _flatten_value(observation)
     return np.concatenate([_flatten_value(observation[key]) for key in keys], axis=1)
 
 
 def flatten_one(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, " observation"]:
-    """One observation (array or nested dict of arrays) as one float32 vector."""
+    """One observation (array, or nested dicts and tuples of arrays) as one float32 vector."""
     if keys is None:
-        return np.asarray(observation, np.float32).ravel()
+        return _flatten_value(observation, batched=False)
     return np.concatenate([_flatten_value(observation[key], batched=False) for key in keys])
 
 
 def _flatten_value(value: Any, batched: bool = True) -> np.ndarray:
     if isinstance(value, Mapping):
         return np.concatenate([_flatten_value(value[key], batched) for key in sorted(value)], axis=-1)
+    if isinstance(value, tuple):
+        return np.concatenate([_flatten_value(part, batched) for part in value], axis=-1)
     array = np.asarray(value)
     return array.reshape((len(array), -1) if batched else (-1,)).astype(np.float32)
 
 
 def _check(space: Any, name: str) -> None:
-    if isinstance(getattr(space, "spaces", None), Mapping):
-        for key, value in space.spaces.items():
+    parts = getattr(space, "spaces", None)
+    if isinstance(parts, Mapping):
+        for key, value in parts.items():
             _check(value, f"{name}.{key}")
+    elif isinstance(parts, tuple):
+        for i, value in enumerate(parts):
+            _check(value, f"{name}[{i}]")
     else:
         _check_box(space, name)
 
@@ -82,6 +85,6 @@ def _check(space: Any, name: str) -> None:
 def _check_box(space: Any, name: str) -> None:
     # Named by its class so that reading this module does not import gymnasium.
     if type(space).__name__ != "Box":
-        raise FlattenError(f"{name} is a {type(space).__name__} space; only Box and Dict of Box can be flattened")
+        raise FlattenError(f"{name} is a {type(space).__name__} space; only Box, and Dict and Tuple of Box, can be flattened")
     if len(space.shape) >= 3 and space.dtype == np.uint8:
         raise FlattenError(f"{name} is an image of shape {space.shape}; only vectors of numbers can be flattened")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from diffrl.data import arrow
 from diffrl.data.dataset import DatasetError, Rows, Source
 from diffrl.data.flatten import FlattenError, flatten, select_keys
 from diffrl.data.recipes import RECIPES
@@ -22,7 +23,7 @@ _OLD_SPEC_KEYS = ("apply_api_compatibility", "autoreset")
 
 
 def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] | None = None) -> Source:
-    """Read a Minari dataset.
+    """Read a Minari dataset, stored as HDF5, Arrow or Parquet.
 
     Terminations and truncations are kept apart; an episode whose last step is neither ends in a timeout. Where the
     collecting environment moved its goal within an episode, the first row of an episode carries the goal of the one
@@ -50,18 +51,20 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
     try:
         dataset = MinariDataset(path / "data")
         metadata: dict[str, Any] = dataset.storage.metadata
-        episodes = list(dataset.iterate_episodes())
     except Exception as error:
-        # h5py, json and Minari each raise their own kinds for a file cut short; the cure is one.
-        again = f"delete {path} and make it anew. {how_to_get(id)}"
-        raise DatasetError(f"dataset {id!r} is damaged or incomplete ({_first_line(error)}): {again}") from error
-    if not episodes:
-        raise DatasetError(f"dataset {id!r} has no episodes")
+        raise _damaged(id, path, error) from error
     try:
         keys = select_keys(dataset.observation_space, observation_keys)
     except FlattenError as error:
         raise DatasetError(f"dataset {id!r}: {error}") from None
     low, high = _action_bounds(id, dataset.action_space)
+    try:
+        columnar = dataset.storage.FORMAT in ("arrow", "parquet")
+        episodes = list(arrow.episodes(dataset.storage) if columnar else dataset.iterate_episodes())
+    except Exception as error:
+        raise _damaged(id, path, error) from error
+    if not episodes:
+        raise DatasetError(f"dataset {id!r} has no episodes")
     fix_goal = keys is not None and "desired_goal" in keys and _moves_goal(metadata.get("env_spec"))
     minimum, maximum = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     return Source(
@@ -92,24 +95,39 @@ def how_to_get(id: str) -> str:
     return "Fetch it with --download, or copy its folder there from a machine that has it"
 
 
+def _damaged(id: str, path: Path, error: Exception) -> DatasetError:
+    # h5py, pyarrow, json and Minari each raise their own kinds for a file cut short; the cure is one.
+    if isinstance(error, ImportError):
+        return DatasetError(f"dataset {id!r} needs a package that is not installed ({error}): pip install 'diffrl[envs]'")
+    again = f"delete {path} and make it anew. {how_to_get(id)}"
+    return DatasetError(f"dataset {id!r} is damaged or incomplete ({_first_line(error)}): {again}")
+
+
 def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id: str) -> Rows:
     observations = episode.observations
     steps = len(episode.rewards)
+    if steps == 0:
+        raise DatasetError(f"dataset {id!r}: episode {episode.id} has no steps; leave it out, as `minari.split_dataset` can")
     if fix_goal:
         goal = np.array(observations["desired_goal"])
         goal[0] = goal[1]
         observations = {**observations, "desired_goal": goal}
     rows = flatten(observations, keys)
-    action = np.asarray(episode.actions, np.float32).reshape(steps, -1)
-    if len(rows) != steps + 1:
-        raise DatasetError(
-            f"dataset {id!r}: episode {episode.id} has {len(rows)} observations for {steps} steps; expected {steps + 1}"
-        )
+    for name, value, expected in (
+        ("observations", rows, steps + 1),
+        ("actions", episode.actions, steps),
+        ("terminations", episode.terminations, steps),
+        ("truncations", episode.truncations, steps),
+    ):
+        if len(value) != expected:
+            raise DatasetError(
+                f"dataset {id!r}: episode {episode.id} has {len(value)} {name} for {steps} steps; expected {expected}"
+            )
     terminal, timeout = np.array(episode.terminations, bool), np.array(episode.truncations, bool)
     timeout[-1] |= not terminal[-1]
     return Rows(
         observation=rows[:-1],
-        action=action,
+        action=np.asarray(episode.actions, np.float32).reshape(steps, -1),
         reward=np.asarray(episode.rewards, np.float32),
         next_observation=rows[1:],
         terminal=terminal,
@@ -122,8 +140,9 @@ def _stack(parts: list[Rows]) -> Rows:
 
 
 def _action_bounds(id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
-    if type(space).__name__ != "Box":
-        raise DatasetError(f"dataset {id!r} has {type(space).__name__} actions; only Box actions are supported")
+    if type(space).__name__ != "Box" or space.dtype.kind != "f":
+        kind = "integer Box" if type(space).__name__ == "Box" else type(space).__name__
+        raise DatasetError(f"dataset {id!r} has {kind} actions; only Box actions of real numbers are supported")
     low, high = np.asarray(space.low, np.float32).ravel(), np.asarray(space.high, np.float32).ravel()
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise DatasetError(f"dataset {id!r}: the action space has no bounds ({space}); diffusion needs finite ones")

@@ -170,9 +170,9 @@ def data_pieces(card: Card) -> list[Float[np.ndarray, "time 2"]] | str:
     Loads the dataset from this machine (nothing is downloaded).
     """
     try:
-        from diffrl.data import minari
+        from diffrl.data.load import load
 
-        transitions = minari.load(card.id, observation_keys=card.observation_keys).transitions
+        transitions = load(card.id, observation_keys=card.observation_keys).transitions
     # Any failure to load costs one panel, never the report.
     except Exception as error:
         return f"the data panel is left out, {card.id} could not be loaded: {error}"

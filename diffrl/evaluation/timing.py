@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffrl.config import Config
+from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import make
 from diffrl.training.chunk import make_chunk, make_prepare
@@ -99,8 +100,8 @@ def stages(
     config: Config, problem: Problem, run_counts: list[int], names: list[str], seconds: float, chunks: int, ceiling: float
 ) -> Iterator[StageTime]:
     """Time every stage of a config for each number of runs; chunks are sized to last about `seconds`."""
-    dataset = problem.dataset()
     algorithm = make(config.algorithm, problem.spec())
+    dataset = attach(problem.dataset(), algorithm.columns)
     for stage in algorithm.stages:
         if names and stage.name not in names:
             continue

@@ -23,7 +23,8 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
     """Compile-once function that advances all runs by `num_updates` updates of a stage.
 
     The result maps (states, keys, columns, dataset) to (states, metrics): states `[R, ...]` are donated, keys are one
-    per run `[R]`, columns are what the stage prepared `[R, N, ...]`, the dataset is shared. Metrics are means over the
+    per run `[R]`, columns are what the stage prepared `[R, N, ...]`, the dataset and its own columns `[N, ...]` are shared;
+    a batch's `extras` hold both. Metrics are means over the
     chunk `[R]`, and `finite`, the share of updates whose metrics were all finite.
 
     Randomness is counted: update number t of a run draws from fold_in(key of the run, t), so results do not depend on
@@ -34,8 +35,9 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
         def body(state: State, _: None) -> tuple[State, Metrics]:
             batch_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
             index = jax.random.randint(batch_key, (stage.batch_size,), 0, dataset.size)
-            extras = {name: column[index] for name, column in columns.items()}
-            batch = dataclasses.replace(dataset[index], extras=extras)
+            shared = dataset[index]
+            own = {name: column[index] for name, column in columns.items()}
+            batch = dataclasses.replace(shared, extras=shared.extras | own)
             state, metrics = stage.update(state, batch, update_key)
             finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
             return state, metrics | {"finite": finite.astype(jnp.float32)}

@@ -1,5 +1,6 @@
 """The trainer: one linear host loop around compiled chunks. Read this first, then chunk.py."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, algorithm_name, to_json, validate
-from diffrl.data import minari
-from diffrl.data.dataset import Dataset, build
+from diffrl.data import columns
+from diffrl.data.dataset import Dataset, Source, build
+from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
 from diffrl.registry import make
@@ -25,8 +27,13 @@ from diffrl.training.workdir import append_json, check_same, claim, write_json
 from diffrl.types import Metrics, Policy, State
 
 
-def train(config: Config, workdir: Path) -> bool:
+def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
     """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
+
+    Args:
+        config: what to train.
+        workdir: where everything goes.
+        source: rows in memory (`data.arrays.from_arrays`) in place of those the config's dataset.id names.
 
     Returns:
         True when training is complete, False when it was preempted (state saved).
@@ -35,6 +42,8 @@ def train(config: Config, workdir: Path) -> bool:
         ConfigError, DatasetError, WorkdirError, CheckpointError: before any training, with the reason and a remedy.
     """
     # ---------------------------------------------------------------- is there anything to do, and may we?
+    if source is not None:
+        config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, id=source.id))
     validate(config)
     runs = make_runs(config)
     workdir = Path(workdir).absolute()
@@ -45,12 +54,15 @@ def train(config: Config, workdir: Path) -> bool:
         return True
 
     # ---------------------------------------------------------------- data
-    source = minari.load(config.dataset.id, download=config.dataset.download)
+    if source is None:
+        source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
     dataset, spec, card = build(source, config.dataset)
     display.say(
         f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
         f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
     )
+    if card.env_spec is None:
+        display.say("the data name no environment, so the policies cannot be evaluated: dataset.env_id names one")
 
     # ---------------------------------------------------------------- the method, and the directory it writes to
     try:
@@ -64,7 +76,7 @@ def train(config: Config, workdir: Path) -> bool:
     mesh = make_mesh(runs.size)
     size = padded_size(runs.size, mesh)
     keys = place(pad(runs.keys, size), mesh, RUN)
-    dataset = place(dataset, mesh, SHARED)
+    dataset = place(columns.attach(dataset, algorithm.columns), mesh, SHARED)
 
     # ---------------------------------------------------------------- restore everything, or start
     checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
@@ -157,17 +169,17 @@ class _StageLoop:
         end = self.start + stage.num_updates
         self.display.start(stage.name, step - self.start, stage.num_updates)
         began, first = time.monotonic(), step
-        columns = make_prepare(stage, self.mesh)(states, keys, dataset)
+        prepared = make_prepare(stage, self.mesh)(states, keys, dataset)
         chunks: dict[int, Any] = {}
         pending: tuple[int, Metrics] | None = None
         with jax.transfer_guard("disallow"):
             while step < end and not preemption:
                 length = min(per_chunk - (step - self.start) % per_chunk, end - step)
                 if length not in chunks:
-                    chunks[length] = make_chunk(stage, length, self.mesh).lower(states, keys, columns, dataset).compile()
+                    chunks[length] = make_chunk(stage, length, self.mesh).lower(states, keys, prepared, dataset).compile()
                     if len(chunks) == 1:
                         compiled = time.monotonic()
-                states, metrics = chunks[length](states, keys, columns, dataset)
+                states, metrics = chunks[length](states, keys, prepared, dataset)
                 # The device works on this chunk while the host reports the one before.
                 self._report(pending, runs)
                 step += length

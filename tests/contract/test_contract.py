@@ -15,6 +15,7 @@ import pytest
 from support import assert_trees_close, make_dataset, quick_compilation, runs_of, trees_equal
 
 from diffrl.algorithm import Algorithm, Stage
+from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import REGISTRY, make, name_of
 from diffrl.training.chunk import make_chunk, make_prepare
@@ -74,6 +75,12 @@ def dataset() -> Dataset:
     return make_dataset(observation, action, action.sum(axis=1), rng.normal(size=(ROWS, OBSERVATION)), terminal=True)
 
 
+@cache
+def data_of(name: str) -> Dataset:
+    """With the columns the method declares."""
+    return attach(dataset(), case_of(name).columns)
+
+
 def copy(tree: Any) -> Any:
     """Chunks donate their states."""
     return jax.tree.map(jnp.copy, tree)
@@ -90,7 +97,7 @@ def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
     prepare, chunk = make_prepare(found, mesh), make_chunk(found, num_updates, mesh)
 
     def arguments(states: Any, keys: jax.Array) -> tuple[Any, ...]:
-        states, keys, data = place(copy(states), mesh, RUN), place(keys, mesh, RUN), place(dataset(), mesh, SHARED)
+        states, keys, data = place(copy(states), mesh, RUN), place(keys, mesh, RUN), place(data_of(name), mesh, SHARED)
         return states, keys, prepare(states, keys, data), data
 
     def run(states: Any, keys: jax.Array) -> tuple[Any, Any]:
@@ -206,8 +213,9 @@ def test_update_is_pure_and_deterministic(name: str, stage: str) -> None:
     case, found = trained(name), stage_of(name, stage)
     state = jax.tree.map(lambda x: x[0], case.before[stage])
     kept = copy(state)
-    columns = {} if found.prepare is None else found.prepare(state, dataset(), jax.random.key(0))
-    batch = dataset()[jnp.arange(BATCH)].replace(extras={k: v[:BATCH] for k, v in columns.items()})
+    columns = {} if found.prepare is None else found.prepare(state, data_of(name), jax.random.key(0))
+    batch = data_of(name)[jnp.arange(BATCH)]
+    batch = batch.replace(extras=batch.extras | {k: v[:BATCH] for k, v in columns.items()})
     update = jax.jit(found.update)
     (first, metrics), (second, _) = (update(state, batch, jax.random.key(1)) for _ in range(2))
     assert trees_equal(first, second)

@@ -4,13 +4,15 @@ import time
 import warnings
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from diffrl.data import minari as loader
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.dataset import DatasetError, Transforms, build, fingerprint
+from diffrl.data.flatten import flatten, flatten_one
 
 ACTIONS = Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32))
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
@@ -40,7 +42,7 @@ def episode(first, steps, *, terminal=False, truncated=False, observations=None)
     }
 
 
-def make(id, episodes, observation_space=VECTOR, action_space=ACTIONS, metadata=None, **options):
+def make(id, episodes, observation_space=VECTOR, action_space=ACTIONS, metadata=None, data_format="hdf5", **options):
     import minari
     from minari.data_collector import EpisodeBuffer
 
@@ -51,7 +53,7 @@ def make(id, episodes, observation_space=VECTOR, action_space=ACTIONS, metadata=
             [EpisodeBuffer(id=None, **one) for one in episodes],
             observation_space=observation_space,
             action_space=action_space,
-            data_format="hdf5",
+            data_format=data_format,
             **options,
         )
     dataset.storage.update_metadata(metadata or {})
@@ -109,6 +111,93 @@ def test_other_dicts_alphabetically_and_nested():
     assert source.transitions.observation.tolist() == [[4, 2, 3, 1]]
 
 
+NESTED = Tuple((Box(-9, 9, (2,)), Dict(b=Box(-9, 9, (1,)), a=Tuple((Box(-9, 9, (1, 2)), Box(-9, 9, (1,)))))))
+
+
+def nested_observations(first, steps):
+    """Row t: t, -t | (t + .1, t + .2), t + .3 | t + .4, written with the Dict's keys out of order."""
+    t = first + np.arange(steps + 1.0)
+    parts = np.stack([t, -t, t + 0.1, t + 0.2, t + 0.3, t + 0.4], axis=1).astype(np.float32)
+    return parts[:, :2], {"b": parts[:, 5:], "a": (parts[:, 2:4].reshape(-1, 1, 2), parts[:, 4:5])}
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_tuples_and_dicts_in_them(data_format):
+    """Parts of a Tuple in order, keys of a Dict in it alphabetically; an episode of one step is like any other."""
+    episodes = [
+        {**episode(5 * i, n, terminal=n == 2), "observations": nested_observations(5 * i, n)} for i, n in enumerate((2, 1))
+    ]
+    make(f"test/tuple-{data_format}-v0", episodes, NESTED, data_format=data_format)
+    source = loader.load(f"test/tuple-{data_format}-v0")
+    expected = [[t, -t, t + 0.1, t + 0.2, t + 0.3, t + 0.4] for t in (0, 1, 5)]
+    np.testing.assert_allclose(source.transitions.observation, np.array(expected), rtol=1e-6)
+    after = [[t, -t, t + 0.1, t + 0.2, t + 0.3, t + 0.4] for t in (1, 2, 6)]
+    np.testing.assert_allclose(source.transitions.next_observation, np.array(after), rtol=1e-6)
+    assert source.transitions.terminal.tolist() == [False, True, False]
+    assert source.transitions.timeout.tolist() == [False, False, True]
+    assert source.observation_keys is None
+    with pytest.raises(DatasetError, match="observation keys b were given, but the observation has no keys"):
+        loader.load(f"test/tuple-{data_format}-v0", observation_keys=("b",))
+
+
+def test_one_tuple_observation_as_many():
+    """The evaluator flattens single observations: the same numbers in the same order."""
+    batch = nested_observations(3, 2)
+    one = (batch[0][1], {"a": (batch[1]["a"][0][1], batch[1]["a"][1][1]), "b": batch[1]["b"][1]})
+    np.testing.assert_array_equal(flatten_one(one, None), flatten(batch, None)[1])
+
+
+def test_arrow_equals_hdf5():
+    episodes = [goal_episode([7, 7, 7]), goal_episode([3, 3], start=4.0)]
+    for data_format in ("hdf5", "arrow"):
+        make(f"test/same-{data_format}-v0", episodes, GOAL, data_format=data_format)
+    a, b = (loader.load(f"test/same-{data_format}-v0") for data_format in ("hdf5", "arrow"))
+    assert fingerprint(a.transitions) == fingerprint(b.transitions)
+    assert a.observation_keys == b.observation_keys
+
+
+def test_arrow_keeps_long_episodes_whole_and_needs_no_infos():
+    """Minari's own reader cuts such an episode at its 32,767th row, and fails on infos of one number per step."""
+    steps = 40_000
+    infos = {"success": np.zeros(steps + 1)}
+    make("test/long-v0", [{**episode(0, steps), "infos": infos}, episode(7, 2)], data_format="arrow")
+    t = loader.load("test/long-v0").transitions
+    assert len(t.reward) == steps + 2
+    np.testing.assert_array_equal(t.next_observation[:, 0], [*range(1, steps + 1), 8, 9])
+    assert np.flatnonzero(t.timeout).tolist() == [steps - 1, steps + 1]
+
+
+def test_damaged_arrow_is_named(root):
+    make("test/cut-v0", [episode(0, 9), episode(0, 9)], data_format="arrow")
+    file = root / "test/cut-v0/data/1/part-0.arrow"
+    whole = file.read_bytes()
+    for keep in (len(whole) // 2, 0):
+        file.write_bytes(whole[:keep])
+        with pytest.raises(DatasetError, match=r"'test/cut-v0' is damaged or incomplete.*delete"):
+            loader.load("test/cut-v0")
+    file.unlink()
+    with pytest.raises(DatasetError, match="'test/cut-v0' is damaged"):
+        loader.load("test/cut-v0")
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ({"observations": 1, "actions": 0, "rewards": 0, "terminations": 0, "truncations": 0}, "episode 1 has no steps; leave"),
+        ({"observations": 3}, "episode 1 has 3 observations for 3 steps; expected 4"),
+        ({"actions": 2}, "episode 1 has 2 actions for 3 steps; expected 3"),
+    ],
+)
+def test_episodes_of_wrong_length_are_named(root, shape, message):
+    """Minari refuses to write such episodes, but other tools do."""
+    make("test/short-v0", [episode(0, 3), episode(0, 3), episode(0, 3)])
+    with h5py.File(root / "test/short-v0/data/main_data.hdf5", "a") as file:
+        for name, length in shape.items():
+            file["episode_1"][name].resize(length, axis=0)
+    with pytest.raises(DatasetError, match=message):
+        loader.load("test/short-v0")
+
+
 def spec(**kwargs):
     return EnvSpec(id="Maze-v0", entry_point="nowhere:Maze", max_episode_steps=9, kwargs=kwargs)
 
@@ -161,15 +250,24 @@ def test_bad_values_are_named():
     [
         (VECTOR, Discrete(3), "Discrete actions"),
         (VECTOR, Box(-np.inf, np.inf, (2,)), "no bounds"),
+        (VECTOR, MultiDiscrete([3, 2]), "MultiDiscrete actions"),
+        (VECTOR, Box(0, 3, (2,), np.int64), "integer Box actions"),
+        (VECTOR, Dict(a=ACTIONS), "Dict actions"),
+        (VECTOR, Tuple((ACTIONS, ACTIONS)), "Tuple actions"),
         (Discrete(3), ACTIONS, "Discrete space"),
-        (Tuple((VECTOR, VECTOR)), ACTIONS, "Tuple space"),
+        (Tuple((VECTOR, Discrete(3))), ACTIONS, r"observation\[1\] is a Discrete space"),
     ],
 )
 def test_kinds_that_cannot_be_used(observation_space, action_space, message):
     one = episode(0, 2)
-    one["actions"] = one["actions"] if isinstance(action_space, Box) else np.zeros(2, np.int64)
+    if isinstance(action_space, Dict):
+        one["actions"] = {"a": one["actions"]}
+    elif isinstance(action_space, Tuple):
+        one["actions"] = (one["actions"], one["actions"])
+    elif action_space.dtype != np.float32:
+        one["actions"] = np.zeros((2, *action_space.shape), np.int64)
     if isinstance(observation_space, Tuple):
-        one["observations"] = (one["observations"], one["observations"])
+        one["observations"] = (one["observations"], np.zeros(3, np.int64))
     elif isinstance(observation_space, Discrete):
         one["observations"] = np.zeros(3, np.int64)
     make("test/kind-v0", [one], observation_space, action_space)

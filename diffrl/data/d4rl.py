@@ -1,0 +1,90 @@
+"""D4RL's HDF5 files (Fu et al. 2020), read without its package."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffrl.data.arrays import from_arrays
+from diffrl.data.dataset import DatasetError, Source
+
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
+_OPTIONAL = ("timeouts", "next_observations")
+
+
+def load(id: str, *, max_episode_steps: int | None = None) -> Source:
+    """Read a file as D4RL's `qlearning_dataset(terminate_on_end=False)` does, with terminal and timeout kept apart.
+
+    Where the file has `next_observations` they are used and every row is kept. Otherwise the next observation is the
+    following row's, and the last row of an episode that ended by timeout is dropped (see `arrays.from_arrays`); a terminal
+    in the file's last row, which D4RL's loop does not reach, is kept. `timeouts` end episodes and never cut the bootstrap;
+    in maze2d's files they mark where the goal moved. A file without them is cut where `next_observations` and the
+    following row's observation differ, or, failing that, every `max_episode_steps`.
+
+    Args:
+        id: path of the file; also the dataset's name.
+        max_episode_steps: time limit of the environment, for files that record neither timeouts nor next observations.
+
+    Raises:
+        DatasetError: the file does not exist, is damaged, lacks an array or has one of a wrong shape, or nothing says
+            where episodes were cut.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DatasetError(f"dataset {id!r} is read with h5py, which is not installed: pip install 'diffrl[envs]'") from None
+    path = Path(id).expanduser()
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = _read(id, file)
+    except OSError as error:
+        # h5py says everything that is wrong with a file by this type.
+        raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({error}): fetch it anew") from error
+    if "timeouts" not in arrays:
+        arrays["timeouts"] = _timeouts(id, arrays, max_episode_steps)
+    source = from_arrays(
+        observation=arrays["observations"],
+        action=arrays["actions"],
+        reward=arrays["rewards"],
+        terminal=arrays["terminals"],
+        timeout=arrays["timeouts"],
+        next_observation=arrays.get("next_observations"),
+        id=id,
+    )
+    how = "its own next observations" if "next_observations" in arrays else "the following row as next observation"
+    kept = len(source.transitions.reward)
+    return source._replace(description=f"D4RL HDF5 file, {kept:,} of {len(arrays['rewards']):,} rows, with {how}")
+
+
+def _read(id: str, file: Any) -> dict[str, np.ndarray]:
+    there = sorted(file.keys())
+    missing = [name for name in _REQUIRED if name not in there]
+    if missing:
+        hint = ". It looks like a Minari file: name that dataset by its Minari id" if "episode_0" in there else ""
+        found = ", ".join(there[:20]) or "nothing"
+        raise DatasetError(f"dataset {id!r} has no {', '.join(missing)}; there are {found}{hint}")
+    arrays = {name: np.asarray(file[name][()]) for name in (*_REQUIRED, *_OPTIONAL) if name in there}
+    for name in ("rewards", "terminals", "timeouts"):
+        # Some early files hold these as columns.
+        if name in arrays and arrays[name].shape[1:] == (1,):
+            arrays[name] = arrays[name][:, 0]
+    return arrays
+
+
+def _timeouts(id: str, arrays: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:
+    observation, following = arrays["observations"], arrays.get("next_observations")
+    if following is not None:
+        if observation.shape != following.shape or observation.ndim != 2:
+            raise DatasetError(f"dataset {id!r}: observations {observation.shape} and next_observations {following.shape} differ")
+        # The tolerance of IQL's code (Kostrikov et al. 2021), which cuts D4RL's rows so.
+        jump = np.linalg.norm(observation[1:] - following[:-1], axis=1) > 1e-6
+        return np.append(jump, True) & ~arrays["terminals"].astype(bool)
+    if max_episode_steps is None:
+        raise DatasetError(
+            f"dataset {id!r} has neither timeouts nor next_observations, so nothing says where its episodes were cut: give "
+            "dataset.env_id, whose time limit does"
+        )
+    row = np.arange(len(arrays["rewards"]))
+    after_terminal = np.append(False, arrays["terminals"].astype(bool)[:-1])
+    step = row - np.maximum.accumulate(np.where(after_terminal, row, 0))
+    return (step + 1) % max_episode_steps == 0

@@ -1,0 +1,54 @@
+"""Environments by name, for data that name none of their own."""
+
+import importlib
+
+from diffrl.data.dataset import DatasetError
+from diffrl.envs.quiet import quiet_imports
+
+# Packages that add names to gymnasium when they are imported.
+_REGISTERING = ("gymnasium_robotics",)
+
+
+def env_spec_of(env_id: str) -> str:
+    """EnvSpec of a gymnasium environment as JSON. Makes no environment: whether it can be made shows in the evaluation.
+
+    Args:
+        env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers.
+
+    Raises:
+        DatasetError: gymnasium or the module is not installed, or no such environment is registered.
+    """
+    try:
+        import gymnasium
+    except ImportError:
+        raise DatasetError(f"env_id {env_id!r} needs gymnasium, which is not installed: pip install 'diffrl[envs]'") from None
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _register(env_id, module)
+    elif name not in gymnasium.registry:
+        for package in _REGISTERING:
+            _register(env_id, package)
+    try:
+        return gymnasium.spec(name).to_json()
+    except gymnasium.error.Error as error:
+        raise DatasetError(
+            f"env_id {env_id!r} is no environment of gymnasium: {error} One that a package of its own registers is written "
+            "module:Name-v0"
+        ) from None
+    except ValueError as error:
+        # The names of mujoco-py's environments, too, stand for a function: one that says they are gone.
+        raise DatasetError(
+            f"env_id {env_id!r} cannot be written down ({error}): name its newest version, or register it with an entry_point "
+            "of the form 'module:Class'"
+        ) from None
+
+
+def _register(env_id: str, module: str) -> None:
+    try:
+        with quiet_imports():
+            importlib.import_module(module)
+    except ImportError as error:
+        raise DatasetError(
+            f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): pip install 'diffrl[envs]', "
+            "or install that package"
+        ) from None

@@ -1,0 +1,95 @@
+"""Files of numpy: OGBench's, and plain ones, singly or as a directory of episodes."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffrl.data import ogbench
+from diffrl.data.arrays import from_arrays
+from diffrl.data.dataset import DatasetError, Rows, Source
+
+_REQUIRED = ("observation", "action", "reward", "terminal")
+_OPTIONAL = ("timeout", "next_observation")
+_BOUNDS = ("action_low", "action_high")
+
+
+def load_file(id: str) -> Source:
+    """Read one .npz file.
+
+    Arrays are named as the arguments of `arrays.from_arrays`, in singular or plural (`observation` or `observations`, …),
+    and mean what they mean there; `action_low` and `action_high` may be among them and are -1 and 1 otherwise. A file with
+    `masks`, `valids`, `qpos` or `qvel` and without timeouts is OGBench's, see `ogbench.arguments`.
+
+    Args:
+        id: path of the file; also the dataset's name.
+
+    Raises:
+        DatasetError: the file does not exist, is damaged, lacks an array or has one of a wrong shape.
+    """
+    return _source(id, _read(id, Path(id).expanduser()))
+
+
+def load_directory(id: str) -> Source:
+    """Read all .npz files of a directory in the order of their names, each as `load_file` does.
+
+    The end of a file ends an episode, so that a file may hold one episode or several.
+
+    Raises:
+        DatasetError: as `load_file`, naming the file; there is none; or two have different sizes or bounds.
+    """
+    paths = sorted(Path(id).expanduser().glob("*.npz"))
+    if not paths:
+        raise DatasetError(f"dataset {id!r} is a directory without .npz files")
+    parts = [_source(str(path), _read(str(path), path)) for path in paths]
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("observation", "action"):
+            here, there = (getattr(one.transitions, name).shape[1] for one in (part, first))
+            if here != there:
+                raise DatasetError(f"dataset {part.id!r}: {name} has {here} numbers a row, that of {first.id!r} has {there}")
+        if (part.action_low != first.action_low).any() or (part.action_high != first.action_high).any():
+            raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
+    rows = Rows(*(np.concatenate(column) for column in zip(*(part.transitions for part in parts), strict=True)))
+    return first._replace(transitions=rows, id=id, description=f"{len(paths):,} files, {len(rows.reward):,} rows")
+
+
+def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
+    bounds: dict[str, Any] = {name: arrays[name] for name in _BOUNDS if name in arrays}
+    if ogbench.recognise(set(arrays)):
+        kind, given = "OGBench file", ogbench.arguments(id, arrays)
+    else:
+        kind, given = "npz file", _plain(id, arrays)
+    source = from_arrays(**given, **bounds, id=id)
+    kept, rows = len(source.transitions.reward), len(given["reward"])
+    return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
+
+
+def _plain(id: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    given = {}
+    for name in (*_REQUIRED, *_OPTIONAL):
+        found = [key for key in (name, f"{name}s") if key in arrays]
+        if len(found) == 2:
+            raise DatasetError(f"dataset {id!r} has both {name} and {name}s")
+        if found:
+            given[name] = arrays[found[0]]
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
+        there = ", ".join(sorted(arrays)) or "nothing"
+        raise DatasetError(f"dataset {id!r} has no {', '.join(missing)} (or in plural); there are {there}")
+    return given
+
+
+def _read(id: str, path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here: numpy leaves a file open that turns out not to be a whole archive.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("one array without a name")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # Numpy has no type of its own for a file it cannot read.
+        raise DatasetError(f"dataset {id!r} is damaged, cut short or no .npz file ({error}): write or fetch it anew") from error

@@ -50,28 +50,36 @@ def test_one_step_equals_mujoco_also_in_contact(maze):
     np.testing.assert_allclose(np.concatenate([position, velocity], axis=1), after, atol=1e-4)
 
 
-def test_hundred_steps_stay_together():
-    simulator = recipe.Simulator("medium")
+@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
+def test_a_hundred_and_a_thousand_steps_stay_together(maze):
+    """Twenty open-loop episodes, two fifths of them along walls; medians of the error in position (m).
+
+    In float32 rounding grows at corners, where a wall's normal turns; in float64 the two are the same function.
+    """
+    simulator = recipe.Simulator(maze)
     walls = ~simulator.grid.free
-    actions = np.stack([wandering(100, seed) for seed in range(20)])
-    starts = np.array([simulator.grid.centre(cell) for cell in simulator.grid.free_cells[:20]], np.float32)
-    ends = []
+    actions = np.stack([wandering(1000, seed) for seed in range(20)])
+    cells = [simulator.grid.free_cells[i % len(simulator.grid.free_cells)] for i in range(20)]
+    starts = np.array([simulator.grid.centre(cell) for cell in cells], np.float32)
+    expected = []
     for start, action in zip(starts, actions, strict=True):
         simulator.place(*start.tolist())
-        *_, last = simulator.run(lambda t, *_, action=action: action[t], 100)
-        ends.append(last)
+        expected.append([result[:2] for result in simulator.run(lambda t, *_, action=action: action[t], 1000)])
     simulator.close()
 
     def roll(start, action):
         def one(state, a):
-            return pointmaze.physics(walls, *state, a), None
+            state = pointmaze.physics(walls, *state, a)
+            return state, state[0]
 
-        (position, velocity), _ = jax.lax.scan(one, (start, jnp.zeros(2)), action)
-        return jnp.concatenate([position, velocity])
+        return jax.lax.scan(one, (start, jnp.zeros_like(start)), action)[1]
 
-    got = jax.jit(jax.vmap(roll))(starts, actions)
-    error = np.abs(np.asarray(got) - np.array(ends)).max(axis=1)
-    assert np.median(error) <= 1e-4, error
+    for precise, after_100, after_1000 in ((False, 5e-6, 2e-4), (True, 1e-12, 1e-10)):
+        with jax.enable_x64(precise):
+            got = jax.jit(jax.vmap(roll))(*(jnp.asarray(x, float if precise else np.float32) for x in (starts, actions)))
+        error = np.abs(np.asarray(got) - np.array(expected)).max(axis=2)
+        assert np.median(error[:, 99]) < after_100
+        assert np.median(error[:, 999]) < after_1000
 
 
 def test_wrapped_env_step_is_the_same_function():
@@ -124,14 +132,15 @@ def test_reset_distribution():
 
 
 def test_controller_scores_the_same_in_both():
-    """The noise-free controller, 24 episodes of UMaze each: equal within three standard errors."""
+    """The noise-free controller on UMaze, other starts in each simulator: equal within three standard errors."""
+    episodes = 120
     simulator = recipe.Simulator("umaze")
-    host = np.array([recipe.simulate_reference(simulator, "controller", 7, episode) for episode in range(24)])
+    host = np.array([recipe.simulate_reference(simulator, "controller", 7, episode, "goal") for episode in range(episodes)])
     env = pointmaze.from_env_spec(spec_of("umaze"), None)
     reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
-    state, observation = reset(jax.random.split(jax.random.key(1), 24))
-    controllers = [recipe.Controller(simulator.grid, np.random.default_rng(i)) for i in range(24)]
-    device = np.zeros(24)
+    state, observation = reset(jax.random.split(jax.random.key(1), episodes))
+    controllers = [recipe.Controller(simulator.grid, np.random.default_rng(i)) for i in range(episodes)]
+    device = np.zeros(episodes)
     for _ in range(env.max_episode_steps):
         rows = np.asarray(observation, np.float64).tolist()
         action = [c.act(*row[:4], (row[4], row[5])) for c, row in zip(controllers, rows, strict=True)]
@@ -139,7 +148,7 @@ def test_controller_scores_the_same_in_both():
         observation = result.observation
         device += np.asarray(result.reward)
     simulator.close()
-    error = np.sqrt(host.var() / 24 + device.var() / 24)
+    error = np.sqrt(host.var() / episodes + device.var() / episodes)
     assert host.mean() > 100
     assert abs(host.mean() - device.mean()) < 3 * error
 

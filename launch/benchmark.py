@@ -1,11 +1,13 @@
 """Measure what a method costs here: updates per second of every stage against this machine's own matrix-product rate,
-and the time of choosing an action.
+the time of choosing an action, and the steps per second of every simulator.
 
     python launch/benchmark.py --out=runs/benchmark                       # the default method at its published size
     python launch/benchmark.py --config=experiments/iql_mujoco.py --runs=1,4,16,64
     python launch/benchmark.py --acting=experiments/srpo_mujoco.py,experiments/diffusion_bc_mujoco.py
+    python launch/benchmark.py --stages=none --acting= --envs=1,8,64,512 --mjx    # simulators only
 
-Prints and writes results.json and results.md. The data are random numbers of the given sizes: cost depends on shapes only.
+Prints and writes results.json and results.md. MJX is measured on accelerators, and with --mjx on a CPU too, where each line
+compiles for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
 """
 
 import importlib
@@ -19,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffrl import cli
+from diffrl import config as configs
 from diffrl.training import devices
 
 CONFIG = flags.DEFINE_string("config", "srpo_mujoco", "Experiment whose stages are measured; sizes are the experiment's own.")
@@ -30,14 +33,34 @@ ACTION = flags.DEFINE_integer("action_dim", 6, "Length of the action (6 is HalfC
 ROWS = flags.DEFINE_integer("rows", 100_000, "Transitions on the device.")
 SECONDS = flags.DEFINE_float("seconds", 3.0, "Aimed duration of one timed chunk.")
 CHUNKS = flags.DEFINE_integer("chunks", 5, "Timed chunks per line; their median counts.")
+TASKS = flags.DEFINE_list(
+    "tasks",
+    ["PointMaze_UMaze-v3", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"],
+    "Registered environments whose simulators are measured; empty for none.",
+)
+ENVS = flags.DEFINE_list("envs", ["1", "8", "64", "512"], "Numbers of environments stepped together.")
+MJX = flags.DEFINE_bool("mjx", None, "Whether to measure MJX; by default on accelerators only.")
+ENV_SECONDS = flags.DEFINE_float("env_seconds", 0.5, "Timed seconds of one simulator with one number of environments.")
 OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json and results.md.")
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.")
+
+
+def _counts(flag: flags.FlagHolder) -> list[int]:
+    if not all(text.isdigit() and int(text) for text in flag.value):
+        raise configs.ConfigError(f"--{flag.name}={','.join(flag.value)} must be whole numbers of at least 1")
+    return [int(text) for text in flag.value]
 
 
 def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
+    env_timing = importlib.import_module("diffrl.evaluation.env_timing")
+    run_counts, env_counts = _counts(RUNS), _counts(ENVS)
+    try:
+        specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
+    except env_timing.BackendError as error:
+        raise configs.ConfigError(str(error)) from error
     timing = importlib.import_module("diffrl.evaluation.timing")
     jax = importlib.import_module("jax")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the cost
@@ -56,9 +79,7 @@ def main(argv: list[str]) -> None:
     columns = ("stage", "runs", "updates/s", "aggregate/s", "compile s", "memory MB", "GFLOP/update", "GFLOP/s", "of ceiling")
     training = Table(*columns, title=f"{CONFIG.value}: training")
     rows = []
-    for row in timing.stages(
-        config, problem, [int(runs) for runs in RUNS.value], STAGES.value, SECONDS.value, CHUNKS.value, ceiling
-    ):
+    for row in timing.stages(config, problem, run_counts, STAGES.value, SECONDS.value, CHUNKS.value, ceiling):
         rows.append(row)
         training.add_row(*row.cells())
         console.print("  ".join(row.cells()), highlight=False)
@@ -72,6 +93,14 @@ def main(argv: list[str]) -> None:
             acting.add_row(*row.cells())
     console.print(acting)
 
+    simulators = Table("task", "simulator", "environments", "steps/s", title="environments, with a policy of two hidden layers")
+    steps = []
+    mjx = jax.default_backend() != "cpu" if MJX.value is None else MJX.value
+    for row in env_timing.environments(specs, env_counts, ENV_SECONDS.value, mjx):
+        steps.append(row)
+        simulators.add_row(*row.cells())
+    console.print(simulators)
+
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     results = {
@@ -80,6 +109,7 @@ def main(argv: list[str]) -> None:
         "config": CONFIG.value,
         "training": [row._asdict() for row in rows],
         "acting": [row._asdict() for row in actions],
+        "environments": [row._asdict() for row in steps],
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "results.md").write_text(timing.markdown(results, columns))

@@ -13,6 +13,7 @@ import numpy as np
 from diffrl.config import Config
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
+from diffrl.evaluation.env_timing import EnvTime
 from diffrl.registry import make
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
@@ -185,6 +186,12 @@ def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
         "| method | batch | microseconds/call | actions/s |",
         "| --- | --- | --- | --- |",
         *("| " + " | ".join(ActionTime(**row).cells()) + " |" for row in results["acting"]),
+        "",
+        "## Environments",
+        "",
+        "| task | simulator | environments | steps/s |",
+        "| --- | --- | --- | --- |",
+        *("| " + " | ".join(EnvTime(**row).cells()) + " |" for row in results["environments"]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -15,11 +15,11 @@ from jax import Array
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics, Value
-from diffrl.networks.mlp import MLP, orthogonal_dense
+from diffrl.networks.gaussian import GaussianPolicy
+from diffrl.networks.mlp import orthogonal_dense
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
-LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 MAX_WEIGHT = 100.0
 
 
@@ -54,27 +54,11 @@ class State:
     target_critic_params: Params
 
 
-class GaussianPolicy:
-    """N(tanh(MLP(s)), exp(log_std)²) with one free log deviation per action dimension; not squashed."""
-
-    def __init__(self, config: Config, spec: Spec) -> None:
-        self.mean = MLP(config.hidden_dims, spec.action_dim, output_activation=jnp.tanh, dense=orthogonal_dense)
-        self.action_dim = spec.action_dim
-
-    def init(self, key: Key, observation: Array) -> Params:
-        return {"mean": self.mean.init(key, observation)["params"], "log_std": jnp.zeros(self.action_dim)}
-
-    def log_prob(self, params: Params, observation: Array, action: Array) -> Array:
-        log_std = jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
-        z = (action - forward(self.mean, params["mean"], observation)) / jnp.exp(log_std)
-        return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)
-
-
 def make(config: Config, spec: Spec) -> Algorithm:
     """One stage; per update V, then the policy, then Q, then the target, in the order of the authors' code."""
     critics = Critics(config.hidden_dims, config.num_critics, dense=orthogonal_dense)
     value_network = Value(config.hidden_dims, dense=orthogonal_dense)
-    policy_network = GaussianPolicy(config, spec)
+    policy_network = GaussianPolicy(config.hidden_dims, spec.action_dim, dense=orthogonal_dense)
 
     def cosine(hparams: HParams) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, config.num_updates))
@@ -143,13 +127,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key
-        return forward(policy_network.mean, policy, observation), carry
+        return policy_network.mean_and_log_std(policy, observation)[0], carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),
         init=init,
         stages=(Stage("iql", config.num_updates, config.batch_size, update),),
-        policy=lambda state: state.policy.params["mean"],
+        policy=lambda state: state.policy.params,
         init_carry=no_carry,
         act=act,
     )

@@ -148,7 +148,7 @@ def test_update_follows_the_authors_order() -> None:
     def policy_loss(params: Any, value: Any) -> jax.Array:
         weight = jnp.minimum(jnp.exp(3.0 * (old_target - value_of(value, batch.observation))), 100.0)
         mean = MLP((16, 16), ACTION, output_activation=jnp.tanh, dense=orthogonal_dense).apply(
-            {"params": params["mean"]}, batch.observation
+            {"params": params["network"]}, batch.observation
         )
         log_prob = jax.scipy.stats.norm.logpdf(batch.action, mean, jnp.exp(params["log_std"])).sum(axis=-1)
         return -jnp.mean(weight * log_prob)

@@ -1,0 +1,87 @@
+"""Behaviour cloning with a Gaussian policy: maximum likelihood of the data's actions."""
+
+import dataclasses
+from typing import no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.learner import Learner
+from diffrl.networks.gaussian import GaussianPolicy
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program."""
+
+    learning_rate: float = 3e-4
+
+
+@dataclasses.dataclass
+class Act:
+    """Choices made when acting.
+
+    Attributes:
+        deterministic: take the mean; otherwise sample and clip to the action bounds.
+    """
+
+    deterministic: bool = True
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    """`state_dependent_std`: deviations are an output of the network; otherwise one free parameter per action dimension."""
+
+    hidden_dims: tuple[int, ...] = (256, 256)
+    state_dependent_std: bool = True
+    num_updates: int = 1_000_000
+    batch_size: int = 256
+    act: Act = dataclasses.field(default_factory=Act)
+
+
+@flax.struct.dataclass
+class State:
+    step: Count
+    hparams: HParams
+    policy: Learner
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """π_θ(a | s) = N(tanh μ_θ(s), σ_θ(s)²), trained by -E log π_θ(a | s)."""
+    network = GaussianPolicy(config.hidden_dims, spec.action_dim, state_dependent_std=config.state_dependent_std)
+
+    def init(key: Key, hparams: HParams) -> State:
+        params = network.init(key, jnp.zeros((1, spec.observation_dim)))
+        return State(step=jnp.int32(0), hparams=hparams, policy=Learner.create(params, optax.adam(hparams.learning_rate)))
+
+    def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        del key
+
+        def loss_fn(params: Params) -> Array:
+            return -jnp.mean(network.log_prob(params, batch.observation, batch.action))
+
+        loss, gradients = jax.value_and_grad(loss_fn)(state.policy.params)
+        policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
+        return dataclasses.replace(state, step=state.step + 1, policy=policy), {"loss": loss}
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        action, log_std = network.mean_and_log_std(policy, observation)
+        if not config.act.deterministic:
+            action = action + jnp.exp(log_std) * jax.random.normal(key, action.shape)
+        return jnp.clip(action, -1.0, 1.0), carry
+
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=(Stage("policy", config.num_updates, config.batch_size, update),),
+        policy=lambda state: state.policy.params,
+        init_carry=no_carry,
+        act=act,
+    )

@@ -1,0 +1,163 @@
+"""TD3+BC: TD3 whose policy also regresses onto the data (Fujimoto and Gu 2021, arXiv 2106.06860)."""
+
+import dataclasses
+from typing import no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.learner import Learner, forward
+from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp import MLP
+from diffrl.objectives.value import td_loss, td_target
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        learning_rate: Adam's, of policy and critics.
+        discount: γ.
+        tau: rate of the target networks.
+        alpha: weight of the values against cloning; 0 is behaviour cloning.
+        policy_noise, noise_clip: deviation and bound of the noise on target actions, which lie in [-1, 1].
+    """
+
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    alpha: float = 2.5
+    policy_noise: float = 0.2
+    noise_clip: float = 0.5
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    """The paper also standardises observations: `DatasetConfig.standardize_observations`.
+
+    Attributes:
+        policy_delay: critic updates per update of the policy and of the targets.
+        num_updates: counts critic updates, as the paper does.
+    """
+
+    hidden_dims: tuple[int, ...] = (256, 256)
+    num_critics: int = 2
+    policy_delay: int = 2
+    num_updates: int = 1_000_000
+    batch_size: int = 256
+
+
+@flax.struct.dataclass
+class State:
+    step: Count
+    hparams: HParams
+    policy: Learner
+    critic: Learner
+    target_policy_params: Params
+    target_critic_params: Params
+
+
+@jax.custom_batching.custom_vmap
+def same_in_all_runs(due: Array) -> Array:
+    """A truth that depends on the update counter alone: under `vmap` one for all runs, so that `cond` stays a branch.
+
+    The runs of a program are always at the same update. Of a truth per run `vmap` would make a selection that computes both
+    branches: measured on two CPU cores, a third slower (4 runs of 128-wide networks).
+    """
+    return due
+
+
+@same_in_all_runs.def_vmap
+def _(axis_size: int, in_batched: list[bool], due: Array) -> tuple[Array, bool]:
+    del axis_size
+    return (due[0] if in_batched[0] else due), False
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """One stage; each update trains the critics, every `policy_delay`-th then also the policy and both targets."""
+    critics = Critics(config.hidden_dims, config.num_critics)
+    policy_network = MLP(config.hidden_dims, spec.action_dim, output_activation=jnp.tanh)
+
+    def init(key: Key, hparams: HParams) -> State:
+        policy_key, critic_key = jax.random.split(key)
+        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
+        adam = optax.adam(hparams.learning_rate)
+        policy_params = policy_network.init(policy_key, observation)["params"]
+        critic_params = critics.init(critic_key, observation, action)["params"]
+        return State(
+            step=jnp.int32(0),
+            hparams=hparams,
+            policy=Learner.create(policy_params, adam),
+            critic=Learner.create(critic_params, adam),
+            target_policy_params=jax.tree.map(jnp.copy, policy_params),
+            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+        )
+
+    def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        hparams = state.hparams
+        adam = optax.adam(hparams.learning_rate)
+
+        noise = hparams.policy_noise * jax.random.normal(key, batch.action.shape)
+        noise = jnp.clip(noise, -hparams.noise_clip, hparams.noise_clip)
+        next_action = forward(policy_network, state.target_policy_params, batch.next_observation) + noise
+        next_action = jnp.clip(next_action, -1.0, 1.0)
+        next_q = jnp.min(forward(critics, state.target_critic_params, batch.next_observation, next_action), axis=0)
+        target = td_target(batch.reward, batch.terminal, next_q, hparams.discount)
+
+        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
+            q = forward(critics, params, batch.observation, batch.action)
+            return td_loss(q, target), q
+
+        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
+        critic = state.critic.apply_gradients(gradients, adam)
+
+        def improve(
+            policy: Learner, target_policy_params: Params, target_critic_params: Params
+        ) -> tuple[Learner, Params, Params]:
+            def policy_loss_fn(params: Params) -> Array:
+                action = forward(policy_network, params, batch.observation)
+                first_q = forward(critics, critic.params, batch.observation, action)[0]
+                weight = hparams.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(first_q)))  # λ, eq. 5
+                return jnp.mean((action - batch.action) ** 2) - weight * jnp.mean(first_q)
+
+            policy = policy.apply_gradients(jax.grad(policy_loss_fn)(policy.params), adam)
+            return (
+                policy,
+                optax.incremental_update(policy.params, target_policy_params, hparams.tau),
+                optax.incremental_update(critic.params, target_critic_params, hparams.tau),
+            )
+
+        due = same_in_all_runs((state.step + 1) % config.policy_delay == 0)
+        current = (state.policy, state.target_policy_params, state.target_critic_params)
+        policy, target_policy_params, target_critic_params = jax.lax.cond(due, improve, lambda *unchanged: unchanged, *current)
+
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            policy=policy,
+            critic=critic,
+            target_policy_params=target_policy_params,
+            target_critic_params=target_critic_params,
+        )
+        return state, {"loss": critic_loss, "q": jnp.mean(q), "target_q": jnp.mean(target)}
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        del key
+        return forward(policy_network, policy, observation), carry
+
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=(Stage("td3_bc", config.num_updates, config.batch_size, update),),
+        policy=lambda state: state.policy.params,
+        init_carry=no_carry,
+        act=act,
+    )

@@ -1,0 +1,54 @@
+"""The Gaussian policy of IQL and of maximum-likelihood cloning."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from diffrl.learner import forward
+from diffrl.networks.mlp import MLP, Linear
+from diffrl.types import Key, Params
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+class GaussianPolicy:
+    """N(tanh(MLP(s)), diag(σ²)), not squashed.
+
+    log σ is clipped to [-5, 2]. It is one free parameter per action dimension, as in IQL (Kostrikov et al. 2021), or with
+    `state_dependent_std` a second output of the network. Parameters: `network`, and `log_std` where it is free.
+    """
+
+    def __init__(
+        self,
+        hidden_dims: Sequence[int],
+        action_dim: int,
+        dense: Callable[[int], nn.Module] = Linear,
+        state_dependent_std: bool = False,
+    ) -> None:
+        self.network = MLP(hidden_dims, 2 * action_dim if state_dependent_std else action_dim, dense=dense)
+        self.action_dim = action_dim
+        self.state_dependent_std = state_dependent_std
+
+    def init(self, key: Key, observation: Float[Array, "batch observation"]) -> Params:
+        """Fresh parameters; a free log σ starts at 0."""
+        params = {"network": self.network.init(key, observation)["params"]}
+        return params if self.state_dependent_std else params | {"log_std": jnp.zeros(self.action_dim)}
+
+    def mean_and_log_std(
+        self, params: Params, observation: Float[Array, "*batch observation"]
+    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
+        """Mean in (-1, 1), and the clipped log σ."""
+        output = forward(self.network, params["network"], observation)
+        mean, log_std = jnp.split(output, 2, axis=-1) if self.state_dependent_std else (output, params["log_std"])
+        return jnp.tanh(mean), jnp.broadcast_to(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX), mean.shape)
+
+    def log_prob(
+        self, params: Params, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
+    ) -> Float[Array, "*batch"]:
+        """Log density in nats, summed over action dimensions."""
+        mean, log_std = self.mean_and_log_std(params, observation)
+        z = (action - mean) / jnp.exp(log_std)
+        return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)

@@ -1,5 +1,6 @@
 """Environments of gymnasium, stepped on the host: any that a dataset's EnvSpec describes."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
     except Exception as error:
         # Constructors of third-party environments raise anything; whoever reads this wants the name and the cause.
         raise BackendError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    # OGBench's robot makes its action space anew for each use, from float64 bounds, and gymnasium warns of the cast.
+    warnings.filterwarnings("ignore", message=".*precision lowered by casting to float32")
     # The mazes of gymnasium-robotics and of OGBench leave their model's file behind in the temporary directory.
     ogbench = type(env.unwrapped).__module__ == "ogbench.locomaze.maze"
     leftover = getattr(env.unwrapped, "fullpath" if ogbench else "tmp_xml_file_path", None)

@@ -4,9 +4,16 @@ import contextlib
 import io
 from collections.abc import Iterator
 
+from absl import logging
+
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Keep gymnasium-robotics from printing a notice about unrelated environments when it is imported."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+    """Keep gymnasium-robotics from printing a notice about unrelated environments, dm_control from logging its renderer."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -16,9 +16,10 @@ import functools
 import importlib.metadata
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -60,6 +61,7 @@ TASKS = (
 _TASKS = {task.name: task for task in TASKS}
 
 
+@runtime_checkable
 class _Actor(Protocol):
     """Chooses actions in an episode that `start` has begun."""
 
@@ -197,14 +199,17 @@ def make_env(name: str, evaluation: bool) -> Any:
 
     from diffrl.envs.quiet import quiet_imports
 
-    with quiet_imports():
-        import ogbench  # noqa: F401 - registers the environments
     task = _TASKS[name]
     options: dict[str, Any] = {}
     if not evaluation:
         mode = {} if task.behaviour == "navigate" else {"mode": "data_collection"}
         options = {"terminate_at_goal": False, "max_episode_steps": EPISODE_STEPS + 1, **mode}
-    env: Any = gymnasium.make(task.eval_id if evaluation else f"{task.env}-v0", disable_env_checker=True, **options)
+    with quiet_imports():
+        import ogbench  # noqa: F401 - registers the environments
+
+        env: Any = gymnasium.make(task.eval_id if evaluation else f"{task.env}-v0", disable_env_checker=True, **options)
+    # The robot's action space is made anew for each use, from float64 bounds.
+    warnings.filterwarnings("ignore", message=".*precision lowered by casting to float32")
     if task.behaviour == "navigate":
         # Mazes leave their model's file behind in the temporary directory.
         Path(env.unwrapped.fullpath).unlink(missing_ok=True)

@@ -91,6 +91,15 @@ def load_experiment(name: str) -> configs.Config:
     return _load(_experiment_path(name), argument)
 
 
+def load_methods(name: str) -> tuple[str, ...]:
+    """METHODS of an experiment file that serves several."""
+    path = _experiment_path(name)
+    methods = getattr(_module(path), "METHODS", ())
+    if not methods:
+        fail(f"{path} lists no METHODS, so it is no suite")
+    return tuple(methods)
+
+
 def experiments() -> list[str]:
     """Names of the experiment files that come with the package."""
     return sorted(path.stem for path in _folder().glob("*.py") if not path.stem.startswith("_"))
@@ -114,14 +123,19 @@ def _experiment_path(name: str) -> Path:
 
 
 def _load(path: Path, argument: str) -> Any:
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    if spec is None or spec.loader is None:
-        fail(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(path)
     try:
         return module.get_config(argument) if argument else module.get_config()
     except AttributeError:
         fail(f"{path} defines no get_config()")
     except (KeyError, ValueError) as error:
         fail(f"{path}: {error.args[0] if error.args else error}")
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    if spec is None or spec.loader is None:
+        fail(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -4,6 +4,7 @@
     python launch/collect.py --list
     python launch/collect.py --download=D4RL/pointmaze/umaze-v2
     python launch/collect.py --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
+    python launch/collect.py --suite=small                    # every dataset that methods are judged on
 
 Interrupted, the same command goes on where it stopped. The data depend on recipe, seed and rows alone.
 """
@@ -18,14 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffrl.data.collection import CollectionError, Outcome, Report, collect
-from diffrl.data.recipes import RECIPES
+from diffrl.data.collection import CollectionError, Outcome, collect, prepare
+from diffrl.data.recipes import RECIPES, SUITES
 from diffrl.data.recipes.base import Recipe
 
 DEFAULT = "pointmaze/medium-fixedgoal-v0"
 _KNOWN = "\n".join(f"{name}: {recipe.summary} ({recipe.rows:,} rows)" for name, recipe in RECIPES.items())
 
 RECIPE = flags.DEFINE_string("recipe", DEFAULT, f"What to make:\n{_KNOWN}")
+SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Make all datasets of a suite instead of one recipe.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
 ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
@@ -50,28 +52,51 @@ def main(argv: list[str]) -> int:
             return 0
         if DOWNLOAD.value:
             return _download(console, DOWNLOAD.value)
-        recipe = _find(RECIPE.value)
-        dataset_id = ID.value or recipe.dataset_id
-        rows = recipe.rows if ROWS.value is None else ROWS.value
-        workers = _cores() if WORKERS.value is None else WORKERS.value
-        with _progress(console, f"simulating {recipe.name}") as report:
-            outcome = collect(
-                recipe,
-                seed=SEED.value,
-                rows=rows,
-                workers=workers,
-                dataset_id=dataset_id,
-                overwrite=OVERWRITE.value,
-                report=report,
-            )
+        if SUITE.value:
+            return _suite(console, SUITE.value)
+        _make(console, _find(RECIPE.value), ROWS.value, ID.value)
     except CollectionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; finished parts are kept, and the same command goes on", file=sys.stderr)
         return 130
-    _show_card(console, dataset_id, outcome, rows)
     return 0
+
+
+def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | None) -> None:
+    rows, dataset_id = recipe.rows if rows is None else rows, dataset_id or recipe.dataset_id
+    with _progress(console, f"simulating {recipe.name}") as progress:
+        outcome = collect(
+            recipe,
+            seed=SEED.value,
+            rows=rows,
+            workers=_workers(),
+            dataset_id=dataset_id,
+            overwrite=OVERWRITE.value,
+            report=progress.report,
+            note=progress.note,
+        )
+    _show_card(console, dataset_id, outcome, rows)
+
+
+def _suite(console: Console, name: str) -> int:
+    if ROWS.value is not None or ID.value is not None:
+        raise CollectionError("--suite makes each dataset at its own size and under its own name; drop --rows and --id")
+    recipes = [RECIPES[member] for member in SUITES[name]]
+    started = time.monotonic()
+    with _progress(console, "shared trainings") as progress:
+        prepare([(recipe, recipe.rows) for recipe in recipes], seed=SEED.value, workers=_workers(), note=progress.note)
+    for number, recipe in enumerate(recipes):
+        console.print(f"[{number + 1}/{len(recipes)}] {recipe.name}", highlight=False, markup=False)
+        _make(console, recipe, None, None)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"suite {name}: {len(recipes)} datasets in {minutes:.1f} min, {_workers()} workers", highlight=False)
+    return 0
+
+
+def _workers() -> int:
+    return _cores() if WORKERS.value is None else WORKERS.value
 
 
 def _download(console: Console, dataset_id: str) -> int:
@@ -97,7 +122,7 @@ def _find(name: str) -> Recipe:
 
 
 class _progress:  # noqa: N801 - reads as a function
-    """A bar on a terminal, a plain line now and then elsewhere; as a context, gives the function that reports rows."""
+    """A bar on a terminal, a plain line now and then elsewhere; for the time of a context."""
 
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title = console, title
@@ -106,10 +131,14 @@ class _progress:  # noqa: N801 - reads as a function
         self.bar = Progress(*columns, *times, console=console) if console.is_terminal else None
         self.task, self.done, self.last = None, 0, 0.0
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> "_progress":
         if self.bar:
             self.bar.start()
-        return self.report
+        return self
+
+    def note(self, text: str) -> None:
+        """Say what is worked on while no rows come."""
+        self.console.print(f"{text} …", highlight=False, soft_wrap=True)
 
     def __exit__(self, *_: object) -> None:
         if self.bar:
@@ -145,7 +174,8 @@ def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -
     say(f"  id          {dataset_id}")
     say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
     say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
-    say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
+    if "ref_min_score" in metadata:
+        say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
     say(f"              {metadata['ref_provenance']}")
     say(f"  path        {outcome.path}")
 

@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffrl.data.recipes.base import Product, Recipe, Shard
+from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
+Note = Callable[[str], None]  # told what is worked on before there are rows
 
 
 class CollectionError(ValueError):
@@ -50,6 +51,7 @@ def collect(
     dataset_id: str,
     overwrite: bool = False,
     report: Report = lambda done, total: None,
+    note: Note = lambda text: None,
 ) -> Outcome:
     """Make a dataset under Minari's root. Rows depend on recipe, seed and rows, not on the number of workers.
 
@@ -63,7 +65,7 @@ def collect(
     if rows < 1 or workers < 1 or seed < 0:
         raise CollectionError(f"rows and workers must be at least 1 and seed at least 0, got {rows}, {workers} and {seed}")
     path = _check_id(dataset_id)
-    made_by = {"recipe": recipe.name, "seed": seed, "rows": rows}
+    made_by = _made_by(recipe, seed, rows)
     existing = _read_metadata(path)
     if existing is not None and not overwrite:
         found = existing.get("diffrl") or {}
@@ -73,31 +75,38 @@ def collect(
             f"dataset {dataset_id!r} exists with other contents ({_summary(found)}, asked for {_summary(made_by)}): "
             "add --overwrite to replace it, or --id to give the new one another name"
         )
-    try:
+    with _clear_errors(f"recipe {recipe.name}", recipe.extra):
         version = recipe.fingerprint()
         staging = path.parent / _staging_name(path.name, recipe, seed, rows, version)
         staging.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        shards, reused = _run(recipe.shards(seed, rows), staging, workers, rows, report)
+        shards, reused = _run(recipe, recipe.shards(seed, rows), staging, workers, rows, report, note)
         seconds = time.monotonic() - started
         product = recipe.assemble(seed, rows, shards)
         _write(product, dataset_id, path, staging, made_by)
+    metadata = _read_metadata(path)
+    assert metadata is not None
+    return Outcome(path, metadata, False, seconds, time.monotonic() - started - seconds, reused)
+
+
+@contextlib.contextmanager
+def _clear_errors(what: str, extra: str = "envs") -> Iterator[None]:
+    """What can go wrong while data are made, as CollectionErrors."""
+    try:
+        yield
     except ImportError as error:
-        raise CollectionError(
-            f"recipe {recipe.name} needs {error.name}, which is not installed: pip install 'diffrl[envs]'"
-        ) from error
+        raise CollectionError(f"{what} needs {error.name}, which is not installed: pip install 'diffrl[{extra}]'") from error
+    except RecipeError as error:
+        raise CollectionError(f"{what} failed: {error}") from error
     except OSError as error:
         raise CollectionError(
-            f"cannot write under {path.parent}: {error}. Finished parts are kept: the same command goes on"
+            f"cannot write under {root()}: {error}. Finished parts are kept: the same command goes on"
         ) from error
     except concurrent.futures.process.BrokenProcessPool as error:
         raise CollectionError(
             "a worker process died, perhaps for lack of memory. Finished parts are kept: the same command goes on; "
             "try --workers=1"
         ) from error
-    metadata = _read_metadata(path)
-    assert metadata is not None
-    return Outcome(path, metadata, False, seconds, time.monotonic() - started - seconds, reused)
 
 
 def root() -> Path:
@@ -106,8 +115,49 @@ def root() -> Path:
     return Path(configured) if configured else Path.home() / ".minari" / "datasets"
 
 
+def prepare(recipes: list[tuple[Recipe, int]], *, seed: int, workers: int, note: Note = lambda text: None) -> None:
+    """Do the shared work of several (recipe, rows) at once, so that it runs in parallel; `collect` then finds it done.
+
+    Raises:
+        CollectionError: as for `collect`.
+    """
+    with _clear_errors("the suite"):
+        jobs: dict[Path, Shard] = {}
+        for recipe, rows in recipes:
+            if _made_already(recipe, seed, rows):
+                continue
+            for shard in recipe.shards(seed, rows):
+                jobs |= {_shared_path(need, recipe): need for need in shard.needs}
+        _share(jobs, workers, note)
+
+
+def _made_already(recipe: Recipe, seed: int, rows: int) -> bool:
+    found = (_read_metadata(root() / recipe.dataset_id) or {}).get("diffrl") or {}
+    return {name: found.get(name) for name in ("recipe", "seed", "rows")} == _made_by(recipe, seed, rows)
+
+
+def _made_by(recipe: Recipe, seed: int, rows: int) -> dict:
+    return {"recipe": recipe.name, "seed": seed, "rows": rows}
+
+
+def _shared_path(need: Shard, recipe: Recipe) -> Path:
+    parts = [need.name, *map(str, need.arguments), recipe.fingerprint().replace(", ", "-").replace(" ", "")]
+    return root() / ".shared" / ("_".join(parts) + ".npz")
+
+
+def _share(jobs: dict[Path, Shard], workers: int, note: Note) -> None:
+    """Work that is not there yet, stored where `_shared_path` says."""
+    missing = {path: shard for path, shard in jobs.items() if not path.exists()}
+    for path, shard in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        note(shard.note)
+    by_name = {str(path): shard for path, shard in missing.items()}
+    for name, arrays in _compute({name: (shard.work, shard.arguments) for name, shard in by_name.items()}, workers):
+        _save_shard(Path(name), arrays)
+
+
 def _run(
-    shards: list[Shard], staging: Path, workers: int, rows: int, report: Report
+    recipe: Recipe, shards: list[Shard], staging: Path, workers: int, rows: int, report: Report, note: Note
 ) -> tuple[dict[str, dict[str, np.ndarray]], int]:
     """Arrays of all shards by name, and the number of rows that were there already."""
     done: dict[str, dict[str, np.ndarray]] = {}
@@ -116,31 +166,35 @@ def _run(
         if arrays is not None:
             done[shard.name] = arrays
     finished = reused = sum(shard.rows for shard in shards if shard.name in done)
+    waiting = {shard.name: shard for shard in shards if shard.name not in done}
+    needs = {need: _shared_path(need, recipe) for shard in waiting.values() for need in shard.needs}
+    _share({path: need for need, path in needs.items()}, workers, note)
     report(finished, rows)
-    waiting = [shard for shard in shards if shard.name not in done]
-
-    def keep(shard: Shard, arrays: dict[str, np.ndarray]) -> None:
-        nonlocal finished
-        _save_shard(staging / f"{shard.name}.npz", arrays)
-        done[shard.name] = arrays
-        finished += shard.rows
+    calls = {name: (shard.work, (*shard.arguments, *(needs[need] for need in shard.needs))) for name, shard in waiting.items()}
+    for name, arrays in _compute(calls, workers):
+        _save_shard(staging / f"{name}.npz", arrays)
+        done[name] = arrays
+        finished += waiting[name].rows
         report(finished, rows)
+    return done, reused
 
-    if workers == 1 or len(waiting) <= 1:
-        for shard in waiting:
-            keep(shard, shard.work(*shard.arguments))
-        return done, reused
+
+def _compute(calls: dict[str, tuple[Callable, tuple]], workers: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Results by name, in the order in which they are ready."""
+    if workers == 1 or len(calls) <= 1:
+        for name, (work, arguments) in calls.items():
+            yield name, work(*arguments)
+        return
     # Spawned, not forked: the caller may hold threads (JAX, a progress bar) that a fork would copy half alive.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(waiting)), context, _start_worker) as pool:
-        futures = {pool.submit(shard.work, *shard.arguments): shard for shard in waiting}
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(calls)), context, _start_worker) as pool:
+        futures = {pool.submit(work, *arguments): name for name, (work, arguments) in calls.items()}
         try:
             for future in concurrent.futures.as_completed(futures):
-                keep(futures[future], future.result())
+                yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return done, reused
 
 
 def _start_worker() -> None:
@@ -180,7 +234,8 @@ def _write(product: Product, dataset_id: str, path: Path, staging: Path, made_by
         )
         returns = [float(np.sum(episode["rewards"])) for episode in product.episodes]
         # Not by Minari's own arguments, for which it would make the environment once more.
-        scores = {"ref_min_score": product.reference[0], "ref_max_score": product.reference[1]}
+        low_high = product.reference
+        scores = {} if low_high is None else {"ref_min_score": low_high[0], "ref_max_score": low_high[1]}
         extra = {**product.metadata, "min_return": min(returns), "max_return": max(returns)}
         dataset.storage.update_metadata({**scores, "ref_provenance": product.reference_source, "diffrl": {**made_by, **extra}})
         product.env.close()

@@ -1,6 +1,18 @@
-"""All recipes by name. Adding one is adding it here."""
+"""All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.data.recipes import maze_sets
+from diffrl.data.recipes import locomotion, maze_sets, ogbench
 from diffrl.data.recipes.base import Recipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in maze_sets.RECIPES}
+_ALL = (*maze_sets.RECIPES, *locomotion.RECIPES)
+# What every method is judged on. Goal-conditioned play with dense rewards has the rows of the sparse sets, and imitation, which
+# solves both, sees no rewards: the small suite leaves it out.
+_SMALL = tuple(recipe for recipe in _ALL if not recipe.name.endswith("-goal-dense-v0"))
+_FULL = tuple(
+    recipe._replace(name=recipe.name.replace("-v0", "-1m-v0"), summary=f"{recipe.summary}; 1 M rows", rows=1_000_000)
+    for recipe in _ALL
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_ALL, *_FULL, *ogbench.RECIPES)}
+SUITES: dict[str, tuple[str, ...]] = {
+    name: tuple(each.name for each in suite) for name, suite in (("small", _SMALL), ("full", _FULL))
+}

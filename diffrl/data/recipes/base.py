@@ -6,26 +6,42 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+class RecipeError(RuntimeError):
+    """A recipe could not make its data; the message says why and what to do."""
+
+
 class Shard(NamedTuple):
-    """A unit of parallel work: `work(*arguments)` gives arrays by name."""
+    """A unit of parallel work: `work(*arguments, *paths of its needs)` gives arrays by name.
+
+    Attributes:
+        name: of its file.
+        rows: data rows it makes; 0 for reference episodes and trainings.
+        work, arguments: a function of a module and what it is called with.
+        needs: work that several datasets build on (a behaviour policy's training). Its arrays are stored once, beside the
+            datasets, and stay there.
+        note: what the user is told while a need is worked on.
+    """
 
     name: str
-    rows: int  # data rows it makes; 0 for reference episodes
+    rows: int
     work: Callable[..., dict[str, np.ndarray]]
     arguments: tuple[Any, ...]
+    needs: tuple["Shard", ...] = ()
+    note: str = ""
 
 
 class Product(NamedTuple):
     """What a recipe makes of its shards: the arguments of `minari.create_dataset_from_buffers`, and more metadata.
 
-    `episodes` holds per episode observations, actions, rewards, terminations and truncations.
+    `episodes` holds per episode observations, actions, rewards, terminations and truncations. `reference` are the returns that
+    count as 0 and 100, None where the task's published ones do.
     """
 
     episodes: list[dict[str, Any]]
     env: Any
     eval_env: Any
     metadata: dict[str, Any]
-    reference: tuple[float, float]
+    reference: tuple[float, float] | None
     reference_source: str
     description: str
     requirements: list[str]
@@ -41,6 +57,7 @@ class Recipe(NamedTuple):
         shards: (seed, rows) -> units of work, none of which depends on another or on where it runs.
         assemble: (seed, rows, arrays by shard name) -> Product.
         fingerprint: () -> versions that the rows depend on; finished shards of others are not reused.
+        extra: the extra of this package that brings what the recipe needs.
     """
 
     name: str
@@ -49,6 +66,7 @@ class Recipe(NamedTuple):
     shards: Callable[[int, int], list[Shard]]
     assemble: Callable[[int, int, dict[str, dict[str, np.ndarray]]], Product]
     fingerprint: Callable[[], str]
+    extra: str = "envs"
 
     @property
     def dataset_id(self) -> str:

@@ -1,7 +1,8 @@
-"""The PointMaze datasets: blocks of play in parallel, then episodes with rewards."""
+"""The PointMaze datasets: blocks of play or demonstrations in parallel, then episodes with rewards."""
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -11,26 +12,98 @@ from diffrl.data.recipes.base import Product, Recipe, Shard
 BLOCKS_PER_SHARD = 10
 
 
-def _pointmaze_shards(maze: str, seed: int, rows: int) -> list[Shard]:
+def _shards(maze: str, layout: str, seed: int, rows: int) -> list[Shard]:
+    kind = "demonstrations" if layout == "demonstrations" else "play"
     blocks = math.ceil(rows / pointmaze.BLOCK_STEPS)
     shards = []
     for first in range(0, blocks, BLOCKS_PER_SHARD):
         last = min(first + BLOCKS_PER_SHARD, blocks)
         made = min(last * pointmaze.BLOCK_STEPS, rows) - first * pointmaze.BLOCK_STEPS
-        shards.append(Shard(f"play-{first:06d}", made, pointmaze.run_shard, (maze, "play", seed, first, last, rows)))
+        arguments = (maze, kind, seed, first, last, rows if kind == "play" else made, layout)
+        shards.append(Shard(f"{kind}-{first:06d}", made, pointmaze.run_shard, arguments))
     half = pointmaze.REFERENCE_EPISODES // 2
-    for kind in ("random", "controller"):
+    for policy in ("random", "controller"):
         for first in (0, half):
-            arguments = (maze, kind, seed, first, first + half, rows)
-            shards.append(Shard(f"{kind}-{first:06d}", 0, pointmaze.run_shard, arguments))
+            arguments = (maze, policy, seed, first, first + half, rows, layout)
+            shards.append(Shard(f"{policy}-{first:06d}", 0, pointmaze.run_shard, arguments))
     return shards
 
 
-def _pointmaze_product(maze: str, layout: str, seed: int, rows: int, shards: dict[str, dict[str, np.ndarray]]) -> Product:
+def split_blocks(shard: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The blocks that `run_shard` joined: all of 1,000 steps but perhaps the last."""
+    steps, blocks = len(shard["actions"]), []
+    for number, first in enumerate(range(0, steps, pointmaze.BLOCK_STEPS)):
+        last = min(first + pointmaze.BLOCK_STEPS, steps)
+        block = {name: shard[name][first:last] for name in ("actions", "goals", "success")}
+        # Each block before this one has a state more than it has steps.
+        blocks.append({**block, "states": shard["states"][first + number : last + number + 1]})
+    return blocks
+
+
+def fixed_goal_episodes(block: dict[str, np.ndarray], goal: np.ndarray, dense: bool) -> list[dict[str, Any]]:
+    """One episode per block; the reward is that of the next position for `goal`."""
+    distance = np.linalg.norm(block["states"][1:, :2] - goal, axis=1)
+    return [_episode(block["states"], block["actions"], _reward(distance, dense))]
+
+
+def goal_episodes(block: dict[str, np.ndarray], goal: np.ndarray, dense: bool) -> list[dict[str, Any]]:
+    """One episode per goal of the controller, as Minari's; the evaluation `goal` plays no part."""
+    del goal
+    steps = len(block["actions"])
+    ends = np.flatnonzero(block["success"]) + 1
+    episodes, first = [], 0
+    for last in [*ends.tolist(), *([steps] if not len(ends) or ends[-1] != steps else [])]:
+        states = block["states"][first : last + 1]
+        # The goal is the same in all steps of the episode, and its last observation is about the goal just reached.
+        desired = np.concatenate([block["goals"][first:last], block["goals"][last - 1 : last]])
+        observations = {"observation": states, "achieved_goal": states[:, :2].copy(), "desired_goal": desired}
+        distance = np.linalg.norm(states[1:, :2] - desired[1:], axis=1)
+        episodes.append(_episode(observations, block["actions"][first:last], _reward(distance, dense)))
+        first = last
+    return episodes
+
+
+def demonstration_episodes(shard: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Episodes that terminate with reward 1 at the goal; one that was cut is truncated."""
+    episodes, first = [], 0
+    for number, length in enumerate(shard["lengths"].tolist()):
+        last = first + length
+        success = shard["success"][first:last]
+        # Each episode before this one has a state more than it has steps.
+        episode = _episode(
+            shard["states"][first + number : last + number + 1], shard["actions"][first:last], success.astype(np.float64)
+        )
+        episodes.append({**episode, "terminations": success, "truncations": episode["truncations"] & ~success})
+        first = last
+    return episodes
+
+
+def _reward(distance: np.ndarray, dense: bool) -> np.ndarray:
+    return np.exp(-distance) if dense else (distance <= pointmaze.SUCCESS_RADIUS).astype(np.float64)
+
+
+def _episode(observations: Any, actions: np.ndarray, rewards: np.ndarray) -> dict[str, Any]:
+    truncations = np.zeros(len(rewards), bool)
+    truncations[-1] = True
+    return {
+        "observations": observations,
+        "actions": actions,
+        "rewards": rewards,
+        "terminations": np.zeros(len(rewards), bool),
+        "truncations": truncations,
+    }
+
+
+def _product(maze: str, layout: str, seed: int, rows: int, shards: dict[str, dict[str, np.ndarray]]) -> Product:
     goal = pointmaze.evaluation_goal(maze)
-    blocks = [block for name in sorted(shards) if name.startswith("play") for block in pointmaze.split_blocks(shards[name])]
-    cut = pointmaze.fixed_goal_episodes if layout == "fixedgoal" else pointmaze.goal_episodes
-    episodes = [episode for block in blocks for episode in cut(block, goal)]
+    data = [shards[name] for name in sorted(shards) if name.startswith(("play", "demonstrations"))]
+    dense = layout.endswith("-dense")
+    if layout == "demonstrations":
+        episodes = [episode for shard in data for episode in demonstration_episodes(shard)]
+    else:
+        cut = fixed_goal_episodes if layout.startswith("fixedgoal") else goal_episodes
+        blocks = [block for shard in data for block in split_blocks(shard)]
+        episodes = [episode for block in blocks for episode in cut(block, goal, dense)]
     returns = {
         kind: np.concatenate([shards[name]["returns"] for name in sorted(shards) if name.startswith(kind)])
         for kind in ("random", "controller")
@@ -40,15 +113,25 @@ def _pointmaze_product(maze: str, layout: str, seed: int, rows: int, shards: dic
         f"actions, 100 is the noise-free waypoint controller, which sees the goal; seed {seed}, {pointmaze.versions()}"
     )
     mean_return = float(np.mean([episode["rewards"].sum() for episode in episodes]))
-    kind = (
-        f"Undirected play: the goals of the controller are left out, the reward is 1 where the next position is within 0.45 m of "
-        f"{goal.tolist()}, the centre of the evaluation goal's cell; episodes are cut every {pointmaze.BLOCK_STEPS} steps."
-        if layout == "fixedgoal"
-        else "Goal-conditioned, one episode per goal: imitation solves it (row 0 has the goal that its reward is for)."
-    )
+    reward = "exp(-distance in m)" if dense else "1 where the next position is within 0.45 m"
+    kind = {
+        "fixedgoal": (
+            f"Undirected play: the goals of the controller are left out, the reward is {reward} of {goal.tolist()}, the centre "
+            f"of the evaluation goal's cell; episodes are cut every {pointmaze.BLOCK_STEPS} steps."
+        ),
+        "goal": (
+            "Goal-conditioned, one episode per goal: imitation solves it (row 0 has the goal that its reward is for; reward "
+            f"{reward} of the goal)."
+        ),
+        "demonstrations": (
+            "Demonstrations from one end to the other, each of three forks passed above or below with equal probability; they "
+            "terminate with reward 1 at the goal."
+        ),
+    }[layout.removesuffix("-dense")]
+    goals = "" if layout == "demonstrations" else " with goals over all free cells"
     description = (
-        f"PointMaze {maze}, {rows} transitions of a waypoint controller (shortest paths, action noise 0.5) with goals over all "
-        f"free cells. {kind} Mean episode return {mean_return:.3g}. Seed {seed}, {pointmaze.versions()}."
+        f"PointMaze {maze}, {rows} transitions of a waypoint controller (shortest paths, action noise 0.5){goals}. {kind} "
+        f"Mean episode return {mean_return:.3g}. Seed {seed}, {pointmaze.versions()}."
     )
     return Product(
         episodes=episodes,
@@ -62,23 +145,31 @@ def _pointmaze_product(maze: str, layout: str, seed: int, rows: int, shards: dic
     )
 
 
-def _pointmaze_recipe(maze: str, layout: str, rows: int, summary: str) -> Recipe:
+def _recipe(name: str, maze: str, layout: str, rows: int, summary: str) -> Recipe:
     return Recipe(
-        name=f"pointmaze/{maze}-{layout}-v0",
+        name=f"pointmaze/{name}-v0",
         summary=summary,
         rows=rows,
-        shards=functools.partial(_pointmaze_shards, maze),
-        assemble=functools.partial(_pointmaze_product, maze, layout),
+        shards=functools.partial(_shards, maze, layout),
+        assemble=functools.partial(_product, maze, layout),
         fingerprint=pointmaze.versions,
     )
 
 
-_PLAY, _GOAL = "undirected play, one fixed goal to find", "goal-conditioned, for imitation; Minari's layout"
+_MAZES = {"umaze": ("U-shaped maze", 100_000), "medium": ("8 x 8 maze", 200_000), "large": ("9 x 12 maze", 400_000)}
+_LAYOUTS = {
+    "fixedgoal": "undirected play, one fixed goal to find",
+    "fixedgoal-dense": "the same play, dense reward",
+    "goal": "goal-conditioned, for imitation; Minari's layout",
+    "goal-dense": "goal-conditioned, dense reward",
+}
 RECIPES = (
-    _pointmaze_recipe("umaze", "fixedgoal", 100_000, f"U-shaped maze: {_PLAY}"),
-    _pointmaze_recipe("medium", "fixedgoal", 200_000, f"8 x 8 maze: {_PLAY}; the default of the experiments"),
-    _pointmaze_recipe("large", "fixedgoal", 400_000, f"9 x 12 maze: {_PLAY}"),
-    _pointmaze_recipe("umaze", "goal", 100_000, f"U-shaped maze: {_GOAL}"),
-    _pointmaze_recipe("medium", "goal", 200_000, f"8 x 8 maze: {_GOAL}"),
-    _pointmaze_recipe("large", "goal", 400_000, f"9 x 12 maze: {_GOAL}"),
+    *(
+        _recipe(f"{maze}-{layout}", maze, layout, rows, f"{what}: {kind}")
+        for layout, kind in _LAYOUTS.items()
+        for maze, (what, rows) in _MAZES.items()
+    ),
+    _recipe(
+        "tworoutes", "tworoutes", "demonstrations", 100_000, "three forks, each passed either way: multimodal demonstrations"
+    ),
 )

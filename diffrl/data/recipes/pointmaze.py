@@ -8,6 +8,9 @@ followed by another, drawn over all free cells.
 `fixedgoal`: observation (x, y, vx, vy), goals left out, reward 1 where the next position is within 0.45 m of the centre of
 the evaluation environment's goal cell (D4RL's maze2d relabelling): undirected data in which imitation fails.
 `goal`: Minari's layout, one episode per goal, the goal observed; unlike there, row 0 has the goal that its reward is for.
+Either with sparse rewards or, `-dense`, exp(-distance in m).
+`demonstrations` (maze tworoutes): from one end to the other, every fork passed above or below with equal probability; the mean
+of the two ways is a wall.
 
 Physics is `mujoco.mj_step` on gymnasium-robotics' own model. A block of 1,000 steps is simulated from its own seed, so
 data do not depend on how blocks are spread over processes. This module imports no JAX: worker processes start fast.
@@ -31,6 +34,8 @@ MAX_SPEED = 5.0  # m/s, the same package's point.py
 GAIN, BRAKE, REACH, JITTER, ACTION_NOISE = 10.0, 1.0, 0.1, 0.2, 0.5
 # Seeds of evaluation episodes stand apart from those of data blocks.
 _REFERENCE_STREAM = {"random": 1, "controller": 2}
+_DEMONSTRATION_STREAM = 3
+DEMONSTRATION_STEPS = 1000
 
 
 class Task(NamedTuple):
@@ -39,6 +44,8 @@ class Task(NamedTuple):
     env_id: str
     rows: tuple[str, ...]
     goal_cell: tuple[int, int]
+    start_cell: tuple[int, int] | None = None  # None: any free cell
+    time_limit: int | None = None  # None: the environment's own
 
 
 TASKS = {
@@ -55,6 +62,13 @@ TASKS = {
             *("100101000001", "110101010111", "100100010001", "111111111111"),
         ),
         (7, 9),
+    ),
+    "tworoutes": Task(
+        "PointMaze_UMaze-v3",
+        ("1111111111111111", "1110001000100011", "1000100010001001", "1110001000100011", "1111111111111111"),
+        (2, 14),
+        start_cell=(2, 1),
+        time_limit=DEMONSTRATION_STEPS,
     ),
 }
 
@@ -81,6 +95,13 @@ class Grid:
             self._next[goal] = self._search(goal)
         i, j = self._next[goal][cell]
         return int(i), int(j)
+
+    def distance(self, cell: tuple[int, int], goal: tuple[int, int]) -> int:
+        """Steps of a shortest path."""
+        steps = 0
+        while cell != goal:
+            cell, steps = self.next_cell(cell, goal), steps + 1
+        return steps
 
     def _search(self, goal: tuple[int, int]) -> Int[np.ndarray, "height width 2"]:
         following = np.full((self.height, self.width, 2), -1)
@@ -127,7 +148,7 @@ class Simulator:
     def __init__(self, maze: str) -> None:
         import mujoco
 
-        env = make_env(maze, layout="goal", evaluation=True)
+        env = make_env(maze, "demonstrations" if TASKS[maze].start_cell else "goal", evaluation=True, observe_all=True)
         point = env.unwrapped.point_env
         self.env, self.model, self.data = env, point.model, point.data
         self._mujoco: Any = mujoco
@@ -155,10 +176,11 @@ class Simulator:
         self.env.close()
 
 
-def make_env(maze: str, layout: str, evaluation: bool) -> Any:
+def make_env(maze: str, layout: str, evaluation: bool, observe_all: bool = False) -> Any:
     """The gymnasium environment of a dataset: for evaluation one fixed goal cell, for collection goals that move.
 
-    The fixed-goal layout's wrappers are part of the spec, which alone recovers the environment and its Box observation.
+    Where the goal is no part of the observation, wrappers in the spec leave it out, so that the spec alone recovers the
+    environment and its Box observation; `observe_all` keeps everything.
     """
     import gymnasium
 
@@ -168,16 +190,23 @@ def make_env(maze: str, layout: str, evaluation: bool) -> Any:
         import gymnasium_robotics
     gymnasium.register_envs(gymnasium_robotics)
     task = TASKS[maze]
-    if evaluation or layout == "fixedgoal":
+    options: dict[str, Any] = {"reward_type": "dense"} if layout.endswith("-dense") else {}
+    if task.time_limit:
+        options["max_episode_steps"] = task.time_limit
+    hidden_goal = layout == "demonstrations" or layout.startswith("fixedgoal")
+    if evaluation or hidden_goal:
         cells: list[list[int | str]] = [[int(cell) for cell in row] for row in task.rows]
         cells[task.goal_cell[0]][task.goal_cell[1]] = "g"
-        options = {"maze_map": cells, "continuing_task": True, "reset_target": False}
+        if task.start_cell:
+            cells[task.start_cell[0]][task.start_cell[1]] = "r"
+        # A demonstration ends at its goal.
+        options |= {"maze_map": cells, "continuing_task": layout != "demonstrations", "reset_target": False}
     else:
-        options = {"continuing_task": True, "reset_target": True}
+        options |= {"continuing_task": True, "reset_target": True}
     env: Any = gymnasium.make(task.env_id, disable_env_checker=True, **options)
     # gymnasium-robotics leaves the model's file behind in the temporary directory.
     Path(env.unwrapped.tmp_xml_file_path).unlink(missing_ok=True)
-    if layout == "fixedgoal":
+    if hidden_goal and not observe_all:
         env = gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FilterObservation(env, ["observation"]))
     return env
 
@@ -233,7 +262,62 @@ def simulate_block(simulator: Simulator, seed: int, block: int, steps: int) -> d
     return {"states": states, "actions": actions, "goals": goals, "success": success}
 
 
-def simulate_reference(simulator: Simulator, policy: str, seed: int, episode: int) -> float:
+def simulate_demonstrations(simulator: Simulator, maze: str, seed: int, shard: int, rows: int) -> dict[str, np.ndarray]:
+    """`rows` steps of demonstrations, each from start to goal by ways drawn at every fork; the last is cut to fit.
+
+    Returns:
+        states [rows + episodes, 4], actions [rows, 2] float32, success [rows] and lengths [episodes] of each in turn.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, shard, _DEMONSTRATION_STREAM]))
+    parts, made = [], 0
+    while made < rows:
+        parts.append(_demonstrate(simulator, maze, rng, rows - made))
+        made += len(parts[-1]["actions"])
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {**joined, "lengths": np.array([len(part["actions"]) for part in parts])}
+
+
+def _demonstrate(simulator: Simulator, maze: str, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    """One demonstration of at most `rows` steps."""
+    grid, task = simulator.grid, TASKS[maze]
+    assert task.start_cell is not None
+    noise = rng.uniform(-POSITION_NOISE, POSITION_NOISE, (2, 2))
+    start = (grid.centre(task.start_cell) + noise[0]).tolist()
+    goal = tuple((evaluation_goal(maze) + noise[1]).tolist())
+    via = [grid.centre(cell) for cell in _drawn_way(grid, task.start_cell, task.goal_cell, rng)[1:-1]] + [goal]
+    controller, action_noise = Controller(grid, rng), rng.normal(0.0, ACTION_NOISE, (DEMONSTRATION_STEPS, 2)).tolist()
+    states, actions, success = [(*start, 0.0, 0.0)], [], []
+
+    def actor(t: int, x: float, y: float, vx: float, vy: float) -> np.ndarray:
+        if len(via) > 1 and math.hypot(via[0][0] - x, via[0][1] - y) <= 2 * REACH:
+            via.pop(0)
+        ax, ay = controller.act(x, y, vx, vy, via[0])
+        ax, ay = ax + action_noise[t][0], ay + action_noise[t][1]
+        actions.append(np.array([min(max(ax, -1.0), 1.0), min(max(ay, -1.0), 1.0)], np.float32))
+        return actions[-1]
+
+    simulator.place(*start)
+    for state in simulator.run(actor, min(DEMONSTRATION_STEPS, rows)):
+        states.append(state)
+        success.append(math.hypot(goal[0] - state[0], goal[1] - state[1]) <= SUCCESS_RADIUS)
+        if success[-1]:
+            break
+    return {"states": np.array(states), "actions": np.array(actions), "success": np.array(success)}
+
+
+def _drawn_way(grid: Grid, start: tuple[int, int], goal: tuple[int, int], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Cells of a shortest path, drawn at every fork with equal probability."""
+    way = [start]
+    while way[-1] != goal:
+        i, j = way[-1]
+        ahead = [cell for cell in ((i, j + 1), (i, j - 1), (i - 1, j), (i + 1, j)) if grid.free[cell]]
+        left = [grid.distance(cell, goal) for cell in ahead]
+        best = [cell for cell, distance in zip(ahead, left, strict=True) if distance == min(left)]
+        way.append(best[int(rng.integers(len(best)))])
+    return way
+
+
+def simulate_reference(simulator: Simulator, policy: str, seed: int, episode: int, layout: str) -> float:
     """Return of one evaluation episode of the "random" policy or the noise-free "controller", started by gymnasium's reset."""
     stream = np.random.SeedSequence([seed, episode, _REFERENCE_STREAM[policy]])
     rng = np.random.default_rng(stream)
@@ -250,27 +334,33 @@ def simulate_reference(simulator: Simulator, policy: str, seed: int, episode: in
         return np.array([min(max(ax, -1.0), 1.0), min(max(ay, -1.0), 1.0)], np.float32)
 
     simulator.place(*observation["observation"][:2].tolist())
-    return float(sum(math.hypot(goal[0] - x, goal[1] - y) <= SUCCESS_RADIUS for x, y, _, _ in simulator.run(actor, limit)))
+    distances = (math.hypot(goal[0] - x, goal[1] - y) for x, y, _, _ in simulator.run(actor, limit))
+    if layout == "demonstrations":
+        return float(any(distance <= SUCCESS_RADIUS for distance in distances))
+    return float(sum(math.exp(-d) if layout.endswith("-dense") else d <= SUCCESS_RADIUS for d in distances))
 
 
 _simulators: dict[str, Simulator] = {}
 
 
-def run_shard(maze: str, kind: str, seed: int, first: int, last: int, rows: int) -> dict[str, np.ndarray]:
+def run_shard(maze: str, kind: str, seed: int, first: int, last: int, rows: int, layout: str) -> dict[str, np.ndarray]:
     """One unit of parallel work, in whatever process.
 
     Args:
         maze: a key of `TASKS`.
-        kind: "play" for data blocks, "random" or "controller" for reference episodes.
+        kind: "play" for data blocks, "demonstrations", "random" or "controller" for reference episodes.
         seed: of the dataset.
         first, last: blocks or episodes, `first <= i < last`.
-        rows: of the whole dataset; cuts its last block.
+        rows: of the whole dataset, which cuts its last block; of this shard for demonstrations.
+        layout: whose rewards the reference episodes count.
     """
     if maze not in _simulators:
         _simulators[maze] = Simulator(maze)
     simulator = _simulators[maze]
+    if kind == "demonstrations":
+        return simulate_demonstrations(simulator, maze, seed, first, rows)
     if kind != "play":
-        return {"returns": np.array([simulate_reference(simulator, kind, seed, i) for i in range(first, last)])}
+        return {"returns": np.array([simulate_reference(simulator, kind, seed, i, layout) for i in range(first, last)])}
     blocks = [simulate_block(simulator, seed, i, min(BLOCK_STEPS, rows - i * BLOCK_STEPS)) for i in range(first, last)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -278,49 +368,3 @@ def run_shard(maze: str, kind: str, seed: int, first: int, last: int, rows: int)
 def versions() -> str:
     """The simulator's versions, for the record."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mujoco", "gymnasium-robotics", "gymnasium"))
-
-
-def split_blocks(shard: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The blocks that `run_shard` joined: all of 1,000 steps but perhaps the last."""
-    steps, blocks = len(shard["actions"]), []
-    for number, first in enumerate(range(0, steps, BLOCK_STEPS)):
-        last = min(first + BLOCK_STEPS, steps)
-        block = {name: shard[name][first:last] for name in ("actions", "goals", "success")}
-        # Each block before this one has a state more than it has steps.
-        blocks.append({**block, "states": shard["states"][first + number : last + number + 1]})
-    return blocks
-
-
-def fixed_goal_episodes(block: dict[str, np.ndarray], goal: np.ndarray) -> list[dict[str, Any]]:
-    """One episode per block; reward 1 where the next position is within 0.45 m of `goal`."""
-    states = block["states"]
-    reward = (np.linalg.norm(states[1:, :2] - goal, axis=1) <= SUCCESS_RADIUS).astype(np.float64)
-    return [_episode(states, block["actions"], reward)]
-
-
-def goal_episodes(block: dict[str, np.ndarray], goal: np.ndarray) -> list[dict[str, Any]]:
-    """One episode per goal of the controller, as Minari's; the evaluation `goal` plays no part."""
-    del goal
-    steps = len(block["actions"])
-    ends = np.flatnonzero(block["success"]) + 1
-    episodes, first = [], 0
-    for last in [*ends.tolist(), *([steps] if not len(ends) or ends[-1] != steps else [])]:
-        states = block["states"][first : last + 1]
-        # The goal is the same in all steps of the episode, and its last observation is about the goal just reached.
-        desired = np.concatenate([block["goals"][first:last], block["goals"][last - 1 : last]])
-        observations = {"observation": states, "achieved_goal": states[:, :2].copy(), "desired_goal": desired}
-        episodes.append(_episode(observations, block["actions"][first:last], block["success"][first:last].astype(np.float64)))
-        first = last
-    return episodes
-
-
-def _episode(observations: Any, actions: np.ndarray, rewards: np.ndarray) -> dict[str, Any]:
-    truncations = np.zeros(len(rewards), bool)
-    truncations[-1] = True
-    return {
-        "observations": observations,
-        "actions": actions,
-        "rewards": rewards,
-        "terminations": np.zeros(len(rewards), bool),
-        "truncations": truncations,
-    }

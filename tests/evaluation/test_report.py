@@ -158,7 +158,7 @@ def test_pieces_of_the_data_never_cross_episodes(monkeypatch: pytest.MonkeyPatch
     x = jnp.asarray(observation)
     rows = Transition(x, x[:, :2], jnp.zeros(n), x, jnp.zeros(n, bool), jnp.asarray(timeout))
     source = Source(rows, np.full(2, -1.0), np.full(2, 1.0), card().id)
-    monkeypatch.setattr(minari, "load", lambda id, observation_keys: source)
+    monkeypatch.setattr(minari, "load", lambda id, **_: source)
     pieces = plots.data_pieces(card())
     assert len(pieces) == plots.DATA_PIECES
     for piece in pieces:

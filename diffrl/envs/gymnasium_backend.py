@@ -112,7 +112,7 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
             # The checker only warns about the environment's author's choices, at a third of the speed.
             env = gymnasium.make(spec, disable_env_checker=True, **options)
     except ImportError as error:
-        extra = "ogbench" if error.name in ("ogbench", "dm_control") else "envs"
+        extra = "ogbench" if str(error.name).split(".")[0] in ("ogbench", "dm_control") else "envs"
         raise BackendError(
             f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[{extra}]'"
         ) from error

@@ -5,8 +5,8 @@
     python launch/suite.py --methods=iql,srpo --datasets='hopper/*' --out=runs/hopper
     python launch/report.py --suite 'runs/suite/*/*' --out=runs/suite/report
 
-A cell is a workdir of launch/train.py, OUT/<dataset>/<method>; its last checkpoint is evaluated. The config of each cell comes from an
-experiment file that takes METHOD,DATASET and lists its METHODS.
+A cell is a workdir of launch/train.py, OUT/<dataset>/<method>; its last checkpoint is evaluated. The config of each cell comes
+from an experiment file that takes METHOD,DATASET and lists its METHODS.
 """
 
 import fnmatch
@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
     from diffrl.evaluation.evaluate import Options, evaluate_workdir
     from diffrl.training.train import train
 
-    missing = [name for name in dict.fromkeys(name for name, _ in todo) if not dataset_path(RECIPES[f"{name}-v0"].dataset_id).exists()]
+    names = dict.fromkeys(name for name, _ in todo)
+    missing = [name for name in names if not dataset_path(RECIPES[f"{name}-v0"].dataset_id).exists()]
     if missing:
         suite = f" (or all of them: diffrl-collect --suite={SUITE.value})"
         cli.fail(f"not on this machine: {', '.join(missing)}. {how_to_get(f'diffrl/{missing[0]}-v0')}{suite}")

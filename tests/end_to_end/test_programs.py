@@ -61,6 +61,42 @@ def test_simulator_of_the_data_evaluates_too(root: Path) -> None:
     assert json.loads(path.read_text())["runs"][0]["lengths"] == [300, 300]
 
 
+TINY_SUITE = """
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig
+
+METHODS = ("narrow", "wide")
+
+
+def get_config(cell):
+    method, dataset = cell.split(",")
+    algorithm = bc.Config(hidden_dims=(8 if method == "narrow" else 16,), num_updates=20, batch_size=8)
+    return Config(algorithm=algorithm, dataset=DatasetConfig(id=f"diffrl/{dataset}-v0"), num_seeds=2, updates_per_chunk=10)
+"""
+
+
+def test_suite_trains_and_evaluates_every_cell_once(root: Path) -> None:
+    """Methods x datasets in one process; a second call finds everything done; what is missing is named before any cell runs."""
+    experiment, out = root / "tiny_suite.py", root / "suite"
+    experiment.write_text(TINY_SUITE)
+    command = ("launch/suite.py", f"--experiment={experiment}", f"--out={out}", "--episodes=2")
+    run(root, *command, "--datasets=pointmaze/umaze-fixedgoal")
+    cells = sorted(path.parent for path in out.glob("*/*/DONE"))
+    assert [cell.name for cell in cells] == ["narrow", "wide"]
+    (path,) = (cells[0] / "evaluations" / "20").glob("*.json")
+    written = path.stat().st_mtime_ns
+    again = run(root, *command, "--datasets=pointmaze/umaze-fixedgoal", "--methods=narrow")
+    assert "already trained to the end" in again.stdout
+    assert path.stat().st_mtime_ns == written
+
+    missing = run(root, *command, "--datasets=hopper/*", code=2)
+    assert "not on this machine: hopper/random, hopper/medium" in missing.stderr
+    assert "--recipe=hopper/random-v0" in missing.stderr
+    assert "'narow' is not in" in run(root, *command, "--methods=narow", code=2).stderr
+    assert "no dataset of the suite small matches 'hoper/*'" in run(root, *command, "--datasets=hoper/*", code=2).stderr
+    assert "lists no METHODS" in run(root, "launch/suite.py", "--experiment=bc_pointmaze", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -103,5 +139,6 @@ def test_help_explains(root: Path) -> None:
         ("evaluate", "--watch"),
         ("report", "--out"),
         ("benchmark", "--runs"),
+        ("suite", "--methods"),
     ):
         assert word in run(root, f"launch/{program}.py", "--help", code=None).stdout

@@ -1,8 +1,11 @@
-"""Reference scores: which episode returns count as 0 and as 100, and who says so."""
+"""Reference scores: which episode returns (or success rates) count as 0 and as 100, and who says so.
+
+Raw returns are always stored beside; a score can be computed anew from any other reference.
+"""
 
 import json
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,14 +14,16 @@ from diffrl.data.dataset import Card
 
 
 class Reference(NamedTuple):
-    """Returns that count as 0 and 100, with their source."""
+    """Values that count as 0 and 100, with their source; of a mean episode return, or of a rate of success."""
 
     min: float
     max: float
     source: str
+    quantity: Literal["return", "success"] = "return"
 
 
-_D4RL = "D4RL, d4rl/infos.py (Fu et al. 2020)"
+_D4RL = "D4RL, REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (Fu et al. 2020, arXiv 2004.07219)"
+OGBENCH = Reference(0.0, 1.0, "OGBench scores by the rate of success (Park et al. 2025, arXiv 2410.20092)", "success")
 
 # By the environment's name without its version. D4RL's constants were measured on -v2 locomotion and -v0 Adroit tasks;
 # it applies them to every version, and so do papers.
@@ -30,23 +35,39 @@ TABLE: dict[str, Reference] = {
     "AntMaze": Reference(0.0, 1.0, _D4RL + "; for tasks that end at the goal, so that a return is 0 or 1"),
     "FrankaKitchen": Reference(0.0, 4.0, _D4RL + "; a return is the number of finished tasks"),
     "AdroitHandPen": Reference(96.262799, 3076.8331017826877, _D4RL),
+    "AdroitHandHammer": Reference(-274.856578, 12794.134825156867, _D4RL),
+    "AdroitHandDoor": Reference(-56.512833, 2880.5693087298737, _D4RL),
+    "AdroitHandRelocate": Reference(-6.425911, 4233.877797728884, _D4RL),
     # D4RL's maze2d is another task than PointMaze-v3 (radius 0.5, other limits): by its own names only.
+    "maze2d-open": Reference(0.01, 20.66, _D4RL),
     "maze2d-umaze": Reference(23.85, 161.86, _D4RL),
     "maze2d-medium": Reference(13.13, 277.39, _D4RL),
     "maze2d-large": Reference(6.7, 273.99, _D4RL),
-    "maze2d-umaze-dense": Reference(68.54, 193.66, _D4RL),
-    "maze2d-medium-dense": Reference(44.26, 297.46, _D4RL),
-    "maze2d-large-dense": Reference(30.57, 303.49, _D4RL),
+    "maze2d-open-dense": Reference(11.17817, 27.166538620695782, _D4RL),
+    "maze2d-umaze-dense": Reference(68.537689, 193.66285642381482, _D4RL),
+    "maze2d-medium-dense": Reference(44.264742, 297.4552547777125, _D4RL),
+    "maze2d-large-dense": Reference(30.569041, 303.4857382709002, _D4RL),
 }
 
-_ALIASES = {"kitchen": "FrankaKitchen", "pen": "AdroitHandPen", "antmaze": "AntMaze"}
+_ALIASES = {
+    "kitchen": "FrankaKitchen",
+    "pen": "AdroitHandPen",
+    "hammer": "AdroitHandHammer",
+    "door": "AdroitHandDoor",
+    "relocate": "AdroitHandRelocate",
+    "antmaze": "AntMaze",
+}
 _LOCOMOTION = ("Hopper", "HalfCheetah", "Walker2d", "Ant")
 
 
 def reference_for(card: Card) -> Reference | None:
-    """The dataset's own reference scores, else those of the table for its environment, else None."""
+    """The dataset's own reference scores (`ref_min_score` and `ref_max_score`, Minari's convention), else what its benchmark
+    prescribes for its environment, else None.
+    """
     if card.ref_min_score is not None and card.ref_max_score is not None and card.ref_min_score < card.ref_max_score:
         return Reference(card.ref_min_score, card.ref_max_score, card.ref_provenance or f"metadata of {card.id}")
+    if _is_ogbench(card):
+        return OGBENCH
     for name in _names(card):
         if name in TABLE:
             return TABLE[name]
@@ -62,9 +83,15 @@ def why_no_reference(card: Card) -> str:
     )
 
 
-def normalized(returns: Float[np.ndarray, "*episodes"], reference: Reference) -> Float[np.ndarray, "*episodes"]:
-    """Returns on the scale where `reference.min` is 0 and `reference.max` is 100."""
-    return 100.0 * (np.asarray(returns, np.float64) - reference.min) / (reference.max - reference.min)
+def normalized(values: Float[np.ndarray, "*values"], reference: Reference) -> Float[np.ndarray, "*values"]:
+    """Values of the reference's quantity on the scale where `reference.min` is 0 and `reference.max` is 100."""
+    return 100.0 * (np.asarray(values, np.float64) - reference.min) / (reference.max - reference.min)
+
+
+def _is_ogbench(card: Card) -> bool:
+    """Whether the environment is one of OGBench's single tasks; its names begin like D4RL's (antmaze-…)."""
+    spec = json.loads(card.env_spec or "{}")
+    return str(spec.get("entry_point", "")).startswith("ogbench.") and "-singletask" in str(spec.get("id", ""))
 
 
 def _names(card: Card) -> list[str]:

@@ -48,9 +48,9 @@ def learning_curves(group: list[Series], colour: dict[str, str], path: Path) -> 
         axes = figure.subplots()
         for one in group:
             _curve(axes, one, colour[one.name])
-        axes.axhline(
-            data_value(group[0]), color=DATA, linestyle="--", linewidth=1.2, label="data (mean of its episodes)", zorder=1
-        )
+        data = data_value(group[0])
+        if data is not None:
+            axes.axhline(data, color=DATA, linestyle="--", linewidth=1.2, label="data (mean of its episodes)", zorder=1)
         axes.set_xlabel("updates")
         axes.set_ylabel(unit_of(group[0].last))
         axes.set_xlim(left=0)

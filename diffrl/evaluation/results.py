@@ -86,8 +86,13 @@ class Result:
 
     @property
     def mean_scores(self) -> Float[np.ndarray, "runs"] | None:
-        """Each run's normalised score (0-100), None without a reference."""
-        return None if self.reference is None else np.asarray(normalized(self.mean_returns, self.reference), np.float64)
+        """Each run's normalised score (0-100), None without a reference; NaN for a diverged run."""
+        if self.reference is None:
+            return None
+        values = self.mean_returns
+        if self.reference.quantity == "success":
+            values = np.where(np.isfinite(values), self.success_rates, np.nan)  # a diverged run stays visible
+        return np.asarray(normalized(values, self.reference), np.float64)
 
     @property
     def success_rates(self) -> Float[np.ndarray, "runs"]:

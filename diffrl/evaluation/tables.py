@@ -65,11 +65,13 @@ def unit_of(result: Result) -> str:
     return "episode return" if result.reference is None else "normalised score"
 
 
-def data_value(series: Series) -> float:
-    """The data's own mean episode return, in the unit of `values_of`."""
+def data_value(series: Series) -> float | None:
+    """The data's own mean episode return, in the unit of `values_of`; None where that counts successes, which data do not."""
     reference = series.last.reference
     mean = series.card.return_mean
-    return mean if reference is None else float(np.asarray(normalized(np.array([mean]), reference))[0])
+    if reference is None:
+        return mean
+    return None if reference.quantity == "success" else float(normalized(np.array([mean]), reference)[0])
 
 
 def read(workdirs: list[Path], last: int | None = None) -> list[Series]:
@@ -174,8 +176,11 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
 
 
 def _reference_in_words(result: Result) -> str:
-    low_high = "none: " if result.reference is None else f"0 = {result.reference.min:g}, 100 = {result.reference.max:g}: "
-    return low_high + result.reference_note
+    reference = result.reference
+    if reference is None:
+        return "none: " + result.reference_note
+    of = " of the rate of success" if reference.quantity == "success" else ""
+    return f"0 = {reference.min:g}, 100 = {reference.max:g}{of}: {result.reference_note}"
 
 
 def _diverged(result: Result) -> list[str]:

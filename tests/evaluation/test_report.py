@@ -13,22 +13,29 @@ from workdirs import MAZE, card, describe, tiny_config
 
 from diffrl.data import minari
 from diffrl.data.dataset import Source
-from diffrl.data.scores import Reference
+from diffrl.data.scores import OGBENCH, Reference
 from diffrl.evaluation import plots, results, tables
 from diffrl.evaluation.maze import maze_of
 from diffrl.evaluation.results import Result, Settings
 from diffrl.types import Transition
 
 SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)
+REFERENCE = Reference(0.0, 20.0, "made up")
 
 
-def write_result(workdir: Path, step: int, returns: list[list[float]], settings: Settings = SETTINGS) -> None:
+def write_result(
+    workdir: Path,
+    step: int,
+    returns: list[list[float]],
+    settings: Settings = SETTINGS,
+    reference: Reference = REFERENCE,
+) -> None:
     """Runs: two seeds × two points; an episode succeeds with a return above 10."""
     array = np.array(returns)
     result = Result(
         step=step,
         settings=settings,
-        reference=Reference(0.0, 20.0, "made up"),
+        reference=reference,
         reference_note="made up",
         seeds=[0, 1, 0, 1],
         hparams=[{"learning_rate": rate} for rate in (0.1, 0.1, 0.2, 0.2)],
@@ -80,6 +87,21 @@ def test_results_round_trip(evaluated: Path):
     path.write_text('{"step": 1}')
     with pytest.raises(results.ResultError, match="delete it and evaluate again"):
         results.load(path)
+
+
+def test_scores_that_count_successes(tmp_path: Path):
+    """OGBench: the score is the rate of success in per cent, whatever the returns; the data have no such number."""
+    describe(tmp_path, tiny_config(), card())
+    write_result(tmp_path, 200, [[2, 4], [np.nan, 8], [8, 12], [16, 20]], reference=OGBENCH)
+    first, second = tables.read([tmp_path])
+    np.testing.assert_array_equal(tables.values_of(first.last), [0.0, np.nan])
+    np.testing.assert_array_equal(tables.values_of(second.last), [50.0, 100.0])
+    assert tables.data_value(second) is None
+    _, cells = tables.formatted([second])
+    assert cells[-1][0] == "(the data)"
+    assert cells[-1].count("5.00") == 1
+    assert "100 = 1 of the rate of success" in tables.to_markdown([second])
+    assert plots.learning_curves([second], {second.name: "#000000"}, tmp_path / "curves.png").exists()
 
 
 def test_notes_tell_what_the_numbers_hide(evaluated: Path):

@@ -36,7 +36,9 @@ BACKEND = flags.DEFINE_enum(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Evaluation seed: start states and action noise depend on it.")
 ACT = flags.DEFINE_multi_string("act", [], "Override a choice made when acting: name=value, or name=v1,v2 for each. Repeatable.")
-RENDER = flags.DEFINE_bool("render", False, "Also a picture of the trajectories (mazes) and a video of one episode (gymnasium).")
+RENDER = flags.DEFINE_bool(
+    "render", False, "Also a picture of the trajectories (mazes) and videos of the best, median and worst episode."
+)
 FORCE = flags.DEFINE_bool("force", False, "Evaluate again what has a result already.")
 
 
@@ -65,7 +67,8 @@ def render(workdir: Path, found: list[Result], console: Console) -> None:
         if picture:
             console.print(f"wrote {picture}", highlight=False, soft_wrap=True)
         try:
-            console.print(f"wrote {video.record(workdir, result)}", highlight=False, soft_wrap=True)
+            for path in video.record(workdir, result):
+                console.print(f"wrote {path}", highlight=False, soft_wrap=True)
         except video.VideoError as error:
             console.print(str(error), highlight=False, markup=False)
 

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from diffrl.data import scores
 from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import BackendError
+from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.evaluation import results, rollout
 from diffrl.evaluation.results import Result, Settings
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
@@ -194,11 +194,7 @@ class _Evaluator:
     def _roll_out(self, step: int, variant: _Variant, policies: Any) -> Result:
         env = self.backend.device if self.backend.device is not None else self._host_envs()
         if variant.label not in self.rollouts:
-            per_episode = self.runs.size * (env.max_episode_steps + 1) * self.spec.observation_dim
-            recorded = min(MAX_RECORDED_EPISODES, MAX_RECORDED_FLOATS // per_episode)
-            recorded = recorded if self.spec.observation_dim <= MAX_RECORDED_OBSERVATION else 0
-            make: Callable = rollout.host_rollout if self.backend.device is None else rollout.device_rollout
-            self.rollouts[variant.label] = make(variant.algorithm, env, self.options.episodes, recorded)
+            self.rollouts[variant.label] = make_rollout(variant.algorithm, env, self.spec, self.runs.size, self.options.episodes)
         seeds = list(self.runs.seeds)
         columns = (
             TextColumn("{task.description}"),
@@ -238,6 +234,18 @@ class _Evaluator:
         self.checkpoints.close()
         if self.host_envs is not None:
             self.host_envs.close()
+
+
+def make_rollout(
+    algorithm: Algorithm, envs: DeviceEnvironment | HostEnvironments, spec: Spec, num_runs: int, episodes: int
+) -> rollout.RolloutFn:
+    """The rollout that scores: on either kind of environment, with as many episodes recorded as a result file may hold."""
+    per_episode = num_runs * (envs.max_episode_steps + 1) * spec.observation_dim
+    recorded = min(MAX_RECORDED_EPISODES, MAX_RECORDED_FLOATS // per_episode)
+    recorded = recorded if spec.observation_dim <= MAX_RECORDED_OBSERVATION else 0
+    if isinstance(envs, HostEnvironments):
+        return rollout.host_rollout(algorithm, envs, episodes, recorded)
+    return rollout.device_rollout(algorithm, envs, episodes, recorded)
 
 
 def build_algorithm(workdir: Path, spec: Spec, overrides: tuple[tuple[str, str], ...]) -> Algorithm:

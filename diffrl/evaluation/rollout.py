@@ -6,7 +6,7 @@ does not depend on which other runs share its sweep. Action keys are counted (`f
 A factory compiles once; the rollout it returns takes the policies as an argument and serves every checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -20,6 +20,7 @@ from diffrl.types import Key, Policy
 
 Progress = Callable[[int], None]  # called with the number of environment steps (of the whole batch) done since the last call
 
+NUM_WATCHED = 3
 _ACT, _RESET = 0, 1  # purposes a run's key is split by
 
 
@@ -32,20 +33,31 @@ class Rollouts(NamedTuple):
         lengths: [R, E] int, steps until the episode ended.
         successes: [R, E] bool, whether the goal was reached in any step of the episode.
         observations: [R, K, T+1, O] float32, the first K episodes of each run, NaN after their end (K may be 0).
+        watched: of the watched episodes, what it takes to show them: their states, a tree of [R, NUM_WATCHED, T+1, ...], from
+            a DeviceEnvironment; the actions applied, [R, NUM_WATCHED, T, A], from HostEnvironments.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     successes: np.ndarray
     observations: np.ndarray
+    watched: Any
 
 
 @runtime_checkable
 class RolloutFn(Protocol):
-    """Rolls out policies (leading axis R on every leaf), one training seed per run, from one evaluation seed."""
+    """Rolls out policies (leading axis R on every leaf), one training seed per run, from one evaluation seed.
+
+    `watched` names the NUM_WATCHED episodes of each run that can be shown afterwards.
+    """
 
     def __call__(
-        self, policies: Policy, seeds: list[int], evaluation_seed: int, progress: Progress | None = None
+        self,
+        policies: Policy,
+        seeds: list[int],
+        evaluation_seed: int,
+        progress: Progress | None = None,
+        watched: Sequence[int] = (0,) * NUM_WATCHED,
     ) -> Rollouts: ...
 
 
@@ -100,33 +112,47 @@ def device_rollout(algorithm: Algorithm, env: DeviceEnvironment, num_episodes: i
     """
     num_recorded = min(num_recorded, num_episodes)
 
-    def one_run(policy: Policy, run_key: Key) -> tuple[_Tally, Array]:
+    def one_run(policy: Policy, run_key: Key, watched: Array) -> tuple[_Tally, Array, Any]:
+        # Which episodes are watched is an argument: the program that shows an episode is the one that scored it.
+        def watch(state: Any) -> Any:
+            return jax.tree.map(lambda x: x[watched], state)
+
         reset_key = jax.random.fold_in(run_key, _RESET)
         reset_keys = jax.vmap(lambda episode: jax.random.fold_in(reset_key, episode))(jnp.arange(num_episodes))
         state, observation = jax.vmap(env.reset)(reset_keys)
 
-        def step(loop: tuple, t: Array) -> tuple[tuple, Array]:
+        def step(loop: tuple, t: Array) -> tuple[tuple, tuple[Array, Any]]:
             state, observation, carry, tally = loop
             action, finite, carry = _actions(algorithm, policy, carry, observation, run_key, t)
             state, result = jax.vmap(env.step)(state, action)
             tally = _count(jnp, tally, result.reward, result.terminated, result.success, finite)
-            return (state, result.observation, carry, tally), result.observation[:num_recorded]
+            return (state, result.observation, carry, tally), (result.observation[:num_recorded], watch(state))
 
         ones = jnp.ones(num_episodes, bool)
         tally = _Tally(ones, jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), ~ones)
         loop = (state, observation, algorithm.init_carry(policy, num_episodes), tally)
-        (*_, tally), seen = jax.lax.scan(step, loop, jnp.arange(env.max_episode_steps))
-        return tally, jnp.concatenate([observation[None, :num_recorded], seen]).swapaxes(0, 1)
+        (*_, tally), later = jax.lax.scan(step, loop, jnp.arange(env.max_episode_steps))
+        first = (observation[:num_recorded], watch(state))
+        seen, states = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]).swapaxes(0, 1), first, later)
+        return tally, seen, states
 
     @jax.jit
-    def program(policies: Policy, seeds: Array, evaluation_seed: Array) -> tuple[_Tally, Array]:
-        return jax.vmap(one_run)(policies, _run_keys(seeds, evaluation_seed))
+    def program(policies: Policy, seeds: Array, evaluation_seed: Array, watched: Array) -> tuple[_Tally, Array, Any]:
+        return jax.vmap(one_run, in_axes=(0, 0, None))(policies, _run_keys(seeds, evaluation_seed), watched)
 
-    def rollout(policies: Policy, seeds: list[int], evaluation_seed: int, progress: Progress | None = None) -> Rollouts:
-        tally, seen = jax.device_get(program(policies, np.asarray(seeds, np.uint32), np.uint32(evaluation_seed)))
+    def rollout(
+        policies: Policy,
+        seeds: list[int],
+        evaluation_seed: int,
+        progress: Progress | None = None,
+        watched: Sequence[int] = (0,) * NUM_WATCHED,
+    ) -> Rollouts:
+        which = np.asarray(watched, np.int32)
+        tally, seen, states = jax.device_get(program(policies, np.asarray(seeds, np.uint32), np.uint32(evaluation_seed), which))
         if progress is not None:
             progress(env.max_episode_steps)
-        return Rollouts(tally.returns, tally.lengths, tally.successes, _end_with_nan(seen, tally.lengths[:, :num_recorded]))
+        recorded = _end_with_nan(seen, tally.lengths[:, :num_recorded])
+        return Rollouts(tally.returns, tally.lengths, tally.successes, recorded, states)
 
     return rollout
 
@@ -158,17 +184,25 @@ def host_rollout(algorithm: Algorithm, envs: HostEnvironments, num_episodes: int
 
         return jax.vmap(one_run)(policies, carry, observation, run_keys)
 
-    def rollout(policies: Policy, seeds: list[int], evaluation_seed: int, progress: Progress | None = None) -> Rollouts:
+    def rollout(
+        policies: Policy,
+        seeds: list[int],
+        evaluation_seed: int,
+        progress: Progress | None = None,
+        watched: Sequence[int] = (0,) * NUM_WATCHED,
+    ) -> Rollouts:
         shape = (len(seeds), num_episodes)
         if envs.num_envs != shape[0] * shape[1]:
             raise ValueError(f"{shape[0]} runs × {shape[1]} episodes need as many environments, not {envs.num_envs}")
         run_keys, carry = start(policies, np.asarray(seeds, np.uint32), np.uint32(evaluation_seed))
         observation = envs.reset(episode_seeds(seeds, evaluation_seed, num_episodes)).reshape(*shape, -1)
-        seen = [observation[:, :num_recorded].copy()]
+        seen, applied = [observation[:, :num_recorded].copy()], []
         tally = _Tally(np.ones(shape, bool), np.zeros(shape), np.zeros(shape, np.int32), np.zeros(shape, bool))
         for t in range(envs.max_episode_steps):
             action, finite, carry = act(policies, carry, observation, run_keys, np.uint32(t))
-            result = envs.step(np.asarray(action).reshape(shape[0] * shape[1], -1))
+            action = np.asarray(action)
+            applied.append(action[:, list(watched)])
+            result = envs.step(action.reshape(shape[0] * shape[1], -1))
             reward, terminated, success = (np.reshape(x, shape) for x in (result.reward, result.terminated, result.success))
             tally = _count(np, tally, reward, terminated, success, np.asarray(finite))
             observation = np.reshape(result.observation, (*shape, -1))
@@ -178,6 +212,6 @@ def host_rollout(algorithm: Algorithm, envs: HostEnvironments, num_episodes: int
             if not tally.alive.any():
                 break
         recorded = _end_with_nan(np.stack(seen, axis=2), tally.lengths[:, :num_recorded])
-        return Rollouts(tally.returns, tally.lengths, tally.successes, recorded)
+        return Rollouts(tally.returns, tally.lengths, tally.successes, recorded, np.stack(applied, axis=2))
 
     return rollout

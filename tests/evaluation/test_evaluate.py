@@ -35,7 +35,7 @@ def test_results_of_the_last_stage_and_what_the_file_says(workdir: Path):
     values = json.loads(path.read_text())
     assert values["settings"]["backend"] == "jax"
     assert "PointMaze_UMaze-v3 as rewritten in JAX" in values["settings"]["simulator"]
-    assert values["reference"] == {"min": 0.0, "max": 20.0, "source": "made up for a test"}
+    assert values["reference"] == {"min": 0.0, "max": 20.0, "source": "made up for a test", "quantity": "return"}
     assert [(run["seed"], run["hparams"]) for run in values["runs"]] == [
         (0, {"learning_rate": 0.1}),
         (1, {"learning_rate": 0.1}),

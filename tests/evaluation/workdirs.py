@@ -61,12 +61,12 @@ def tiny_config(num_seeds: int = 2, sweep: str = "learning_rate=0.1,0.2") -> con
     return configs.Config(algorithm, configs.DatasetConfig(id="tests/pointmaze/umaze-v0"), num_seeds=num_seeds, sweep=sweep)
 
 
-def describe(workdir: Path, config: configs.Config, the_card: Card) -> None:
+def describe(workdir: Path, config: configs.Config, the_card: Card, observation_dim: int = 6, action_dim: int = 2) -> None:
     """What the trainer writes before its first update."""
     workdir.mkdir(parents=True, exist_ok=True)
     for name, values in (
         ("config.json", configs.to_json(config)),
-        ("spec.json", dataclasses.asdict(Spec.plain(6, 2))),
+        ("spec.json", dataclasses.asdict(Spec.plain(observation_dim, action_dim))),
         ("dataset.json", dataclasses.asdict(the_card)),
     ):
         (workdir / name).write_text(json.dumps(values))
@@ -75,7 +75,7 @@ def describe(workdir: Path, config: configs.Config, the_card: Card) -> None:
 def save_checkpoint(workdir: Path, step: int, stage_index: int = 1, num_stages: int = 2) -> None:
     """A checkpoint of freshly initialised runs, as the trainer would save it."""
     config = configs.load(workdir)
-    state, policy = initial(json.dumps(configs.to_json(config)), step)
+    state, policy = initial(json.dumps(configs.to_json(config)), (workdir / "spec.json").read_text(), step)
     checkpoints = Checkpoints(workdir, write=True)
     metadata = {"step": step, "stage": f"stage{stage_index}", "stage_index": stage_index, "num_stages": num_stages}
     checkpoints.save(step, state, policy, metadata)
@@ -83,10 +83,10 @@ def save_checkpoint(workdir: Path, step: int, stage_index: int = 1, num_stages: 
 
 
 @functools.cache
-def initial(config_json: str, step: int):
+def initial(config_json: str, spec_json: str, step: int):
     """State and policy of all runs, other ones for another step."""
     config = configs.from_json(json.loads(config_json))
-    runs, algorithm = make_runs(config), registry.make(config.algorithm, Spec.plain(6, 2))
+    runs, algorithm = make_runs(config), registry.make(config.algorithm, Spec.from_json(json.loads(spec_json)))
     state = jax.vmap(algorithm.init)(jax.vmap(lambda key: jax.random.fold_in(key, step))(runs.keys), runs.hparams)
     return {"step": state.step}, jax.vmap(algorithm.policy)(state)  # the evaluator reads no state
 

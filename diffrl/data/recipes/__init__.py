@@ -4,7 +4,7 @@ from diffrl.data.recipes import locomotion, maze_sets, ogbench
 from diffrl.data.recipes.base import Recipe
 
 _ALL = (*maze_sets.RECIPES, *locomotion.RECIPES)
-# What every method is judged on. Goal-conditioned play is imitation (cloning and RL score alike on it): the small suite leaves it out.
+# What every method is judged on, but goal-conditioned play: it is imitation, cloning and RL score alike on it.
 _SMALL = tuple(recipe for recipe in _ALL if "-goal-" not in recipe.name)
 _FULL = tuple(
     recipe._replace(name=recipe.name.replace("-v0", "-1m-v0"), summary=f"{recipe.summary}; 1 M rows", rows=1_000_000)

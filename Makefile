@@ -1,14 +1,16 @@
 # make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
+# make suite        every dataset of the small suite, every baseline on it, one table: about two hours on two cores
 # make test         install everything, check style and types, pass the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
+SUITE_OUT ?= runs/suite
 DATASET := medium-fixedgoal-v0
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install quickstart test test-all lint format bench clean
+.PHONY: install quickstart suite test test-all lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +29,11 @@ quickstart: install
 	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/iql
 	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/srpo
 	$(BIN)/python launch/report.py $(OUT)/bc $(OUT)/iql $(OUT)/srpo --out=$(OUT)/report
+
+suite: install
+	$(BIN)/python launch/collect.py --suite=small
+	$(BIN)/python launch/suite.py --suite=small --out=$(SUITE_OUT)
+	$(BIN)/python launch/report.py --suite '$(SUITE_OUT)/*/*' --out=$(SUITE_OUT)/report
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,9 +2,13 @@
 
     python launch/report.py runs/a runs/b                 # or runs/*, or --workdirs=runs/a,runs/b
     python launch/report.py 'runs/*' --out=report --best --improvement
+    python launch/report.py --suite 'runs/suite/*/*' --out=report          # many datasets: one table of methods
 
 Writes results.md, results.csv and pictures to --out and prints the table. The headline is the last evaluated checkpoint
 of each workdir. Runs from different simulators or datasets are never put into one table or picture.
+
+With --suite, writes suite.md, suite.csv and pictures instead: a row per dataset, a column per method, mean and IQM over the
+datasets that all methods share, probability of improvement, score distributions and evaluation budgets.
 """
 
 import glob
@@ -14,22 +18,25 @@ from pathlib import Path
 
 from absl import app, flags
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from diffrl import cli
-from diffrl.evaluation import plots, tables
+from diffrl.evaluation import plots, suite_plots, suite_tables, tables
 from diffrl.evaluation.results import atomically
+from diffrl.evaluation.suite import gather
 from diffrl.evaluation.tables import ReportError, Series
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs or glob patterns, separated by commas; positional arguments count too.")
 OUT = flags.DEFINE_string("out", "report", "Directory for the tables and pictures.")
 BEST = flags.DEFINE_bool("best", False, "Add the best mean over training, which chooses by the test's own scores: optimistic.")
 IMPROVEMENT = flags.DEFINE_bool("improvement", False, "Add the probability that a run of one series scores above one of another.")
+SUITE = flags.DEFINE_bool("suite", False, "One table of methods and datasets, with what they say together.")
 DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
 
 
 def workdirs_of(patterns: list[str]) -> list[Path]:
-    """Existing directories that match; those without config.json are passed over where a pattern was given.
+    """Existing directories that match (** crosses folders); those without config.json are passed over where a pattern was given.
 
     Raises:
         ReportError: nothing was named, or a pattern matches nothing.
@@ -38,7 +45,7 @@ def workdirs_of(patterns: list[str]) -> list[Path]:
         raise ReportError("name at least one workdir: report.py runs/a runs/b, or --workdirs='runs/*'")
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = [Path(match) for match in sorted(glob.glob(pattern))]  # noqa: PTH207
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
         if pattern != glob.escape(pattern):
             matches = [match for match in matches if (match / "config.json").exists()]
         if not matches:
@@ -76,6 +83,30 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
 
 
+def report_suite(workdirs: list[Path], out: Path, console: Console) -> None:
+    """Write suite.md, suite.csv and pictures to `out` and print the table.
+
+    Raises:
+        ReportError: a directory is no workdir, nothing was evaluated, or results that cannot stand in one table.
+    """
+    series = tables.read(workdirs)
+    suite = gather(series)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = suite_plots.draw(suite, plots.colours(series), out)
+    markdown = suite_tables.to_markdown(suite, [path.name for path in pictures])
+    written = [out / "suite.csv", *pictures, out / "suite.md"]
+    atomically(written[0], lambda file: file.write(suite_tables.to_long_csv(suite).encode()))
+    atomically(written[-1], lambda file: file.write(markdown.encode()))
+    header, rows = suite_tables.formatted(suite)
+    table = Table(*(Column(name, justify="right" if i else "left", no_wrap=not i) for i, name in enumerate(header)))
+    for row in rows:
+        table.add_row(*(Text(cell.replace("*", ""), style="bold" if cell.startswith("**") else "") for cell in row))
+    console.print(table)
+    for line in suite_tables.explanation(suite):
+        console.print(f"- {line}", highlight=False, markup=False)
+    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
+
+
 def _maze(group: list[Series], colour: dict[str, str], path: Path, console: Console, data: bool) -> Path | None:
     if plots.maze_picture(group, colour, path) is None or not data:
         return path if path.exists() else None
@@ -106,7 +137,13 @@ def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        report(workdirs_of(WORKDIRS.value + argv[1:]), Path(OUT.value), console, BEST.value, IMPROVEMENT.value, DATA.value)
+        workdirs, out = workdirs_of(WORKDIRS.value + argv[1:]), Path(OUT.value)
+        if SUITE.value and BEST.value:
+            raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")
+        if SUITE.value:
+            report_suite(workdirs, out, console)
+        else:
+            report(workdirs, out, console, BEST.value, IMPROVEMENT.value, DATA.value)
     except ReportError as error:
         cli.fail(str(error))
 

@@ -54,6 +54,12 @@ class Series(NamedTuple):
         """Only series of the same data and simulator may be compared."""
         return self.card.id, self.last.settings.simulator
 
+    @property
+    def all_notes(self) -> list[str]:
+        """`notes`, and how many runs diverged."""
+        count = int((~np.isfinite(self.last.mean_returns)).sum())
+        return self.notes + ([f"{count} of {len(self.last.seeds)} runs diverged"] if count else [])
+
 
 def values_of(result: Result) -> np.ndarray:
     """What is compared, `[R]`: normalised scores where there is a reference, else returns."""
@@ -164,10 +170,10 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
             "95% high": summary.interval[1] if summary.interval else None,
             "success rate": float(result.success_rates.mean()),
             "data return mean": one.card.return_mean,
-            "reference": _reference_in_words(result),
+            "reference": reference_in_words(result),
             "simulator": result.settings.simulator,
             "workdir": one.workdir.name,
-            "notes": "; ".join(one.notes + _diverged(result)),
+            "notes": "; ".join(one.all_notes),
         }
         if best:
             row["best mean over training (optimistic)"] = float(max(values_of(each).mean() for each in one.results))
@@ -175,17 +181,13 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
     return table
 
 
-def _reference_in_words(result: Result) -> str:
+def reference_in_words(result: Result) -> str:
+    """What counts as 0 and as 100, and who says so."""
     reference = result.reference
     if reference is None:
         return "none: " + result.reference_note
     of = " of the rate of success" if reference.quantity == "success" else ""
     return f"0 = {reference.min:g}, 100 = {reference.max:g}{of}: {result.reference_note}"
-
-
-def _diverged(result: Result) -> list[str]:
-    count = int((~np.isfinite(result.mean_returns)).sum())
-    return [f"{count} of {len(result.seeds)} runs diverged"] if count else []
 
 
 def to_csv(table: list[dict[str, Any]]) -> str:
@@ -261,8 +263,8 @@ def explanation(group: list[Series]) -> list[str]:
         " counts once, by the mean of its episodes at the last evaluated checkpoint.",
         f"The data's own mean return is {group[0].card.return_mean:.2f}.",
     ]
-    lines += [f"Reference: {text}." for text in dict.fromkeys(_reference_in_words(one.last) for one in group)]
-    lines += [f"{one.name}: {note}." for one in group for note in one.notes + _diverged(one.last)]
+    lines += [f"Reference: {text}." for text in dict.fromkeys(reference_in_words(one.last) for one in group)]
+    lines += [f"{one.name}: {note}." for one in group for note in one.all_notes]
     return lines
 
 

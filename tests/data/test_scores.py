@@ -53,7 +53,7 @@ def test_the_datasets_own_come_first():
 
 
 def test_ogbench_counts_successes():
-    """Its single tasks, whatever their returns; its names are not mistaken for D4RL's, and without its package they are D4RL's."""
+    """Its single tasks, whatever their returns; names that begin like D4RL's are not mistaken for them."""
     for name in ("cube-single-singletask-task2-v0", "antmaze-large-singletask-v0"):
         assert reference_for(of_ogbench(name)) == OGBENCH
     assert (OGBENCH.min, OGBENCH.max, OGBENCH.quantity) == (0.0, 1.0, "success")

@@ -3,8 +3,8 @@ r"""TD3+BC on locomotion at its published size (Fujimoto and Gu 2021): 1 M updat
     python launch/train.py --config=experiments/td3_bc_mujoco.py:halfcheetah-medium --config.dataset.download=true \
         --workdir=runs/td3_bc
 
-Published on D4RL -v0 by the paper: halfcheetah-medium 42.8, hopper-medium 99.5, walker2d-medium 79.7; Minari's sets are other
-data.
+On D4RL -v2, as quoted by Chen et al. 2024 (SRPO, table 1): halfcheetah-medium 48.3, hopper-medium 59.3, walker2d-medium 83.7;
+Minari's sets are other data.
 """
 
 from diffrl.algorithms import td3_bc

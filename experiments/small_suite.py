@@ -5,8 +5,8 @@
     python launch/report.py --suite 'runs/suite/*/*' --out=runs/suite/report
 
 Two hidden layers of 128 for everything but the denoisers, batches of 128, 20,000 updates of critics on mazes and 10,000 on
-locomotion, which is far from enough there (papers: 256 wide, batches of 256, 1,000,000 updates). The table says what a method gives
-in a minute, not what it can give.
+locomotion, which is far from enough there (papers: 256 wide, batches of 256, 1,000,000 updates). The table says what a method
+gives in a minute, not what it can give.
 """
 
 from typing import Any

@@ -174,9 +174,10 @@ def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -
     say(f"  id          {dataset_id}")
     say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
     say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
-    if "ref_min_score" in metadata:
-        say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
+    say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
     say(f"              {metadata['ref_provenance']}")
+    if "versions" in mine:  # not on cards of older releases
+        say(f"  made with   {mine['versions']}; {mine['license']}")
     say(f"  path        {outcome.path}")
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
+LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
 Note = Callable[[str], None]  # told what is worked on before there are rows
 
 
@@ -83,7 +84,7 @@ def collect(
         shards, reused = _run(recipe, recipe.shards(seed, rows), staging, workers, rows, report, note)
         seconds = time.monotonic() - started
         product = recipe.assemble(seed, rows, shards)
-        _write(product, dataset_id, path, staging, made_by)
+        _write(product, dataset_id, path, staging, {**made_by, "versions": version})
     metadata = _read_metadata(path)
     assert metadata is not None
     return Outcome(path, metadata, False, seconds, time.monotonic() - started - seconds, reused)
@@ -234,9 +235,8 @@ def _write(product: Product, dataset_id: str, path: Path, staging: Path, made_by
         )
         returns = [float(np.sum(episode["rewards"])) for episode in product.episodes]
         # Not by Minari's own arguments, for which it would make the environment once more.
-        low_high = product.reference
-        scores = {} if low_high is None else {"ref_min_score": low_high[0], "ref_max_score": low_high[1]}
-        extra = {**product.metadata, "min_return": min(returns), "max_return": max(returns)}
+        scores = {"ref_min_score": product.reference[0], "ref_max_score": product.reference[1]}
+        extra = {**product.metadata, "min_return": min(returns), "max_return": max(returns), "license": LICENSE}
         dataset.storage.update_metadata({**scores, "ref_provenance": product.reference_source, "diffrl": {**made_by, **extra}})
         product.env.close()
         product.eval_env.close()

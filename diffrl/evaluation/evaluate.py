@@ -126,7 +126,7 @@ class _Evaluator:
         self.spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
         self.card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
         if self.card.env_spec is None:
-            raise EvaluationError(f"dataset {self.card.id!r} names no environment (env_spec), so there is nothing to act in")
+            raise EvaluationError(f"{self.card.id!r} names no environment to act in: train with --config.dataset.env_id=…")
         self.reference = scores.reference_for(self.card)
         self.note = self.reference.source if self.reference else scores.why_no_reference(self.card)
         self.runs = make_runs(self.config)

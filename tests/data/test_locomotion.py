@@ -15,7 +15,7 @@ from diffrl.data.recipes.base import RecipeError
 from diffrl.data.scores import TABLE, reference_for
 
 STEPS = 12 * ppo.NUM_ENVS * ppo.HORIZON
-EASY = locomotion.Task("Hopper-v5", STEPS, medium=60.0, expert=20.0)
+EASY = locomotion.Task("Hopper-v5", STEPS, reference=(0.0, 180.0), expert=20.0)
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,9 @@ def test_shared_training_runs_once(tmp_path, monkeypatch):
         assert card.rows <= 2_000
         assert name == "hopper/medium-replay-v0" or card.rows == 2_000
         assert "not D4RL's data" in card.description.replace("Not", "not")
-        assert reference_for(card) == TABLE["Hopper"]
+        reference = reference_for(card)
+        assert reference is not None
+        assert (reference.min, reference.max) == EASY.reference
     medium = loader.load("diffrl/hopper/medium-v0").transitions
     mixed = loader.load("diffrl/hopper/medium-expert-v0").transitions
     np.testing.assert_array_equal(mixed.observation[1000:1300], medium.observation[:300])  # "expert" sorts before "medium"
@@ -145,6 +147,13 @@ def test_a_training_that_reaches_nothing_says_so(monkeypatch):
     recipe = RECIPES["hopper/expert-v0"]
     with pytest.raises(CollectionError, match=r"recipe hopper/expert-v0 failed: no training of Hopper-v5"):
         collect(recipe, seed=5, rows=100, workers=1, dataset_id=recipe.dataset_id)
+
+
+def test_cards_carry_the_published_references(monkeypatch):
+    monkeypatch.undo()
+    for name, task in locomotion.TASKS.items():
+        known = TABLE[task.env_id.removesuffix("-v5")]
+        assert task.reference == (known.min, known.max), name
 
 
 def test_suites_name_recipes():

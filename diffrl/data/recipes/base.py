@@ -34,14 +34,14 @@ class Product(NamedTuple):
     """What a recipe makes of its shards: the arguments of `minari.create_dataset_from_buffers`, and more metadata.
 
     `episodes` holds per episode observations, actions, rewards, terminations and truncations. `reference` are the returns that
-    count as 0 and 100, None where the task's published ones do.
+    count as 0 and 100.
     """
 
     episodes: list[dict[str, Any]]
     env: Any
     eval_env: Any
     metadata: dict[str, Any]
-    reference: tuple[float, float] | None
+    reference: tuple[float, float]
     reference_source: str
     description: str
     requirements: list[str]

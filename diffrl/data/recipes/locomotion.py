@@ -34,20 +34,25 @@ class Task(NamedTuple):
     Attributes:
         env_id: gymnasium id.
         num_steps: of the training.
-        medium: target return of the medium policy, a third of D4RL's maximum.
+        reference: episode returns that count as 0 and 100, D4RL's (d4rl/infos.py).
         expert: return that the best policy must reach at least.
     """
 
     env_id: str
     num_steps: int
-    medium: float
+    reference: tuple[float, float]
     expert: float
+
+    @property
+    def medium(self) -> float:
+        """Target return of the medium policy."""
+        return self.reference[1] / 3.0
 
 
 TASKS = {
-    "hopper": Task("Hopper-v5", 1_500_000, 3234.3 / 3, 2_000.0),
-    "halfcheetah": Task("HalfCheetah-v5", 2_500_000, 12135.0 / 3, 4_500.0),
-    "walker2d": Task("Walker2d-v5", 1_500_000, 4592.3 / 3, 3_000.0),
+    "hopper": Task("Hopper-v5", 1_500_000, (-20.272305, 3234.3), 2_000.0),
+    "halfcheetah": Task("HalfCheetah-v5", 2_500_000, (-280.178953, 12135.0), 4_500.0),
+    "walker2d": Task("Walker2d-v5", 1_500_000, (1.629008, 4592.3), 3_000.0),
 }
 
 
@@ -265,8 +270,8 @@ def _product(name: str, quality: str, seed: int, rows: int, shards: dict[str, di
         env=gymnasium.make(task.env_id),
         eval_env=gymnasium.make(task.env_id),
         metadata={"algorithm_name": "random" if quality == "random" else "PPO", "mean_return": mean_return},
-        reference=None,
-        reference_source="D4RL's constants for the task (see diffrl/data/scores.py)",
+        reference=task.reference,
+        reference_source="D4RL's constants for the task (d4rl/infos.py)",
         description=(
             f"{task.env_id}, {made} transitions of {how}. Mean episode return {mean_return:.0f}. Not D4RL's data: policies of "
             f"another algorithm and strength. Seed {seed}, {versions()}."

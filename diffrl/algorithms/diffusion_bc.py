@@ -13,8 +13,9 @@ import optax
 from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.samplers import ddim
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.samplers import ddim, sample
+from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.targets import as_model, clipped
 from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.objectives.behavior import behavior_loss
@@ -91,15 +92,14 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        action = ddim(
-            lambda noised, t: forward(network, policy["params"], noised, t, observation, constants=policy["constants"]),
-            schedule,
-            key,
-            (observation.shape[0], spec.action_dim),
-            config.act.num_denoising_steps,
-            eta=config.act.stochasticity,
-            clip=1.0,
-        )
+        def epsilon(noised: Array, t: Array) -> Array:
+            return forward(network, policy["params"], noised, t, observation, constants=policy["constants"])
+
+        start_key, key = jax.random.split(key)
+        start = jax.random.normal(start_key, (observation.shape[0], spec.action_dim))
+        model = clipped(as_model(epsilon, schedule), -1.0, 1.0)
+        levels = grid(schedule, config.act.num_denoising_steps)
+        action = sample(model, levels, ddim(config.act.stochasticity), key, start)
         return action, carry
 
     return Algorithm(

@@ -16,8 +16,9 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.objectives import Denoiser, perturb
+from diffrl.diffusion.objectives import perturb
 from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.targets import Predict
 from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value
@@ -89,7 +90,7 @@ class State:
 
 
 def score_direction(
-    predict: Denoiser,
+    predict: Predict,
     schedule: LinearVP,
     weighting: str,
     baseline: bool,

@@ -7,25 +7,53 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.schedules import Schedule
+from diffrl.diffusion.targets import Predict, Prediction, Target, combine
 from diffrl.types import Key
 
-Denoiser = Callable[[Array, Array], Array]  # (x_t [B, D], t [B]) -> prediction [B, D]
+Times = Callable[[Key, int], Array]  # (key, B) -> diffusion times [B]
 
 
 def perturb(
-    schedule: LinearVP, x0: Float[Array, "batch dim"], t: Float[Array, "batch"], noise: Float[Array, "batch dim"]
+    schedule: Schedule, x0: Float[Array, "batch dim"], t: Float[Array, "batch"], noise: Float[Array, "batch dim"]
 ) -> Float[Array, "batch dim"]:
     """x_t = α_t x_0 + σ_t z."""
     return schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * noise
 
 
-def epsilon_loss(
-    predict: Denoiser, schedule: LinearVP, x0: Float[Array, "batch dim"], key: Key, t_min: float = 1e-3
+def uniform_times(t_min: float = 1e-3) -> Times:
+    """t ~ U[t_min, 1]."""
+    return lambda key, batch: jax.random.uniform(key, (batch,), minval=t_min)
+
+
+def discrete_times(num_steps: int) -> Times:
+    """t ~ U{1/T, 2/T, …, 1}: the levels of a discrete process of T steps."""
+    return lambda key, batch: (jax.random.randint(key, (batch,), 0, num_steps) + 1.0) / num_steps
+
+
+def denoising_loss(
+    predict: Predict,
+    schedule: Schedule,
+    x0: Float[Array, "batch dim"],
+    key: Key,
+    *,
+    target: str | Target = "epsilon",
+    times: Times | None = None,
+    weight: Callable[[Array], Array] | None = None,
 ) -> Float[Array, ""]:
-    """E ‖ε(α_t x_0 + σ_t z, t) - z‖², summed over dimensions, mean over the batch (SRPO eq. 13); t ~ U[t_min, 1]."""
+    """E w(t) ‖network(α_t x_0 + σ_t z, t) - target‖², summed over dimensions, mean over the batch (SRPO eq. 13).
+
+    Args:
+        target: what the network predicts.
+        times: how t is drawn; `uniform_times()` by default.
+        weight: w(t) `[B]` or, per dimension, `[B, D]`; one by default.
+    """
     time_key, noise_key = jax.random.split(key)
-    t = jax.random.uniform(time_key, x0.shape[:1], minval=t_min)
+    t = (times or uniform_times())(time_key, x0.shape[0])
     noise = jax.random.normal(noise_key, x0.shape)
-    error = predict(perturb(schedule, x0, t, noise), t) - noise
-    return jnp.mean(jnp.sum(error**2, axis=-1))
+    goal = combine(target, schedule, t, Prediction(x0, noise))
+    error = (predict(perturb(schedule, x0, t, noise), t) - goal) ** 2
+    if weight is not None:
+        factor = weight(t)
+        error = error * (factor if factor.ndim == 2 else factor[:, None])
+    return jnp.mean(jnp.sum(error, axis=-1))

@@ -1,60 +1,194 @@
-"""Samplers: from noise to data along a schedule, given a noise prediction."""
+"""Samplers: from noise to data along a grid of levels, given a model.
+
+The probability-flow ODE of every process here is dx = x_0 dα + ε dσ, with x_0 and ε the model's predictions at x. A solver is
+one step of it, or of its stochastic relatives, between two levels; `sample` walks the grid. The model is any function from x
+and level to (x_0, ε): a network, or one wrapped by clipping or guidance.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.objectives import Denoiser
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.schedules import Grid, Level, Schedule
+from diffrl.diffusion.targets import Model
 from diffrl.types import Key
 
+Memory = Any  # what a multistep solver keeps of the steps before
 
-def ddim(
-    predict: Denoiser,
-    schedule: LinearVP,
+
+@runtime_checkable
+class Step(Protocol):
+    """From x at level `here` to the less noisy level `there`; the memory is the solver's own."""
+
+    def __call__(
+        self, model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]: ...
+
+
+def to_data(
+    model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+) -> tuple[Array, Memory]:
+    """The step to σ = 0: the predicted data. What every solver comes to there."""
+    del schedule, key
+    return there.alpha * model(x, here).x0, memory
+
+
+class Solver(NamedTuple):
+    """A step, the last step where the grid ends in data, and the memory at the start, made from x."""
+
+    step: Step
+    last: Step = to_data
+    init: Callable[[Array], Memory] = lambda x: ()
+
+
+def sample(
+    model: Model,
+    grid: Grid,
+    solver: Solver,
     key: Key,
-    shape: tuple[int, int],
-    num_steps: int,
+    x: Float[Array, "batch dim"],
     *,
-    eta: float = 0.0,
-    clip: float | None = None,
-) -> Float[Array, "batch dim"]:
-    """DDIM (Song et al. 2021, eq. 12) over `num_steps` equal steps from t = 1 to t = 0.
+    unroll: bool = True,
+    history: bool = False,
+) -> Float[Array, "batch dim"] | Float[Array, "levels batch dim"]:
+    """Walks the grid from x at its first level.
 
     Args:
-        predict: noise prediction ε(x_t `[B, D]`, t `[B]`).
-        shape: (batch, dimension) of the sample.
-        eta: 0 is the deterministic sampler, 1 the ancestral one of DDPM.
-        clip: bound on the predicted x0 at every step, as for actions in a box.
+        x: the noise to start from; N(0, I) for variance-preserving schedules and flows, σ(1) times that for VE and EDM.
+        unroll: write the steps out; at the few steps a policy uses a scan costs more in launches than it saves in code.
+            False compiles one step, for many.
+        history: return every level's x, `[num_steps + 1, B, D]`.
+
+    Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
+    """
+
+    def step(x: Array, memory: Memory, index: int | Array) -> tuple[Array, Memory]:
+        step_key = jax.random.fold_in(key, index)
+        return solver.step(model, grid.schedule, x, grid[index], grid[index + 1], step_key, memory)
+
+    memory, visited = solver.init(x), [x]
+    count = grid.num_steps - 1 if grid.to_data else grid.num_steps
+    if unroll:
+        for index in range(count):
+            x, memory = step(x, memory, index)
+            visited.append(x)
+    else:
+
+        def body(carry: tuple[Array, Memory], index: Array) -> tuple[tuple[Array, Memory], Array | None]:
+            x, memory = step(*carry, index)
+            return (x, memory), x if history else None
+
+        (x, memory), scanned = jax.lax.scan(body, (x, memory), jnp.arange(count))
+        visited.extend(scanned if history else [])
+    if grid.to_data:
+        last_key = jax.random.fold_in(key, count)
+        x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], last_key, memory)
+        visited.append(x)
+    return jnp.stack(visited) if history else x
+
+
+def ddim(eta: float = 0.0) -> Solver:
+    """DDIM (Song, Meng, Ermon 2021, eq. 12): first order.
+
+    With `eta` = 0 it is Euler's method on dx = x_0 dα + ε dσ, so also Euler's method in t for rectified flow and in σ for EDM;
+    with `eta` = 1 the ancestral sampler of DDPM.
+    """
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        x0, epsilon = model(x, here)
+        if eta == 0.0:  # known when compiling: the deterministic sampler draws nothing
+            return there.alpha * x0 + there.sigma * epsilon, memory
+        fresh = eta * there.sigma / here.sigma * jnp.sqrt(_added_variance(here, there))
+        kept = jnp.sqrt(jnp.maximum(there.sigma**2 - fresh**2, 0.0))
+        return there.alpha * x0 + kept * epsilon + fresh * jax.random.normal(key, x.shape), memory
+
+    return Solver(step)
+
+
+def ancestral(variance: str = "posterior", temperature: float = 1.0) -> Solver:
+    """DDPM's sampler (Ho et al. 2020, eq. 11): the mean of q(x_s | x_t, x_0), and fresh noise.
+
+    Args:
+        variance: "posterior" for that of q(x_s | x_t, x_0), "forward" for that of q(x_t | x_s), β of the step.
+        temperature: scales the fresh noise alone; 0 follows the means.
 
     Raises:
-        ValueError: fewer than one step.
-
-    The loop is unrolled: at the few steps a policy uses, a scan would cost more in launches than it saves in code.
+        ValueError: another variance.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    init_key, step_key = jax.random.split(key)
-    x = jax.random.normal(init_key, shape)
-    times = jnp.linspace(1.0, 0.0, num_steps + 1)
-    for step in range(num_steps):
-        t, s = times[step], times[step + 1]
-        alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
-        x0, epsilon = _denoise(predict, schedule, x, t, clip)
-        fresh = eta * (sigma_s / sigma_t) * jnp.sqrt(jnp.maximum(1.0 - (alpha_t / alpha_s) ** 2, 0.0))
-        x = alpha_s * x0 + jnp.sqrt(jnp.maximum(sigma_s**2 - fresh**2, 0.0)) * epsilon
-        if eta > 0.0:  # known when compiling: the deterministic sampler draws nothing after its start
-            x = x + fresh * jax.random.normal(jax.random.fold_in(step_key, step), shape)
-    return x
+    if variance not in ("posterior", "forward"):
+        raise ValueError(f"variance must be 'posterior' or 'forward', got {variance!r}")
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        x0, epsilon = model(x, here)
+        mean = there.alpha * x0 + here.alpha / there.alpha * there.sigma**2 / here.sigma * epsilon
+        if temperature == 0.0:
+            return mean, memory
+        shrink = there.sigma / here.sigma if variance == "posterior" else 1.0
+        spread = temperature * shrink * jnp.sqrt(_added_variance(here, there))
+        return mean + spread * jax.random.normal(key, x.shape), memory
+
+    return Solver(step)
 
 
-def _denoise(predict: Denoiser, schedule: LinearVP, x: Array, t: Array, clip: float | None) -> tuple[Array, Array]:
-    """Predicted data, clipped, and the noise that is consistent with it."""
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    epsilon = predict(x, jnp.full(x.shape[:1], t))
-    x0 = (x - sigma * epsilon) / alpha
-    if clip is None:
-        return x0, epsilon
-    x0 = jnp.clip(x0, -clip, clip)
-    return x0, (x - alpha * x0) / sigma
+def _added_variance(here: Level, there: Level) -> Array:
+    """Variance of q(x_t | x_s)."""
+    return jnp.maximum(here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2, 0.0)
+
+
+def heun() -> Solver:
+    """The trapezoidal rule on dx = x_0 dα + ε dσ: second order, two evaluations a step.
+
+    For EDM it is Karras et al. 2022, algorithm 1 without churn; for rectified flow Heun's method in t.
+    """
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        first = model(x, here)
+        second = model(there.alpha * first.x0 + there.sigma * first.epsilon, there)
+        x0, epsilon = (first.x0 + second.x0) / 2.0, (first.epsilon + second.epsilon) / 2.0
+        return x + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * epsilon, memory
+
+    return Solver(step)
+
+
+def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1) -> Solver:
+    """Corrects each level by Langevin steps x ← x - δσε + σ√(2δ) z after the solver's own (Song et al. 2021, algorithm 2).
+
+    δ = `step_size` is in units of the level's noise variance: ∇ log p_t = -ε/σ, so it needs no tuning per level.
+    """
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        x, memory = solver.step(model, schedule, x, here, there, key, memory)
+        for index in range(num_corrections):
+            noise = jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
+            drift = step_size * there.sigma * model(x, there).epsilon
+            x = x - drift + there.sigma * (2.0 * step_size) ** 0.5 * noise
+        return x, memory
+
+    return solver._replace(step=step)
+
+
+def boxed(solver: Solver, low: Array | float, high: Array | float) -> Solver:
+    """Holds x itself, noise and all, in a box after every step (IDQL's and SWG's code; `clipped` bounds the predicted data)."""
+
+    def wrap(inner: Step) -> Step:
+        def step(
+            model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+        ) -> tuple[Array, Memory]:
+            x, memory = inner(model, schedule, x, here, there, key, memory)
+            return jnp.clip(x, low, high), memory
+
+        return step
+
+    return Solver(wrap(solver.step), wrap(solver.last), solver.init)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import gaussian_epsilon
 
-from diffrl.diffusion.objectives import epsilon_loss, perturb
+from diffrl.diffusion.objectives import denoising_loss, perturb
 from diffrl.diffusion.schedules import LinearVP
 
 SCHEDULE = LinearVP()
@@ -21,7 +21,7 @@ def losses(std: float, predict: object, seed: int = 0) -> np.ndarray:
     def one(key: jax.Array) -> jax.Array:
         data_key, loss_key = jax.random.split(key)
         x0 = MEAN + std * jax.random.normal(data_key, (BATCH, DIM))
-        return epsilon_loss(predict, SCHEDULE, x0, loss_key) / DIM
+        return denoising_loss(predict, SCHEDULE, x0, loss_key) / DIM
 
     return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(seed), BATCHES)))
 
@@ -51,7 +51,7 @@ def test_zero_prediction_costs_one_per_dimension() -> None:
 def test_sum_over_dimensions_mean_over_batch() -> None:
     """A predictor that errs by exactly 2 in each of five dimensions costs 5 · 4, whatever the batch size."""
     x0 = jnp.zeros((7, 5))  # x_t = σ_t z: the noise can be read off
-    loss = epsilon_loss(lambda x, t: x / SCHEDULE.sigma(t)[:, None] + 2.0, SCHEDULE, x0, jax.random.key(0))
+    loss = denoising_loss(lambda x, t: x / SCHEDULE.sigma(t)[:, None] + 2.0, SCHEDULE, x0, jax.random.key(0))
     assert float(loss) == pytest.approx(20.0, rel=1e-4)
 
 
@@ -63,7 +63,7 @@ def test_times_are_uniform_from_t_min() -> None:
         seen.append(np.asarray(t))
         return x
 
-    epsilon_loss(predict, SCHEDULE, jnp.zeros((100_000, 1)), jax.random.key(0))
+    denoising_loss(predict, SCHEDULE, jnp.zeros((100_000, 1)), jax.random.key(0))
     t = np.sort(seen[0])
     assert t[0] >= 1e-3
     assert t[-1] < 1.0

@@ -8,12 +8,31 @@ import numpy as np
 import pytest
 from support import gaussian_epsilon
 
-from diffrl.diffusion.samplers import ddim
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion import samplers
+from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.targets import Predict, as_model, clipped
 
 SCHEDULE = LinearVP()
 MEAN, STD = 0.3, 0.5
 PREDICT = gaussian_epsilon([MEAN], STD)
+
+
+def ddim(
+    predict: Predict,
+    schedule: LinearVP,
+    key: jax.Array,
+    shape: tuple[int, int],
+    num_steps: int,
+    *,
+    eta: float = 0.0,
+    clip: float | None = None,
+) -> jax.Array:
+    """A sample from N(0, I)."""
+    start_key, key = jax.random.split(key)
+    model = as_model(predict, schedule)
+    if clip is not None:
+        model = clipped(model, -clip, clip)
+    return samplers.sample(model, grid(schedule, num_steps), samplers.ddim(eta), key, jax.random.normal(start_key, shape))
 
 
 def affine_map(num_steps: int, std: float = STD) -> tuple[float, float]:

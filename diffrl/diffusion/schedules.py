@@ -215,19 +215,23 @@ def grid(
     t_max: float = 1.0,
     t_min: float | None = None,
     spacing: str = "time",
+    table: int | None = None,
 ) -> Grid:
     """`num_steps` steps from `t_max` down to the data, or to `t_min` where one is given.
 
     Args:
         spacing: "time" for equal steps of t; "log_snr" for equal steps of λ, from λ(t_max) to λ(`t_min` or 1e-3).
+        table: round times to multiples of 1/`table`, the levels that a model of a discrete process was trained on.
 
     Raises:
-        ValueError: fewer than one step, or an unknown spacing.
+        ValueError: fewer than one step, an unknown spacing, or more steps than the table has.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     if spacing not in ("time", "log_snr"):
         raise ValueError(f"spacing must be 'time' or 'log_snr', got {spacing!r}")
+    if table is not None and num_steps > table:
+        raise ValueError(f"num_steps must be at most {table}, the levels of the discrete process, got {num_steps}")
     to_data = t_min is None
     with jax.ensure_compile_time_eval():  # the levels are constants of the program
         if spacing == "time" and to_data and float(schedule.sigma(jnp.float32(0.0))) == 0.0:
@@ -237,6 +241,8 @@ def grid(
         else:
             ends = level_at(schedule, jnp.array([t_max, t_min or 1e-3])).log_snr
             t = schedule.time(jnp.linspace(ends[0], ends[1], num_steps if to_data else num_steps + 1))
+        if table is not None:
+            t = jnp.round(t * table) / table
         levels = level_at(schedule, t)
         if to_data:
             data = (0.0, 1.0, 0.0)

@@ -1,0 +1,341 @@
+"""SWG: diffusion self-weighted guidance, and SWG-R with resampling (Tagle, Ruiz-del-Solar, Tobar 2025, arXiv 2505.18345).
+
+Two stages: (i) IQL's twin Q and V; between them every transition is given a weight w(s, a) from its advantage; (ii) one
+diffusion model of z = (a, w). Its own prediction of the clean weight, E[w | z_t, s], is the guidance from the behaviour μ to
+π ∝ w μ: exact, and without a second network. Acting denoises z under that guidance and drops w.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.data.dataset import Dataset
+from diffrl.diffusion.dpm_solver import dpm_solver
+from diffrl.diffusion.guidance import best_of, self_weighted
+from diffrl.diffusion.objectives import denoising_loss, discrete_times
+from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, sample
+from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.targets import clipped
+from diffrl.learner import Learner, forward
+from diffrl.networks.ensembles import Critics
+from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser, xavier_dense
+from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+LABEL_BATCH = 16_384  # rows weighed at once, which bounds memory
+
+
+class Weighting(NamedTuple):
+    """w of an advantage A and the critic's parameter h, and the loss of V that makes π ∝ w μ satisfy E_π Q = V.
+
+    With V = argmin E f(Q - V) that weight is |f'(A)| / |A| (generalised IQL; Hansen-Estruch et al. 2023). `value_loss` is None
+    where no such loss belongs to the weight: V is then expectile regression.
+    """
+
+    weight: Callable[[Array, Array], Array]
+    value_loss: Callable[[Array, Array], Array] | None = None
+
+
+def _expectile(advantage: Array, h: Array) -> Array:
+    return jnp.where(advantage > 0.0, h, 1.0 - h)
+
+
+def _smooth_expectile(advantage: Array, h: Array) -> Array:
+    share = jax.nn.sigmoid(3.0 * advantage)
+    return share * h + (1.0 - share) * (1.0 - h)
+
+
+def _quantile(advantage: Array, h: Array) -> Array:
+    return _expectile(advantage, h) / jnp.maximum(jnp.abs(advantage), 1e-3)  # |A|, where the released code divides by A
+
+
+def _quantile_loss(error: Array, h: Array) -> Array:
+    return jnp.mean(jnp.where(error < 0.0, 1.0 - h, h) * jnp.abs(error))
+
+
+def _linex(advantage: Array, h: Array) -> Array:
+    """h |e^{hA} - 1| / |A| with its limit h² at A = 0, where the quotient is 0/0; unbounded above, so cut at A = 6/h."""
+    scaled = jnp.minimum(h * advantage, 6.0)
+    small = jnp.abs(scaled) < 1e-4
+    return h**2 * jnp.where(small, 1.0 + scaled / 2.0, jnp.expm1(scaled) / jnp.where(small, 1.0, scaled))
+
+
+def _linex_loss(error: Array, h: Array) -> Array:
+    """Gradient e^{hu} - 1, the exponential held at 6 as in the released code."""
+    return jnp.mean(jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.minimum(h * error, 6.0)), 6.0) - 1.0) * error)
+
+
+def _dice(advantage: Array, h: Array) -> Array:
+    ratio = advantage / 0.6
+    return jnp.clip(jnp.where(ratio >= 0.0, ratio / 2.0 + 1.0, jnp.exp(jnp.minimum(ratio, 0.0))), 1e-40, 100.0)
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "expectile": Weighting(_expectile, expectile_loss),
+    "smooth_expectile": Weighting(_smooth_expectile),
+    "quantile": Weighting(_quantile, _quantile_loss),
+    "linex": Weighting(_linex, _linex_loss),
+    "exponential": Weighting(lambda advantage, h: jnp.clip(jnp.exp(jnp.minimum(3.0 * advantage, 5.0)), 1e-3, 80.0)),
+    "dice": Weighting(_dice),
+}
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program. `expectile` is τ, or the parameter h of the other weightings."""
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    expectile: float = 0.7
+    ema_rate: float = 0.001
+
+
+@dataclasses.dataclass
+class Act:
+    """Choices made when acting.
+
+    Attributes:
+        guidance_scale: ρ; 0 is behaviour cloning, 1 the exact policy w μ, more sharpens by rule of thumb. The authors' code
+            tries 1, 5, …, 30.
+        sampler: one of `SAMPLERS`. "ddpm" clips the predicted data; "ddpm_boxed" is the released code's, which clips the noisy
+            state and uses the forward variance.
+        num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training.
+        temperature: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
+        num_candidates: actions per observation; more than one is SWG-R.
+        select: chooses among them by the target critics' minimum ("q") or by the generated weight ("w").
+        weight_low, weight_high: no guidance where the predicted weight is outside.
+    """
+
+    guidance_scale: float = 1.0
+    sampler: str = "ddpm"
+    num_denoising_steps: int = 15
+    temperature: float = 1.0
+    num_candidates: int = 1
+    select: str = "q"
+    weight_low: float = 1e-4
+    weight_high: float = 1.0
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    """Attributes:
+    weighting: one of `WEIGHTINGS`; the loss of V follows it.
+    normalize_weights: divide by the largest weight of the data, which changes nothing in theory (constants cancel in the
+        logarithm) and keeps weights without a bound in (0, 1], where the prior and the clipping expect them.
+    num_diffusion_steps: T; the network sees the step's index.
+    weight_head: "early" or "joint" (`SelfWeightedDenoiser`).
+    cosine_horizon: updates over which the diffusion learning rate falls to 0; the released code's, beyond its own training.
+    """
+
+    weighting: str = "expectile"
+    normalize_weights: bool = False
+    num_diffusion_steps: int = 15
+    weight_head: str = "early"
+    hidden_dim: int = 256
+    num_blocks: int = 3
+    dropout_rate: float = 0.1
+    critic_hidden_dims: tuple[int, ...] = (256, 256)
+    critic_updates: int = 1_000_000
+    diffusion_updates: int = 1_000_000
+    cosine_horizon: int = 3_000_000
+    critic_batch_size: int = 256
+    diffusion_batch_size: int = 1024
+    act: Act = dataclasses.field(default_factory=Act)
+
+
+@flax.struct.dataclass
+class State:
+    step: Count
+    hparams: HParams
+    value: Learner
+    critic: Learner
+    target_critic_params: Params
+    diffusion: Learner
+    ema_params: Params
+
+
+SAMPLERS: dict[str, Callable[[float, Array, Array], Solver]] = {
+    "ddpm": lambda temperature, low, high: ancestral(temperature=temperature),
+    "ddpm_boxed": lambda temperature, low, high: boxed(ancestral("forward", temperature), low, high),
+    "ddim": lambda temperature, low, high: ddim(),
+    "heun": lambda temperature, low, high: heun(),
+    "dpm_solver": lambda temperature, low, high: dpm_solver(2),
+}
+
+
+def check(config: Config) -> None:
+    """Raises:
+    ValueError: a name is unknown, or the candidates cannot be as asked.
+    """
+    act = config.act
+    for value, known in (
+        (config.weighting, WEIGHTINGS),
+        (config.weight_head, ("early", "joint")),
+        (act.sampler, SAMPLERS),
+        (act.select, ("q", "w")),
+    ):
+        if value not in known:
+            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
+    if act.num_candidates < 1:
+        raise ValueError(f"num_candidates must be at least 1, got {act.num_candidates}")
+    if act.num_candidates > 1 and act.temperature == 0.0:
+        raise ValueError("num_candidates > 1 needs a temperature above 0: without noise all candidates are the same")
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """Critic, then diffusion; the weights join the second stage's batches as the column "weight".
+
+    Raises:
+        ValueError: see `check`; more denoising than diffusion steps.
+    """
+    check(config)
+    schedule = LinearVP(0.1, 10.0)
+    levels = grid(schedule, config.act.num_denoising_steps, table=config.num_diffusion_steps)
+    weighting = WEIGHTINGS[config.weighting]
+    critics = Critics(config.critic_hidden_dims, dense=xavier_dense)
+    value_network = NormalizedValue(config.critic_hidden_dims)
+    network = SelfWeightedDenoiser(
+        spec.action_dim, config.hidden_dim, config.num_blocks, dropout_rate=config.dropout_rate, weight_head=config.weight_head
+    )
+
+    def adamw(hparams: HParams) -> optax.GradientTransformation:
+        rate = optax.cosine_decay_schedule(hparams.learning_rate, config.cosine_horizon)
+        return optax.adamw(rate, weight_decay=hparams.weight_decay)
+
+    def init(key: Key, hparams: HParams) -> State:
+        value_key, critic_key, diffusion_key = jax.random.split(key, 3)
+        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
+        adam = optax.adam(hparams.learning_rate)
+        critic_params = critics.init(critic_key, observation, action)["params"]
+        params = network.init(diffusion_key, jnp.zeros((1, spec.action_dim + 1)), jnp.zeros(1), observation)["params"]
+        return State(
+            step=jnp.int32(0),
+            hparams=hparams,
+            value=Learner.create(value_network.init(value_key, observation)["params"], adam),
+            critic=Learner.create(critic_params, adam),
+            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+            diffusion=Learner.create(params, adamw(hparams)),
+            ema_params=jax.tree.map(jnp.copy, params),
+        )
+
+    def target_q(params: Params, observation: Array, action: Array) -> Array:
+        return jnp.min(forward(critics, params, observation, action), axis=0)
+
+    def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """Algorithm 3: V, then Q against the new V, then the target."""
+        del key
+        hparams = state.hparams
+        adam = optax.adam(hparams.learning_rate)
+        q = target_q(state.target_critic_params, batch.observation, batch.action)
+
+        def value_loss_fn(params: Params) -> tuple[Array, Array]:
+            v = forward(value_network, params, batch.observation)
+            return (weighting.value_loss or expectile_loss)(q - v, hparams.expectile), v
+
+        (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
+        value = state.value.apply_gradients(gradients, adam)
+        next_value = forward(value_network, value.params, batch.next_observation)
+        target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
+
+        def critic_loss_fn(params: Params) -> Array:
+            return 0.5 * td_loss(forward(critics, params, batch.observation, batch.action), target)
+
+        critic_loss, gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
+        critic = state.critic.apply_gradients(gradients, adam)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            value=value,
+            critic=critic,
+            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+        )
+        return state, {"loss": critic_loss, "value_loss": value_loss, "value": jnp.mean(v)}
+
+    def weigh(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
+        """w of every transition, `[N]`, by the final target Q and V."""
+        del key
+
+        def weight(index: Array) -> Array:
+            row = dataset[index]
+            v = forward(value_network, state.value.params, row.observation)
+            advantage = target_q(state.target_critic_params, row.observation, row.action) - v
+            return weighting.weight(advantage, state.hparams.expectile)
+
+        w = jax.lax.map(weight, jnp.arange(dataset.size), batch_size=min(LABEL_BATCH, dataset.size))
+        return {"weight": w / jnp.max(w) if config.normalize_weights else w}
+
+    def noise(params: Params, noised: Array, t: Array, observation: Array, **options: Any) -> tuple[Array, Array]:
+        """ε_a and ε_w; the network is told the index of the step, 0 to T - 1."""
+        index = t * config.num_diffusion_steps - 1.0
+        return network.apply({"params": params}, noised, index, observation, **options)  # pyright: ignore[reportReturnType]
+
+    def update_diffusion(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """Algorithm 1: noise prediction of z = (a, w), every coordinate alike."""
+        loss_key, dropout_key = jax.random.split(key)
+        weight = batch.extras["weight"]
+        z = jnp.concatenate([batch.action, weight[:, None]], axis=-1)
+
+        def loss_fn(params: Params) -> Array:
+            def predict(noised: Array, t: Array) -> Array:
+                parts = noise(params, noised, t, batch.observation, train=True, rngs={"dropout": dropout_key})
+                return jnp.concatenate(parts, axis=-1)
+
+            return denoising_loss(predict, schedule, z, loss_key, times=discrete_times(config.num_diffusion_steps))
+
+        loss, gradients = jax.value_and_grad(loss_fn)(state.diffusion.params)
+        diffusion = state.diffusion.apply_gradients(gradients, adamw(state.hparams))
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            diffusion=diffusion,
+            ema_params=optax.incremental_update(diffusion.params, state.ema_params, state.hparams.ema_rate),
+        )
+        return state, {"loss": loss, "weight": jnp.mean(weight), "weight_std": jnp.std(weight)}
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        """Algorithm 2 with `num_candidates` chains per observation, then the choice among them."""
+        choice = config.act
+        repeated = jnp.repeat(observation[None], choice.num_candidates, axis=0).reshape(-1, spec.observation_dim)
+
+        def predict(noised: Array, t: Array) -> tuple[Array, Array]:
+            return noise(policy["denoiser"], noised, t, repeated)
+
+        low = jnp.array([-1.0] * spec.action_dim + [choice.weight_low])
+        high = jnp.array([1.0] * spec.action_dim + [choice.weight_high])
+        model = self_weighted(predict, choice.weight_low, choice.weight_high, choice.guidance_scale)
+        if choice.sampler != "ddpm_boxed":
+            model = clipped(model, low, high)
+        start_key, key = jax.random.split(key)
+        start = choice.temperature * jax.random.normal(start_key, (repeated.shape[0], spec.action_dim + 1))
+        z = sample(model, levels, SAMPLERS[choice.sampler](choice.temperature, low, high), key, start)
+        z = z.reshape(choice.num_candidates, -1, spec.action_dim + 1)
+        if choice.num_candidates == 1:
+            return z[0, :, :-1], carry
+        actions = z[..., :-1]
+        if choice.select == "w":
+            return best_of(actions, z[..., -1]), carry
+        q = target_q(policy["critic"], repeated, actions.reshape(-1, spec.action_dim)).reshape(actions.shape[:-1])
+        return best_of(actions, q), carry
+
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=(
+            Stage("critic", config.critic_updates, config.critic_batch_size, update_critic),
+            Stage("diffusion", config.diffusion_updates, config.diffusion_batch_size, update_diffusion, weigh),
+        ),
+        policy=lambda state: {"denoiser": state.ema_params, "critic": state.target_critic_params},
+        init_carry=no_carry,
+        act=act,
+    )

@@ -1,0 +1,79 @@
+"""The network that predicts the noise of an action and of its weight (SWG's released code, `SWG-JAX`)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+def xavier_dense(features: int) -> nn.Dense:
+    """Dense layer with Xavier-uniform weights and zero bias."""
+    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform())
+
+
+class LearnedFourierFeatures(nn.Module):
+    """[cos(2πkt), sin(2πkt)] with learnt k ~ N(0, scale²) at the start, `[*batch, 2 · num_frequencies]`."""
+
+    num_frequencies: int = 64
+    scale: float = 0.2
+
+    @nn.compact
+    def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch features"]:
+        frequencies = self.param("frequencies", nn.initializers.normal(self.scale), (self.num_frequencies,))
+        phase = 2.0 * jnp.pi * frequencies * t[..., None]
+        return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+class SelfWeightedDenoiser(nn.Module):
+    """Noise of the action ε_a and of the weight ε_w for z = (a, w), an index of the diffusion step, and the observation.
+
+    The two come apart so that the gradient of ε_w costs its own part of the network only: the early head leaves the trunk after
+    two blocks. Joined and sliced again, reverse mode would push zeros through the whole trunk.
+
+    Attributes:
+        weight_head: "early" as in the released code, or "joint" with the action's.
+    """
+
+    action_dim: int
+    hidden_dim: int = 256
+    num_blocks: int = 3
+    expansion: int = 4
+    dropout_rate: float = 0.1
+    weight_head: str = "early"
+
+    @nn.compact
+    def __call__(
+        self,
+        noised: Float[Array, "*batch joint"],
+        index: Float[Array, "*batch"],
+        observation: Float[Array, "*batch observation"],
+        train: bool = False,
+    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch 1"]]:
+        time = LearnedFourierFeatures()(index)
+        time = xavier_dense(256)(nn.swish(xavier_dense(256)(time)))
+        h = xavier_dense(self.hidden_dim)(jnp.concatenate([noised, observation, time], axis=-1))
+        early = h
+        for block in range(self.num_blocks):
+            y = nn.Dropout(self.dropout_rate, deterministic=not train)(h)
+            y = nn.LayerNorm()(y)
+            h = h + nn.Dense(self.hidden_dim)(nn.swish(nn.Dense(self.expansion * self.hidden_dim)(y)))
+            early = h if block < 2 else early
+        if self.weight_head == "joint":
+            out = xavier_dense(self.action_dim + 1)(nn.swish(h))
+            return out[..., :-1], out[..., -1:]
+        weight = xavier_dense(1)(nn.swish(xavier_dense(256)(early)))
+        return xavier_dense(self.action_dim)(nn.swish(h)), weight
+
+
+class NormalizedValue(nn.Module):
+    """V(s) whose first layer normalises the observation across its own features (LayerNorm), as the released code does."""
+
+    hidden_dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
+        x = nn.LayerNorm()(observation)
+        for width in self.hidden_dims:
+            x = jax.nn.relu(xavier_dense(width)(x))
+        return xavier_dense(1)(x)[..., 0]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, diffusion_bc, gaussian_bc, iql, srpo, swg, td3_bc
+from diffrl.algorithms import bc, cep, diffusion_bc, gaussian_bc, iql, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
@@ -17,6 +17,7 @@ class Method(NamedTuple):
 
 REGISTRY: dict[str, Method] = {
     "bc": Method(bc.Config, bc.make),
+    "cep": Method(cep.Config, cep.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make),
     "iql": Method(iql.Config, iql.make),

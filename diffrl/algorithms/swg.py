@@ -21,7 +21,7 @@ from diffrl.diffusion.dpm_solver import dpm_solver
 from diffrl.diffusion.guidance import best_of, self_weighted
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, sample
-from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
 from diffrl.diffusion.targets import clipped
 from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
@@ -30,49 +30,77 @@ from diffrl.objectives.value import expectile_loss, td_loss, td_target
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LABEL_BATCH = 16_384  # rows weighed at once, which bounds memory
+ENERGY = "energy"  # the weighting of one-step problems whose reward is the energy itself: no critic
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program.
+
+    `expectile` is τ of the critic and of its weights, and h of linex; `temperature` is β of the exponential weightings.
+    """
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    expectile: float = 0.7
+    temperature: float = 3.0
+    ema_rate: float = 0.001
 
 
 class Weighting(NamedTuple):
-    """w of an advantage A and the critic's parameter h, and the loss of V that makes π ∝ w μ satisfy E_π Q = V.
+    """w of an advantage A, and the loss of V that makes π ∝ w μ satisfy E_π Q = V.
 
     With V = argmin E f(Q - V) that weight is |f'(A)| / |A| (generalised IQL; Hansen-Estruch et al. 2023). `value_loss` is None
     where no such loss belongs to the weight: V is then expectile regression.
     """
 
-    weight: Callable[[Array, Array], Array]
-    value_loss: Callable[[Array, Array], Array] | None = None
+    weight: Callable[[Array, HParams], Array]
+    value_loss: Callable[[Array, Array | float], Array] | None = None
 
 
-def _expectile(advantage: Array, h: Array) -> Array:
-    return jnp.where(advantage > 0.0, h, 1.0 - h)
+def _expectile(advantage: Array, hparams: HParams) -> Array:
+    return jnp.where(advantage > 0.0, hparams.expectile, 1.0 - hparams.expectile)
 
 
-def _smooth_expectile(advantage: Array, h: Array) -> Array:
+def _smooth_expectile(advantage: Array, hparams: HParams) -> Array:
     share = jax.nn.sigmoid(3.0 * advantage)
-    return share * h + (1.0 - share) * (1.0 - h)
+    return share * hparams.expectile + (1.0 - share) * (1.0 - hparams.expectile)
 
 
-def _quantile(advantage: Array, h: Array) -> Array:
-    return _expectile(advantage, h) / jnp.maximum(jnp.abs(advantage), 1e-3)  # |A|, where the released code divides by A
+def _quantile(advantage: Array, hparams: HParams) -> Array:
+    return _expectile(advantage, hparams) / jnp.maximum(jnp.abs(advantage), 1e-3)  # |A|, where the released code divides by A
 
 
-def _quantile_loss(error: Array, h: Array) -> Array:
+def _quantile_loss(error: Array, h: Array | float) -> Array:
     return jnp.mean(jnp.where(error < 0.0, 1.0 - h, h) * jnp.abs(error))
 
 
-def _linex(advantage: Array, h: Array) -> Array:
+def _linex(advantage: Array, hparams: HParams) -> Array:
     """h |e^{hA} - 1| / |A| with its limit h² at A = 0, where the quotient is 0/0; unbounded above, so cut at A = 6/h."""
+    h = hparams.expectile
     scaled = jnp.minimum(h * advantage, 6.0)
     small = jnp.abs(scaled) < 1e-4
     return h**2 * jnp.where(small, 1.0 + scaled / 2.0, jnp.expm1(scaled) / jnp.where(small, 1.0, scaled))
 
 
-def _linex_loss(error: Array, h: Array) -> Array:
+def _linex_loss(error: Array, h: Array | float) -> Array:
     """Gradient e^{hu} - 1, the exponential held at 6 as in the released code."""
     return jnp.mean(jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.minimum(h * error, 6.0)), 6.0) - 1.0) * error)
 
 
-def _dice(advantage: Array, h: Array) -> Array:
+def _exponential(advantage: Array, hparams: HParams) -> Array:
+    return jnp.clip(jnp.exp(jnp.minimum(hparams.temperature * advantage, 5.0)), 1e-3, 80.0)
+
+
+def _energy(reward: Array, hparams: HParams) -> Array:
+    return jnp.exp(hparams.temperature * (reward - 1.0))
+
+
+def _dice(advantage: Array, hparams: HParams) -> Array:
     ratio = advantage / 0.6
     return jnp.clip(jnp.where(ratio >= 0.0, ratio / 2.0 + 1.0, jnp.exp(jnp.minimum(ratio, 0.0))), 1e-40, 100.0)
 
@@ -82,23 +110,10 @@ WEIGHTINGS: dict[str, Weighting] = {
     "smooth_expectile": Weighting(_smooth_expectile),
     "quantile": Weighting(_quantile, _quantile_loss),
     "linex": Weighting(_linex, _linex_loss),
-    "exponential": Weighting(lambda advantage, h: jnp.clip(jnp.exp(jnp.minimum(3.0 * advantage, 5.0)), 1e-3, 80.0)),
+    "exponential": Weighting(_exponential),
+    ENERGY: Weighting(_energy),
     "dice": Weighting(_dice),
 }
-
-
-@jax.tree_util.register_dataclass
-@no_type_check  # inside a program the floats are tracers
-@dataclasses.dataclass
-class HParams:
-    """Floats that a sweep may vary in one program. `expectile` is τ, or the parameter h of the other weightings."""
-
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
-    ema_rate: float = 0.001
 
 
 @dataclasses.dataclass
@@ -130,10 +145,12 @@ class Act:
 @dataclasses.dataclass
 class Config(HParams):
     """Attributes:
-    weighting: one of `WEIGHTINGS`; the loss of V follows it.
+    weighting: one of `WEIGHTINGS`; the loss of V follows it. "energy" weighs the reward itself, e^{β(r - 1)}, and trains no
+        critic: for one-step problems such as the toys.
     normalize_weights: divide by the largest weight of the data, which changes nothing in theory (constants cancel in the
         logarithm) and keeps weights without a bound in (0, 1], where the prior and the clipping expect them.
     num_diffusion_steps: T; the network sees the step's index.
+    schedule: "vp", or the toys' "cosine".
     weight_head: "early" or "joint" (`SelfWeightedDenoiser`).
     cosine_horizon: updates over which the diffusion learning rate falls to 0; the released code's, beyond its own training.
     """
@@ -141,9 +158,11 @@ class Config(HParams):
     weighting: str = "expectile"
     normalize_weights: bool = False
     num_diffusion_steps: int = 15
+    schedule: str = "vp"
     weight_head: str = "early"
     hidden_dim: int = 256
     num_blocks: int = 3
+    time_dim: int = 256
     dropout_rate: float = 0.1
     critic_hidden_dims: tuple[int, ...] = (256, 256)
     critic_updates: int = 1_000_000
@@ -182,6 +201,7 @@ def check(config: Config) -> None:
     for value, known in (
         (config.weighting, WEIGHTINGS),
         (config.weight_head, ("early", "joint")),
+        (config.schedule, ("vp", "cosine")),
         (act.sampler, SAMPLERS),
         (act.select, ("q", "w")),
     ):
@@ -189,6 +209,8 @@ def check(config: Config) -> None:
             raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
     if act.num_candidates < 1:
         raise ValueError(f"num_candidates must be at least 1, got {act.num_candidates}")
+    if config.weighting == ENERGY and act.num_candidates > 1 and act.select == "q":
+        raise ValueError("weighting 'energy' trains no critic: choose among candidates with select='w'")
     if act.num_candidates > 1 and act.temperature == 0.0:
         raise ValueError("num_candidates > 1 needs a temperature above 0: without noise all candidates are the same")
 
@@ -200,13 +222,18 @@ def make(config: Config, spec: Spec) -> Algorithm:
         ValueError: see `check`; more denoising than diffusion steps.
     """
     check(config)
-    schedule = LinearVP(0.1, 10.0)
+    schedule = LinearVP(0.1, 10.0) if config.schedule == "vp" else CosineVP.clipped(config.num_diffusion_steps)
     levels = grid(schedule, config.act.num_denoising_steps, table=config.num_diffusion_steps)
     weighting = WEIGHTINGS[config.weighting]
     critics = Critics(config.critic_hidden_dims, dense=xavier_dense)
     value_network = NormalizedValue(config.critic_hidden_dims)
     network = SelfWeightedDenoiser(
-        spec.action_dim, config.hidden_dim, config.num_blocks, dropout_rate=config.dropout_rate, weight_head=config.weight_head
+        spec.action_dim,
+        config.hidden_dim,
+        config.num_blocks,
+        time_dim=config.time_dim,
+        dropout_rate=config.dropout_rate,
+        weight_head=config.weight_head,
     )
 
     def adamw(hparams: HParams) -> optax.GradientTransformation:
@@ -268,9 +295,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         def weight(index: Array) -> Array:
             row = dataset[index]
+            if config.weighting == ENERGY:
+                return weighting.weight(row.reward, state.hparams)
             v = forward(value_network, state.value.params, row.observation)
             advantage = target_q(state.target_critic_params, row.observation, row.action) - v
-            return weighting.weight(advantage, state.hparams.expectile)
+            return weighting.weight(advantage, state.hparams)
 
         w = jax.lax.map(weight, jnp.arange(dataset.size), batch_size=min(LABEL_BATCH, dataset.size))
         return {"weight": w / jnp.max(w) if config.normalize_weights else w}
@@ -328,13 +357,12 @@ def make(config: Config, spec: Spec) -> Algorithm:
         q = target_q(policy["critic"], repeated, actions.reshape(-1, spec.action_dim)).reshape(actions.shape[:-1])
         return best_of(actions, q), carry
 
+    critic_stage = Stage("critic", config.critic_updates, config.critic_batch_size, update_critic)
+    diffusion_stage = Stage("diffusion", config.diffusion_updates, config.diffusion_batch_size, update_diffusion, weigh)
     return Algorithm(
         hparams=hparams_of(config, HParams),
         init=init,
-        stages=(
-            Stage("critic", config.critic_updates, config.critic_batch_size, update_critic),
-            Stage("diffusion", config.diffusion_updates, config.diffusion_batch_size, update_diffusion, weigh),
-        ),
+        stages=(diffusion_stage,) if config.weighting == ENERGY else (critic_stage, diffusion_stage),
         policy=lambda state: {"denoiser": state.ema_params, "critic": state.target_critic_params},
         init_carry=no_carry,
         act=act,

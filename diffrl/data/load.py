@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from diffrl.data import d4rl, minari, npz
+from diffrl.data import d4rl, minari, npz, toys
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.env_id import env_spec_of
 
@@ -15,7 +15,7 @@ def load(id: str, *, download: bool = False, env_id: str = "", observation_keys:
 
     Args:
         id: a path that ends in .hdf5 or .h5 (D4RL) or in .npz (OGBench or plain), a directory of .npz files, or otherwise
-            the id of a Minari dataset.
+            the id of a Minari dataset; toy/NAME for a distribution of the laboratory (`data/toys.py`).
         download: fetch a Minari dataset from its server when it is not on this machine.
         env_id: gymnasium's name of the environment to evaluate in, for data that name none. Where they name one it is
             replaced, and reference scores, which belong to that one, are dropped.
@@ -33,6 +33,8 @@ def load(id: str, *, download: bool = False, env_id: str = "", observation_keys:
 
 
 def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple[str, ...] | None) -> Source:
+    if id.startswith(toys.PREFIX):
+        return toys.load(id)
     path = Path(id).expanduser()
     is_path = path.is_dir() or path.suffix in (*_HDF5, ".npz") or id.startswith(("/", ".", "~"))
     # A Minari id may happen to name a directory here too.

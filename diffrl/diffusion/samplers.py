@@ -17,6 +17,7 @@ from diffrl.diffusion.schedules import Grid, Level, Schedule
 from diffrl.diffusion.targets import Model
 from diffrl.types import Key
 
+MAX_UNROLLED = 32
 Memory = Any  # what a multistep solver keeps of the steps before
 
 
@@ -52,7 +53,7 @@ def sample(
     key: Key,
     x: Float[Array, "batch dim"],
     *,
-    unroll: bool = True,
+    unroll: bool | None = None,
     history: bool = False,
 ) -> Float[Array, "batch dim"] | Float[Array, "levels batch dim"]:
     """Walks the grid from x at its first level.
@@ -60,7 +61,7 @@ def sample(
     Args:
         x: the noise to start from; N(0, I) for variance-preserving schedules and flows, σ(1) times that for VE and EDM.
         unroll: write the steps out; at the few steps a policy uses a scan costs more in launches than it saves in code.
-            False compiles one step, for many.
+            False compiles one step, for many. None unrolls up to `MAX_UNROLLED`.
         history: return every level's x, `[num_steps + 1, B, D]`.
 
     Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
@@ -72,7 +73,7 @@ def sample(
 
     memory, visited = solver.init(x), [x]
     count = grid.num_steps - 1 if grid.to_data else grid.num_steps
-    if unroll:
+    if count <= MAX_UNROLLED if unroll is None else unroll:
         for index in range(count):
             x, memory = step(x, memory, index)
             visited.append(x)
@@ -83,7 +84,7 @@ def sample(
             return (x, memory), x if history else None
 
         (x, memory), scanned = jax.lax.scan(body, (x, memory), jnp.arange(count))
-        visited.extend(scanned if history else [])
+        visited.extend([] if scanned is None else list(scanned))
     if grid.to_data:
         last_key = jax.random.fold_in(key, count)
         x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], last_key, memory)

@@ -39,6 +39,7 @@ class SelfWeightedDenoiser(nn.Module):
     hidden_dim: int = 256
     num_blocks: int = 3
     expansion: int = 4
+    time_dim: int = 256
     dropout_rate: float = 0.1
     weight_head: str = "early"
 
@@ -51,7 +52,7 @@ class SelfWeightedDenoiser(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch 1"]]:
         time = LearnedFourierFeatures()(index)
-        time = xavier_dense(256)(nn.swish(xavier_dense(256)(time)))
+        time = xavier_dense(self.time_dim)(nn.swish(xavier_dense(self.time_dim)(time)))
         h = xavier_dense(self.hidden_dim)(jnp.concatenate([noised, observation, time], axis=-1))
         early = h
         for block in range(self.num_blocks):

@@ -122,7 +122,7 @@ def test_expectile_values_and_weights() -> None:
     """Section 8.5: q ~ N(0, 1) has expectile .33712 (τ = .7) and .86159 (.9); weights average .447 and .256, and Σ w A = 0."""
     q = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
     for h, v, mean, std in ((0.7, 0.33712, 0.447, 0.193), (0.9, 0.86159, 0.256, 0.317)):
-        w = np.asarray(swg.WEIGHTINGS["expectile"].weight(jnp.asarray(q - v), jnp.float32(h)))
+        w = np.asarray(swg.WEIGHTINGS["expectile"].weight(jnp.asarray(q - v), swg.HParams(expectile=h)))
         assert w.mean() == pytest.approx(mean, abs=1e-3)
         assert w.std() == pytest.approx(std, abs=1e-3)
         assert abs(np.mean(w * (q - v))) < 1e-4
@@ -140,7 +140,7 @@ def test_the_loss_of_v_belongs_to_the_weight(name: str) -> None:
         middle = (low + high) / 2.0
         low, high = (middle, high) if float(gradient(jnp.float32(middle))) < 0.0 else (low, middle)
     advantage = np.asarray(q, np.float64) - low
-    w = np.asarray(weighting.weight(jnp.asarray(advantage), h), np.float64)
+    w = np.asarray(weighting.weight(jnp.asarray(advantage), swg.HParams(expectile=0.7)), np.float64)
     assert abs(np.mean(w * advantage)) < 4e-3 * np.mean(np.abs(w * advantage))
 
 
@@ -148,14 +148,14 @@ def test_linex_weights() -> None:
     """Section 8.5 with h = 3, the limit at A = 0 included."""
     advantage = jnp.array([-2.0, -1.0, -0.1, 0.0, 0.1, 1.0, 2.0])
     expected = [1.4963, 2.8506, 7.7755, 9.0, 10.4958, 57.2566, 603.64]
-    np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, jnp.float32(3.0)), expected, rtol=1e-4)
+    np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, swg.HParams(expectile=3.0)), expected, rtol=1e-4)
 
 
 def test_all_weights_are_positive_and_finite() -> None:
     """Whatever the advantage: a weight below zero would turn the guidance round."""
     advantage = jnp.concatenate([-jnp.geomspace(1e3, 1e-6, 50), jnp.zeros(1), jnp.geomspace(1e-6, 1e3, 50)])
     for name, weighting in swg.WEIGHTINGS.items():
-        w = np.asarray(weighting.weight(advantage, jnp.float32(0.7)))
+        w = np.asarray(weighting.weight(jnp.minimum(advantage, 1.0) if name == swg.ENERGY else advantage, swg.HParams()))
         assert np.all(np.isfinite(w)), name
         assert np.all(w >= 0.0), name
         assert np.all(np.diff(w) >= -1e-3 * w[1:]) or name == "quantile", name
@@ -211,8 +211,9 @@ def test_early_head_costs_less_to_differentiate() -> None:
 
 SMALL: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "hidden_dim": 64,
+    "hidden_dim": 32,
     "num_blocks": 2,
+    "time_dim": 32,
     "dropout_rate": 0.0,
     "critic_hidden_dims": (64, 64),
     "critic_updates": 1_000,
@@ -295,6 +296,8 @@ def test_learning_rate_follows_the_released_horizon() -> None:
         (swg.Config(act=swg.Act(sampler="euler")), "one of ddpm"),
         (swg.Config(act=swg.Act(num_candidates=4, temperature=0.0)), "temperature above 0"),
         (swg.Config(act=swg.Act(num_candidates=0)), "at least 1"),
+        (swg.Config(schedule="linear"), "vp, cosine"),
+        (swg.Config(weighting="energy", act=swg.Act(num_candidates=2)), "select='w'"),
         (swg.Config(act=swg.Act(num_denoising_steps=16)), "at most 15"),
     ],
 )

@@ -232,7 +232,7 @@ def replay(seed: int, rows: int, trained: Any) -> dict[str, np.ndarray]:
     order = np.random.default_rng([seed, _DATA_STREAM, QUALITIES.index("medium-replay")]).permutation(len(ends))
     fits = np.cumsum((ends - starts)[order]) <= rows
     kept = np.sort(order[fits])
-    index = np.concatenate([np.arange(starts[i], ends[i]) for i in kept])
+    index = np.concatenate([np.arange(int(starts[i]), int(ends[i])) for i in kept])
     return {field: value[index] for field, value in experience.items()}
 
 

@@ -1,0 +1,63 @@
+"""Judge policies trained on the laboratory's toy distributions: distances to the known answer, and pictures.
+
+    python launch/train.py --config=experiments/toy_swg.py:8gaussians --workdir=runs/toy/8gaussians/swg
+    python launch/lab.py runs/toy/8gaussians/swg --out=runs/toy/8gaussians/report
+    python launch/lab.py 'runs/toy/*/*' --candidates=64 --act=guidance_scale=0,1,2 --out=runs/toy/report
+
+Writes lab.md (sliced Wasserstein distance and MMD to the truth per β, beside those of two true samples), a picture per toy with
+the methods' samples above the truth, and for workdirs of targets a picture of the modes they find. Exit code 2, with one line,
+for what the user can mend.
+"""
+
+import glob
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from rich.console import Console
+from rich.markdown import Markdown
+
+from diffrl import cli
+from diffrl.training import devices
+
+OUT = flags.DEFINE_string("out", "report", "Directory for the table and pictures.")
+POINTS = flags.DEFINE_integer("points", 2_000, "Points per sample.", lower_bound=10)
+CANDIDATES = flags.DEFINE_integer("candidates", 0, "Softmax-of-N for methods without β: among so many candidates.", lower_bound=0)
+ACT = flags.DEFINE_multi_string("act", [], "As in launch/evaluate.py: name=value, or name=v1,v2 for each. Repeatable.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+
+
+def main(argv: list[str]) -> None:
+    """Exit code 2 and one line for what the user can mend."""
+    from diffrl.evaluation import lab
+    from diffrl.evaluation.evaluate import EvaluationError, parse_act
+    from diffrl.evaluation.results import atomically
+
+    workdirs = [Path(match) for pattern in argv[1:] for match in sorted(glob.glob(pattern))]  # noqa: PTH207
+    workdirs = [workdir for workdir in workdirs if (workdir / "config.json").exists()]
+    if not workdirs:
+        raise EvaluationError("name at least one workdir of a toy: lab.py runs/toy/8gaussians/swg")
+    devices.configure(cpu_devices=1)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    out = Path(OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    with console.status("sampling and measuring"):
+        cells = lab.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
+        written = [lab.picture(toy, rows, out / f"{toy}.png") for toy, rows in cells.items()]
+        for workdir in workdirs:
+            found = lab.modes(workdir, out / f"modes-{workdir.parent.name}-{workdir.name}.png")
+            written += [found] if found else []
+    markdown = lab.to_markdown(cells) + "\n".join(f"![{path.stem}]({path.name})\n" for path in written)
+    atomically(out / "lab.md", lambda file: file.write(markdown.encode()))
+    console.print(Markdown(lab.to_markdown(cells)))
+    for path in [out / "lab.md", *written]:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def run() -> None:
+    """Entry point of `diffrl-lab`."""
+    app.run(cli.guarded(main))
+
+
+if __name__ == "__main__":
+    run()

@@ -11,17 +11,18 @@ gives in a minute, not what it can give.
 
 from typing import Any
 
-from diffrl.algorithms import bc, diffusion_bc, gaussian_bc, iql, srpo, td3_bc
+from diffrl.algorithms import bc, diffusion_bc, gaussian_bc, iql, srpo, swg, td3_bc
 from diffrl.config import Config, DatasetConfig
 
 BATCH_SIZE = 128
-METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo")
+METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo", "swg")
 # Of the PointMaze experiments, chosen on the medium maze of collection seed 1 by IQL's and SRPO's returns.
 MAZE: dict[str, Any] = {"discount": 0.98, "tau": 0.02}
 EXPECTILE = {"pointmaze": 0.9, "hopper": 0.7, "halfcheetah": 0.7, "walker2d": 0.7}
 # SRPO's beta of a task serves all its datasets. Locomotion: best of .002, .01, .05 (on Hopper also .2 and .8) on the medium
 # dataset alone, training seeds 100 and 101, evaluation seed 77, with 8,000 + 20,000 + 8,000 updates.
 BETA = {"pointmaze": 0.2, "hopper": 0.002, "halfcheetah": 0.01, "walker2d": 0.05}
+GUIDANCE_SCALE = 5.0  # of SWG: the least of the released grid above 1
 
 
 def get_config(cell: str = "srpo,pointmaze/medium-fixedgoal") -> Config:
@@ -65,6 +66,24 @@ def _algorithm(method: str, task: str) -> Any:
             )
         case "iql":
             return iql.Config(**mlp, **values, expectile=EXPECTILE[task], num_updates=critic_updates)
+        case "swg":
+            return swg.Config(
+                **values,
+                learning_rate=1e-3,
+                expectile=EXPECTILE[task],
+                hidden_dim=64,
+                num_blocks=2,
+                time_dim=64,
+                dropout_rate=0.0,
+                ema_rate=0.002,
+                critic_hidden_dims=(128, 128),
+                critic_updates=critic_updates,
+                diffusion_updates=denoiser_updates,
+                critic_batch_size=BATCH_SIZE,
+                diffusion_batch_size=BATCH_SIZE,
+                cosine_horizon=denoiser_updates,
+                act=swg.Act(guidance_scale=GUIDANCE_SCALE),
+            )
         case "td3_bc":
             return td3_bc.Config(**mlp, **values, num_updates=critic_updates)
         case _:

@@ -1,13 +1,15 @@
-"""Measure what a method costs here: updates per second of every stage against this machine's own matrix-product rate,
+r"""Measure what a method costs here: updates per second of every stage against this machine's own matrix-product rate,
 the time of choosing an action, and the steps per second of every simulator.
 
     python launch/benchmark.py --out=runs/benchmark                       # the default method at its published size
     python launch/benchmark.py --config=experiments/iql_mujoco.py --runs=1,4,16,64
     python launch/benchmark.py --acting=experiments/srpo_mujoco.py,experiments/diffusion_bc_mujoco.py
+    python launch/benchmark.py --stages=none --tasks= --acting=experiments/swg_mujoco.py \
+        --variants='hidden_dim=64,128,256,512 act.guidance_scale=0,1' --variants='act.num_denoising_steps=5,10,15'
     python launch/benchmark.py --stages=none --acting= --envs=1,8,64,512 --mjx    # simulators only
 
-Prints and writes results.json and results.md. MJX is measured on accelerators, and with --mjx on a CPU too, where each line
-compiles for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
+Prints and writes results.json and results.md, and with --variants acting.png. MJX is measured on accelerators, and with --mjx on
+a CPU too, where each line compiles for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
 """
 
 import importlib
@@ -26,6 +28,13 @@ from diffrl.training import devices
 
 CONFIG = flags.DEFINE_string("config", "srpo_mujoco", "Experiment whose stages are measured; sizes are the experiment's own.")
 ACTING = flags.DEFINE_list("acting", ["srpo_mujoco", "diffusion_bc_mujoco"], "Experiments whose action time is compared.")
+VARIANTS = flags.DEFINE_multi_string(
+    "variants",
+    [],
+    "Time the acting experiments with these settings of the algorithm: 'name=v1,v2 other=v1' means every combination; the "
+    "first name is the picture's axis. Repeatable.",
+)
+BATCHES = flags.DEFINE_list("batches", ["1", "1024"], "Observations per call when acting.")
 RUNS = flags.DEFINE_list("runs", ["1", "4", "16"], "Numbers of runs in one program.")
 STAGES = flags.DEFINE_list("stages", [], "Stages to measure; all by default.")
 OBSERVATION = flags.DEFINE_integer("observation_dim", 17, "Length of the observation (17 is HalfCheetah's).")
@@ -56,7 +65,7 @@ def main(argv: list[str]) -> None:
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     env_timing = importlib.import_module("diffrl.evaluation.env_timing")
-    run_counts, env_counts = _counts(RUNS), _counts(ENVS)
+    run_counts, env_counts, batches = _counts(RUNS), _counts(ENVS), _counts(BATCHES)
     try:
         specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
     except env_timing.BackendError as error:
@@ -85,12 +94,16 @@ def main(argv: list[str]) -> None:
         console.print("  ".join(row.cells()), highlight=False)
     console.print(training)
 
-    acting = Table("method", "batch", "microseconds/call", "actions/s", title="acting, one process")
+    acting = Table("method", "settings", "batch", "microseconds/call", "actions/s", title="acting, one process")
     actions = []
     for name in ACTING.value:
-        for row in timing.acting(name, cli.load_experiment(name), problem, (1, 1024), CHUNKS.value):
-            actions.append(row)
-            acting.add_row(*row.cells())
+        for variant in timing.variants(VARIANTS.value):
+            config = cli.load_experiment(name)
+            for setting, value in variant.items():
+                configs.override(config.algorithm, f"{setting}={value}")
+            for row in timing.acting(name, variant, config, problem, batches, CHUNKS.value):
+                actions.append(row)
+                acting.add_row(*row.cells())
     console.print(acting)
 
     simulators = Table("task", "simulator", "environments", "steps/s", title="environments, with a policy of two hidden layers")
@@ -113,6 +126,9 @@ def main(argv: list[str]) -> None:
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "results.md").write_text(timing.markdown(results, columns))
+    if VARIANTS.value:
+        plots = importlib.import_module("diffrl.evaluation.acting_plot")
+        console.print(f"wrote {plots.draw(actions, VARIANTS.value, out / 'acting.png')}", highlight=False)
     console.print(f"wrote {out / 'results.json'} and {out / 'results.md'}", highlight=False)
 
 

@@ -39,7 +39,7 @@ ENERGY = "energy"  # the weighting of one-step problems whose reward is the ener
 class HParams:
     """Floats that a sweep may vary in one program.
 
-    `expectile` is τ of the critic and of its weights, and h of linex; `temperature` is β of the exponential weightings.
+    `expectile` is τ of the critic and of its weights; `temperature` is β of the exponential weightings and h of linex.
     """
 
     learning_rate: float = 3e-4
@@ -59,7 +59,7 @@ class Weighting(NamedTuple):
     """
 
     weight: Callable[[Array, HParams], Array]
-    value_loss: Callable[[Array, Array | float], Array] | None = None
+    value_loss: Callable[[Array, HParams], Array] | None = None
 
 
 def _expectile(advantage: Array, hparams: HParams) -> Array:
@@ -75,21 +75,22 @@ def _quantile(advantage: Array, hparams: HParams) -> Array:
     return _expectile(advantage, hparams) / jnp.maximum(jnp.abs(advantage), 1e-3)  # |A|, where the released code divides by A
 
 
-def _quantile_loss(error: Array, h: Array | float) -> Array:
-    return jnp.mean(jnp.where(error < 0.0, 1.0 - h, h) * jnp.abs(error))
+def _quantile_loss(error: Array, hparams: HParams) -> Array:
+    return jnp.mean(_expectile(error, hparams) * jnp.abs(error))
 
 
 def _linex(advantage: Array, hparams: HParams) -> Array:
     """h |e^{hA} - 1| / |A| with its limit h² at A = 0, where the quotient is 0/0; unbounded above, so cut at A = 6/h."""
-    h = hparams.expectile
+    h = hparams.temperature
     scaled = jnp.minimum(h * advantage, 6.0)
     small = jnp.abs(scaled) < 1e-4
     return h**2 * jnp.where(small, 1.0 + scaled / 2.0, jnp.expm1(scaled) / jnp.where(small, 1.0, scaled))
 
 
-def _linex_loss(error: Array, h: Array | float) -> Array:
+def _linex_loss(error: Array, hparams: HParams) -> Array:
     """Gradient e^{hu} - 1, the exponential held at 6 as in the released code."""
-    return jnp.mean(jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.minimum(h * error, 6.0)), 6.0) - 1.0) * error)
+    growth = jnp.exp(jnp.minimum(hparams.temperature * error, 6.0))
+    return jnp.mean(jax.lax.stop_gradient(jnp.minimum(growth, 6.0) - 1.0) * error)
 
 
 def _exponential(advantage: Array, hparams: HParams) -> Array:
@@ -106,7 +107,7 @@ def _dice(advantage: Array, hparams: HParams) -> Array:
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "expectile": Weighting(_expectile, expectile_loss),
+    "expectile": Weighting(_expectile, lambda error, hparams: expectile_loss(error, hparams.expectile)),
     "smooth_expectile": Weighting(_smooth_expectile),
     "quantile": Weighting(_quantile, _quantile_loss),
     "linex": Weighting(_linex, _linex_loss),
@@ -225,6 +226,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
     schedule = LinearVP(0.1, 10.0) if config.schedule == "vp" else CosineVP.clipped(config.num_diffusion_steps)
     levels = grid(schedule, config.act.num_denoising_steps, table=config.num_diffusion_steps)
     weighting = WEIGHTINGS[config.weighting]
+    value_loss_of = weighting.value_loss or WEIGHTINGS["expectile"].value_loss
+    assert value_loss_of is not None
     critics = Critics(config.critic_hidden_dims, dense=xavier_dense)
     value_network = NormalizedValue(config.critic_hidden_dims)
     network = SelfWeightedDenoiser(
@@ -268,7 +271,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         def value_loss_fn(params: Params) -> tuple[Array, Array]:
             v = forward(value_network, params, batch.observation)
-            return (weighting.value_loss or expectile_loss)(q - v, hparams.expectile), v
+            return value_loss_of(q - v, hparams), v
 
         (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
         value = state.value.apply_gradients(gradients, adam)

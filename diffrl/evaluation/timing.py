@@ -1,6 +1,7 @@
 """Measurements of cost: stages of training against the machine's own matrix-product rate, and the time of an action."""
 
 import importlib.metadata
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffrl.config import Config
+from diffrl.config import Config, ConfigError
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.evaluation.env_timing import EnvTime
@@ -69,12 +70,14 @@ class ActionTime(NamedTuple):
     """Cost of choosing actions: one call from host observations to host actions."""
 
     method: str
+    variant: dict[str, str]  # settings that differ from the experiment's
     batch: int
     seconds_per_call: float
 
     def cells(self) -> tuple[str, ...]:
         return (
             self.method,
+            ", ".join(f"{name} {value}" for name, value in self.variant.items()),
             str(self.batch),
             f"{self.seconds_per_call * 1e6:,.0f}",
             f"{self.batch / self.seconds_per_call:,.0f}",
@@ -153,7 +156,32 @@ def stages(
             )
 
 
-def acting(name: str, config: Config, problem: Problem, batches: tuple[int, ...], chunks: int) -> Iterator[ActionTime]:
+def axes_of(text: str) -> dict[str, list[str]]:
+    """ "name=v1,v2 name=v1" -> the values of each name, in order.
+
+    Raises:
+        ConfigError: a word is not of that form.
+    """
+    axes: dict[str, list[str]] = {}
+    for word in text.split():
+        name, equals, values = word.partition("=")
+        if not (name and equals and values):
+            raise ConfigError(f"--variants: {word!r} is not of the form name=v1,v2")
+        axes[name] = values.split(",")
+    return axes
+
+
+def variants(texts: list[str]) -> list[dict[str, str]]:
+    """All combinations of each text's axes, one text after another; the experiment as it is where there are none."""
+    found = []
+    for axes in map(axes_of, texts):
+        found += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return found or [{}]
+
+
+def acting(
+    name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], chunks: int
+) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host, median over calls."""
     config.num_seeds = 1
     algorithm = make(config.algorithm, problem.spec())
@@ -164,7 +192,7 @@ def acting(name: str, config: Config, problem: Problem, batches: tuple[int, ...]
         observation = np.random.default_rng(0).normal(size=(batch, problem.observation_dim)).astype(np.float32)
         carry = algorithm.init_carry(policy, batch)
         call = lambda: np.asarray(act(policy, carry, observation, key)[0])  # noqa: B023, E731
-        yield ActionTime(name, batch, statistics.median(_timed(call, 20 * chunks)))
+        yield ActionTime(name, variant, batch, statistics.median(_timed(call, 20 * chunks)))
 
 
 def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
@@ -183,8 +211,8 @@ def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
         "",
         "## Acting",
         "",
-        "| method | batch | microseconds/call | actions/s |",
-        "| --- | --- | --- | --- |",
+        "| method | settings | batch | microseconds/call | actions/s |",
+        "| --- | --- | --- | --- | --- |",
         *("| " + " | ".join(ActionTime(**row).cells()) + " |" for row in results["acting"]),
         "",
         "## Environments",

@@ -131,16 +131,16 @@ def test_expectile_values_and_weights() -> None:
 @pytest.mark.parametrize("name", ["expectile", "quantile", "linex"])
 def test_the_loss_of_v_belongs_to_the_weight(name: str) -> None:
     """w = |f'(u)|/|u|: at the value that minimises the loss, E w A = 0 (moderate advantages, away from the cuts)."""
-    weighting, h = swg.WEIGHTINGS[name], jnp.float32(0.7)
+    weighting, hparams = swg.WEIGHTINGS[name], swg.HParams(expectile=0.7, temperature=0.7)
     q = jnp.asarray(norm.ppf((np.arange(20_001) + 0.5) / 20_001) * 0.5, jnp.float32)
     assert weighting.value_loss is not None
-    gradient = jax.jit(jax.grad(lambda v: weighting.value_loss(q - v, h)))
+    gradient = jax.jit(jax.grad(lambda v: weighting.value_loss(q - v, hparams)))
     low, high = -2.0, 2.0
     for _ in range(30):  # the loss is convex in v
         middle = (low + high) / 2.0
         low, high = (middle, high) if float(gradient(jnp.float32(middle))) < 0.0 else (low, middle)
     advantage = np.asarray(q, np.float64) - low
-    w = np.asarray(weighting.weight(jnp.asarray(advantage), swg.HParams(expectile=0.7)), np.float64)
+    w = np.asarray(weighting.weight(jnp.asarray(advantage), hparams), np.float64)
     assert abs(np.mean(w * advantage)) < 4e-3 * np.mean(np.abs(w * advantage))
 
 
@@ -148,7 +148,7 @@ def test_linex_weights() -> None:
     """Section 8.5 with h = 3, the limit at A = 0 included."""
     advantage = jnp.array([-2.0, -1.0, -0.1, 0.0, 0.1, 1.0, 2.0])
     expected = [1.4963, 2.8506, 7.7755, 9.0, 10.4958, 57.2566, 603.64]
-    np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, swg.HParams(expectile=3.0)), expected, rtol=1e-4)
+    np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, swg.HParams(temperature=3.0)), expected, rtol=1e-4)
 
 
 def test_all_weights_are_positive_and_finite() -> None:

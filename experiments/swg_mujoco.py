@@ -2,7 +2,7 @@
 
     python launch/train.py --config=experiments/swg_mujoco.py:hopper-medium --config.dataset.download=true \\
         --config.num_seeds=5 --workdir=runs/swg_hopper
-    python launch/evaluate.py --workdir=runs/swg_hopper --step=last --act=guidance_scale=1,5,10,15,20,25,30 --act=temperature=0
+    python launch/evaluate.py --workdir=runs/swg_hopper --step=last --act=guidance_scale=1,5,10,15,20,25,30 --act=noise_scale=0
     python launch/evaluate.py --workdir=runs/swg_hopper --step=last --act=num_candidates=16 --act=guidance_scale=0,1,5    # SWG-R
 
 The first evaluation is the released one: deterministic, the guidance scale swept. Its sampler is --act=sampler=ddpm_boxed.

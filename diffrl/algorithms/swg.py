@@ -51,15 +51,19 @@ class HParams:
     ema_rate: float = 0.001
 
 
-class Weighting(NamedTuple):
-    """w of an advantage A, and the loss of V that makes π ∝ w μ satisfy E_π Q = V.
+def _expectile_loss(error: Array, hparams: HParams) -> Array:
+    return expectile_loss(error, hparams.expectile)
 
-    With V = argmin E f(Q - V) that weight is |f'(A)| / |A| (generalised IQL; Hansen-Estruch et al. 2023). `value_loss` is None
-    where no such loss belongs to the weight: V is then expectile regression.
+
+class Weighting(NamedTuple):
+    """w of an advantage A, and the loss of V that goes with it.
+
+    With V = argmin E f(Q - V) the weight |f'(A)| / |A| makes π ∝ w μ satisfy E_π Q = V (generalised IQL; Hansen-Estruch et al.
+    2023). Where no such loss belongs to the weight, V is expectile regression.
     """
 
     weight: Callable[[Array, HParams], Array]
-    value_loss: Callable[[Array, HParams], Array] | None = None
+    value_loss: Callable[[Array, HParams], Array] = _expectile_loss
 
 
 def _expectile(advantage: Array, hparams: HParams) -> Array:
@@ -107,7 +111,7 @@ def _dice(advantage: Array, hparams: HParams) -> Array:
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "expectile": Weighting(_expectile, lambda error, hparams: expectile_loss(error, hparams.expectile)),
+    "expectile": Weighting(_expectile),
     "smooth_expectile": Weighting(_smooth_expectile),
     "quantile": Weighting(_quantile, _quantile_loss),
     "linex": Weighting(_linex, _linex_loss),
@@ -127,7 +131,7 @@ class Act:
         sampler: one of `SAMPLERS`. "ddpm" clips the predicted data; "ddpm_boxed" is the released code's, which clips the noisy
             state and uses the forward variance.
         num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training.
-        temperature: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
+        noise_scale: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
         num_candidates: actions per observation; more than one is SWG-R.
         select: chooses among them by the target critics' minimum ("q") or by the generated weight ("w").
         weight_low, weight_high: no guidance where the predicted weight is outside.
@@ -136,7 +140,7 @@ class Act:
     guidance_scale: float = 1.0
     sampler: str = "ddpm"
     num_denoising_steps: int = 15
-    temperature: float = 1.0
+    noise_scale: float = 1.0
     num_candidates: int = 1
     select: str = "q"
     weight_low: float = 1e-4
@@ -186,11 +190,11 @@ class State:
 
 
 SAMPLERS: dict[str, Callable[[float, Array, Array], Solver]] = {
-    "ddpm": lambda temperature, low, high: ancestral(temperature=temperature),
-    "ddpm_boxed": lambda temperature, low, high: boxed(ancestral("forward", temperature), low, high),
-    "ddim": lambda temperature, low, high: ddim(),
-    "heun": lambda temperature, low, high: heun(),
-    "dpm_solver": lambda temperature, low, high: dpm_solver(2),
+    "ddpm": lambda noise_scale, low, high: ancestral(temperature=noise_scale),
+    "ddpm_boxed": lambda noise_scale, low, high: boxed(ancestral("forward", noise_scale), low, high),
+    "ddim": lambda noise_scale, low, high: ddim(),
+    "heun": lambda noise_scale, low, high: heun(),
+    "dpm_solver": lambda noise_scale, low, high: dpm_solver(2),
 }
 
 
@@ -212,8 +216,8 @@ def check(config: Config) -> None:
         raise ValueError(f"num_candidates must be at least 1, got {act.num_candidates}")
     if config.weighting == ENERGY and act.num_candidates > 1 and act.select == "q":
         raise ValueError("weighting 'energy' trains no critic: choose among candidates with select='w'")
-    if act.num_candidates > 1 and act.temperature == 0.0:
-        raise ValueError("num_candidates > 1 needs a temperature above 0: without noise all candidates are the same")
+    if act.num_candidates > 1 and act.noise_scale == 0.0:
+        raise ValueError("num_candidates > 1 needs a noise_scale above 0: without noise all candidates are the same")
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
@@ -226,8 +230,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
     schedule = LinearVP(0.1, 10.0) if config.schedule == "vp" else CosineVP.clipped(config.num_diffusion_steps)
     levels = grid(schedule, config.act.num_denoising_steps, table=config.num_diffusion_steps)
     weighting = WEIGHTINGS[config.weighting]
-    value_loss_of = weighting.value_loss or WEIGHTINGS["expectile"].value_loss
-    assert value_loss_of is not None
     critics = Critics(config.critic_hidden_dims, dense=xavier_dense)
     value_network = NormalizedValue(config.critic_hidden_dims)
     network = SelfWeightedDenoiser(
@@ -271,7 +273,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         def value_loss_fn(params: Params) -> tuple[Array, Array]:
             v = forward(value_network, params, batch.observation)
-            return value_loss_of(q - v, hparams), v
+            return weighting.value_loss(q - v, hparams), v
 
         (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
         value = state.value.apply_gradients(gradients, adam)
@@ -349,8 +351,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
         if choice.sampler != "ddpm_boxed":
             model = clipped(model, low, high)
         start_key, key = jax.random.split(key)
-        start = choice.temperature * jax.random.normal(start_key, (repeated.shape[0], spec.action_dim + 1))
-        z = sample(model, levels, SAMPLERS[choice.sampler](choice.temperature, low, high), key, start)
+        start = choice.noise_scale * jax.random.normal(start_key, (repeated.shape[0], spec.action_dim + 1))
+        z = sample(model, levels, SAMPLERS[choice.sampler](choice.noise_scale, low, high), key, start)
         z = z.reshape(choice.num_candidates, -1, spec.action_dim + 1)
         if choice.num_candidates == 1:
             return z[0, :, :-1], carry

@@ -133,7 +133,6 @@ def test_the_loss_of_v_belongs_to_the_weight(name: str) -> None:
     """w = |f'(u)|/|u|: at the value that minimises the loss, E w A = 0 (moderate advantages, away from the cuts)."""
     weighting, hparams = swg.WEIGHTINGS[name], swg.HParams(expectile=0.7, temperature=0.7)
     q = jnp.asarray(norm.ppf((np.arange(20_001) + 0.5) / 20_001) * 0.5, jnp.float32)
-    assert weighting.value_loss is not None
     gradient = jax.jit(jax.grad(lambda v: weighting.value_loss(q - v, hparams)))
     low, high = -2.0, 2.0
     for _ in range(30):  # the loss is convex in v
@@ -274,7 +273,7 @@ def test_resampling_takes_the_best_candidate(select: str) -> None:
 
 def test_deterministic_acting_ignores_the_key() -> None:
     config, state = trained()
-    config = dataclasses.replace(config, act=dataclasses.replace(config.act, temperature=0.0))
+    config = dataclasses.replace(config, act=dataclasses.replace(config.act, noise_scale=0.0))
     algorithm = swg.make(config, Spec.plain(2, 1))
     policy, observation = algorithm.policy(state), jnp.zeros((3, 2))
     a, b = (algorithm.act(policy, (), observation, jax.random.key(seed))[0] for seed in (0, 1))
@@ -294,7 +293,7 @@ def test_learning_rate_follows_the_released_horizon() -> None:
         (swg.Config(weighting="hard"), "one of expectile"),
         (swg.Config(weight_head="late"), "early, joint"),
         (swg.Config(act=swg.Act(sampler="euler")), "one of ddpm"),
-        (swg.Config(act=swg.Act(num_candidates=4, temperature=0.0)), "temperature above 0"),
+        (swg.Config(act=swg.Act(num_candidates=4, noise_scale=0.0)), "noise_scale above 0"),
         (swg.Config(act=swg.Act(num_candidates=0)), "at least 1"),
         (swg.Config(schedule="linear"), "vp, cosine"),
         (swg.Config(weighting="energy", act=swg.Act(num_candidates=2)), "select='w'"),

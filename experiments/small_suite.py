@@ -86,6 +86,7 @@ def _algorithm(method: str, task: str) -> Any:
                 time_dim=64,
                 dropout_rate=0.0,
                 ema_rate=0.002,
+                normalize_value_input=not maze,
                 critic_hidden_dims=(128, 128),
                 critic_updates=critic_updates,
                 diffusion_updates=denoiser_updates,

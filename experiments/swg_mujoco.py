@@ -6,7 +6,8 @@
     python launch/evaluate.py --workdir=runs/swg_hopper --step=last --act=num_candidates=16 --act=guidance_scale=0,1,5    # SWG-R
 
 The first evaluation is the released one: deterministic, the guidance scale swept. Its sampler is --act=sampler=ddpm_boxed.
-The paper's table could not be read; no score is quoted. Time: `make bench` measures every stage on your machine.
+The paper's table could not be read; no score is quoted. Time: launch/benchmark.py --config=experiments/swg_mujoco.py
+measures every stage on your machine.
 """
 
 from diffrl.algorithms import swg

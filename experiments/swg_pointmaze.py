@@ -5,7 +5,8 @@
     python launch/evaluate.py --workdir=runs/swg --step=last --act=guidance_scale=0,1,5,10
     python launch/evaluate.py --workdir=runs/swg --step=last --act=guidance_scale=1 --act=num_candidates=16      # SWG-R
 
-Ablations: --config.sweep="expectile=0.5,0.7,0.9", --config.algorithm.weighting=linex, --act=sampler=ddim,heun,dpm_solver.
+Ablations: --config.sweep="expectile=0.5,0.7,0.9"; --config.algorithm.weighting=exponential with
+--config.algorithm.normalize_weights=true; --act=sampler=ddim,heun,dpm_solver.
 """
 
 from diffrl.algorithms import swg
@@ -25,6 +26,7 @@ def get_config(maze: str = "medium") -> Config:
             time_dim=64,
             dropout_rate=0.0,
             ema_rate=0.002,
+            normalize_value_input=False,
             critic_hidden_dims=(128, 128),
             critic_updates=30_000,
             diffusion_updates=15_000,

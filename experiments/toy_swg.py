@@ -18,6 +18,7 @@ def get_config(toy: str = "8gaussians") -> Config:
         algorithm=swg.Config(
             learning_rate=1e-3,
             weighting=swg.ENERGY,
+            normalize_weights=True,  # the swiss roll's exceed 1
             num_diffusion_steps=100,
             schedule="cosine",
             hidden_dim=64,

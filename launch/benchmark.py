@@ -74,6 +74,14 @@ def main(argv: list[str]) -> None:
     jax = importlib.import_module("jax")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the cost
     console = Console(width=None if sys.stdout.isatty() else 140)
+    problem = timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
+    config = cli.load_experiment(CONFIG.value)
+    # All are built before the first is timed: a mistake must not cost what was measured.
+    policies = [
+        (name, variant, timing.acting_config(cli.load_experiment(name), variant, problem))
+        for name in ACTING.value
+        for variant in timing.variants(VARIANTS.value)
+    ]
     machine = timing.machine()
     console.print(
         f"{machine['device']} x {machine['devices']}, jax {machine['jax']}, Python {platform.python_version()}", highlight=False
@@ -83,8 +91,6 @@ def main(argv: list[str]) -> None:
         f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s measured (2048 x 2048, all devices at once)", highlight=False
     )
 
-    problem = timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
-    config = cli.load_experiment(CONFIG.value)
     columns = ("stage", "runs", "updates/s", "aggregate/s", "compile s", "memory MB", "GFLOP/update", "GFLOP/s", "of ceiling")
     training = Table(*columns, title=f"{CONFIG.value}: training")
     rows = []
@@ -96,14 +102,10 @@ def main(argv: list[str]) -> None:
 
     acting = Table("method", "settings", "batch", "microseconds/call", "actions/s", title="acting, one process")
     actions = []
-    for name in ACTING.value:
-        for variant in timing.variants(VARIANTS.value):
-            config = cli.load_experiment(name)
-            for setting, value in variant.items():
-                configs.override(config.algorithm, f"{setting}={value}")
-            for row in timing.acting(name, variant, config, problem, batches, CHUNKS.value):
-                actions.append(row)
-                acting.add_row(*row.cells())
+    for name, variant, acting_config in policies:
+        for row in timing.acting(name, variant, acting_config, problem, batches, CHUNKS.value):
+            actions.append(row)
+            acting.add_row(*row.cells())
     console.print(acting)
 
     simulators = Table("task", "simulator", "environments", "steps/s", title="environments, with a policy of two hidden layers")

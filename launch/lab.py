@@ -2,7 +2,7 @@
 
     python launch/train.py --config=experiments/toy_swg.py:8gaussians --workdir=runs/toy/8gaussians/swg
     python launch/lab.py runs/toy/8gaussians/swg --out=runs/toy/8gaussians/report
-    python launch/lab.py 'runs/toy/*/*' --candidates=64 --act=guidance_scale=0,1,2 --out=runs/toy/report
+    python launch/lab.py 'runs/toy/*/*' --candidates=64 --act=guidance_scale=0,1 --out=runs/toy/report
 
 Writes lab.md (sliced Wasserstein distance and MMD to the truth per β, beside those of two true samples), a picture per toy with
 the methods' samples above the truth, and for workdirs of targets a picture of the modes they find. Exit code 2, with one line,

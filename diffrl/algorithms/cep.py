@@ -58,7 +58,7 @@ class Act:
 
 @dataclasses.dataclass
 class Config(HParams):
-    """The paper's toy networks and lengths (750 epochs of 489 batches)."""
+    """The paper's widths and lengths on the toys (750 epochs of 489 batches)."""
 
     behavior_hidden_dims: tuple[int, ...] = (512, 512, 512, 512)
     energy_hidden_dims: tuple[int, ...] = (512, 512, 512, 512)

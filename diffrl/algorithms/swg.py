@@ -154,6 +154,7 @@ class Config(HParams):
         critic: for one-step problems such as the toys.
     normalize_weights: divide by the largest weight of the data, which changes nothing in theory (constants cancel in the
         logarithm) and keeps weights without a bound in (0, 1], where the prior and the clipping expect them.
+    normalize_value_input: LayerNorm on V's input, as the released code has; wrong for short observations (`NormalizedValue`).
     num_diffusion_steps: T; the network sees the step's index.
     schedule: "vp", or the toys' "cosine".
     weight_head: "early" or "joint" (`SelfWeightedDenoiser`).
@@ -162,6 +163,7 @@ class Config(HParams):
 
     weighting: str = "expectile"
     normalize_weights: bool = False
+    normalize_value_input: bool = True
     num_diffusion_steps: int = 15
     schedule: str = "vp"
     weight_head: str = "early"
@@ -214,6 +216,17 @@ def check(config: Config) -> None:
             raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
     if act.num_candidates < 1:
         raise ValueError(f"num_candidates must be at least 1, got {act.num_candidates}")
+    bounded = config.weighting in ("expectile", "smooth_expectile", ENERGY) or config.normalize_weights
+    if not bounded and act.weight_high <= 1.0:
+        raise ValueError(
+            f"weights of {config.weighting!r} exceed weight_high = {act.weight_high}, beyond which there is no guidance: set "
+            "normalize_weights, or raise act.weight_high"
+        )
+    if config.diffusion_updates > config.cosine_horizon:
+        raise ValueError(
+            f"after cosine_horizon = {config.cosine_horizon:,} updates the learning rate is 0, but diffusion_updates = "
+            f"{config.diffusion_updates:,}: raise the horizon"
+        )
     if config.weighting == ENERGY and act.num_candidates > 1 and act.select == "q":
         raise ValueError("weighting 'energy' trains no critic: choose among candidates with select='w'")
     if act.num_candidates > 1 and act.noise_scale == 0.0:
@@ -231,7 +244,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     levels = grid(schedule, config.act.num_denoising_steps, table=config.num_diffusion_steps)
     weighting = WEIGHTINGS[config.weighting]
     critics = Critics(config.critic_hidden_dims, dense=xavier_dense)
-    value_network = NormalizedValue(config.critic_hidden_dims)
+    value_network = NormalizedValue(config.critic_hidden_dims, config.normalize_value_input)
     network = SelfWeightedDenoiser(
         spec.action_dim,
         config.hidden_dim,

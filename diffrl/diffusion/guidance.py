@@ -20,12 +20,13 @@ LogWeight = Callable[[Array, Level], Array]  # (x_t [B, D], its level) -> log E[
 def energy_guided(model: Model, log_weight: LogWeight, scale: float | Array = 1.0) -> Model:
     """Adds `scale` · ∇ log E[w | x_t] to the score: p w up to normalisation where `scale` is 1 (Lu et al. 2023, eq. 9).
 
-    Other scales sharpen by rule of thumb: E[w]^ρ is not E[w^ρ]. A classifier's log p(y | x_t) is such a log weight.
+    Other scales sharpen by rule of thumb: E[w]^ρ is not E[w^ρ]. A classifier's log p(y | x_t) is such a log weight. Needs α > 0.
     """
 
     def guided(x: Array, level: Level) -> Prediction:
         gradient = jax.grad(lambda at: jnp.sum(log_weight(at, level)))(x)
-        return from_epsilon(x, level, model(x, level).epsilon - scale * level.sigma * gradient)
+        x0, epsilon = model(x, level)
+        return Prediction(x0 + scale * level.sigma**2 / level.alpha * gradient, epsilon - scale * level.sigma * gradient)
 
     return guided
 
@@ -41,7 +42,7 @@ def self_weighted(
     `predict` maps x = (a, w) `[B, A + 1]` and t `[B]` to the noise of a `[B, A]` and of w `[B, 1]`, apart: the gradient then
     costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is E[w | x_t], so ∇ log ŵ
     over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is none: beyond its range
-    an estimate says nothing, and below zero its logarithm would point the wrong way.
+    an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0.
     """
 
     def model(x: Array, level: Level) -> Prediction:

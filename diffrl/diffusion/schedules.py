@@ -77,10 +77,10 @@ class CosineVP(NamedTuple):
         return jnp.maximum(jnp.cos(self._angle(t)) / first, self.alpha_end)
 
     def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        # 1 - α² = sin(a - a₀) sin(a + a₀) / cos² a₀: exact near t = 0.
+        # 1 - α² = sin(a - a₀) sin(a + a₀) / cos² a₀, with a - a₀ written out: exact near t = 0, and 0 there.
         first = 0.5 * math.pi * self.offset / (1.0 + self.offset)
-        angle = self._angle(t)
-        exact = jnp.sin(angle - first) * jnp.sin(angle + first) / math.cos(first) ** 2
+        moved = 0.5 * math.pi * t / (1.0 + self.offset)
+        exact = jnp.sin(moved) * jnp.sin(moved + 2.0 * first) / math.cos(first) ** 2
         return jnp.sqrt(jnp.clip(exact, 0.0, 1.0 - self.alpha_end**2))
 
     def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -224,7 +224,8 @@ def grid(
         table: round times to multiples of 1/`table`, the levels that a model of a discrete process was trained on.
 
     Raises:
-        ValueError: fewer than one step, an unknown spacing, or more steps than the table has.
+        ValueError: fewer than one step, an unknown spacing, more steps than the table has, or equal steps of λ from where it is
+            not finite (α = 0, as at t = 1 of a rectified flow).
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -240,6 +241,8 @@ def grid(
             t = jnp.linspace(t_max, t_min or 0.0, num_steps if to_data else num_steps + 1)
         else:
             ends = level_at(schedule, jnp.array([t_max, t_min or 1e-3])).log_snr
+            if not jnp.isfinite(ends[0]):
+                raise ValueError(f"λ is not finite at t_max = {t_max}: start below it, or use spacing='time'")
             t = schedule.time(jnp.linspace(ends[0], ends[1], num_steps if to_data else num_steps + 1))
         if table is not None:
             t = jnp.round(t * table) / table

@@ -49,7 +49,10 @@ def score(schedule: Schedule, t: Array) -> tuple[Array, Array]:
 
 
 def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-    """dx_t/dt = α' x_0 + σ' z; z - x_0 for rectified flow. It points from data to noise, as t does."""
+    """dx_t/dt = α' x_0 + σ' z; z - x_0 for rectified flow. It points from data to noise, as t does.
+
+    Nothing where a schedule stands still, as the end of `CosineVP` does where its α is held.
+    """
     ones = jnp.ones_like(t)
     return jax.jvp(schedule.alpha, (t,), (ones,))[1], jax.jvp(schedule.sigma, (t,), (ones,))[1]
 
@@ -96,7 +99,8 @@ def split(
 ) -> Prediction:
     """Data and noise that x_t and a prediction imply: Cramer's rule on the two equations.
 
-    Not finite where the target does not determine both: "epsilon" at α = 0, "x0" at σ = 0.
+    Not finite where the target does not determine both: "epsilon" and "score" at α = 0, "x0" at σ = 0, "velocity" where a
+    schedule stands still.
     """
     data, noise = (part[:, None] for part in find(target)(schedule, t))
     alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]

@@ -9,6 +9,14 @@ from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.timing import ActionTime, axes_of
 
 
+def _number(value: str) -> float | str:
+    """A number where it is one, so that distances on the axis mean something."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def draw(rows: list[ActionTime], variants: list[str], path: Path) -> Path:
     """A panel per text of `variants` at the smallest batch: the first name on the axis, a line per method and other settings."""
     batch = min(row.batch for row in rows)
@@ -22,7 +30,8 @@ def draw(rows: list[ActionTime], variants: list[str], path: Path) -> Path:
                     label = ", ".join([row.method, *(f"{name} {row.variant[name]}" for name in names[1:])])
                     lines.setdefault(label, []).append((row.variant[names[0]], 1e3 * row.seconds_per_call))
             for label, line in lines.items():
-                axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5, linewidth=1.4, label=label)
+                points = [(_number(value), milliseconds) for value, milliseconds in line]
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, linewidth=1.4, label=label)
             axes.set_xlabel(names[0])
             axes.set_ylabel(f"ms per call, batch {batch}")
             axes.set_ylim(bottom=0)

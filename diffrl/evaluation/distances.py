@@ -14,7 +14,7 @@ def _check(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def sliced_wasserstein(
-    a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"], num_projections: int = 128, seed: int = 0
+    a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n_b dim"], num_projections: int = 128, seed: int = 0
 ) -> float:
     """Mean over random directions of the one-dimensional W1 distance, in the units of the points.
 
@@ -27,7 +27,7 @@ def sliced_wasserstein(
     return float(np.mean(np.abs(np.sort(a @ directions, axis=0) - np.sort(b @ directions, axis=0))))
 
 
-def mmd(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"]) -> float:
+def mmd(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "n_b dim"]) -> float:
     """√MMD² (biased) with the mean of Gaussian kernels of half, once and twice the median distance within `b`, the reference.
 
     Raises:

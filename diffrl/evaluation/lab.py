@@ -3,6 +3,7 @@
 A workdir of a toy (`data/toys.py`) is sampled by its policy's own `act`: what is judged is what would act.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,9 @@ from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.statistics import interval
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.runs import make_runs
-from diffrl.types import Spec
+from diffrl.types import Policy, Spec
 
+Act = tuple[tuple[str, str], ...]
 BETA = "temperature"  # the hyper-parameter that is β, in every method that has one
 TRUE = "two true samples"
 BLOCKS = 5  # independent samples per cell: the spread of their distances is the interval
@@ -46,101 +48,137 @@ class Cell(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """A workdir's runs, ready to act: `sample(observation [B, O], key)` gives actions `[R, B, 2]`."""
+    """A workdir's runs, ready to act.
+
+    Attributes:
+        name: of the method, and of how it acts.
+        betas: β of each run; None for a method that has none.
+        labels: swept hyper-parameters of each run in words.
+        sample: (observation `[B, O]`, key) -> actions `[R, B, 2]`.
+    """
 
     name: str
-    toy: str
-    targets: bool
-    points: list[dict[str, float]]
+    betas: list[float] | None
+    labels: list[str]
     sample: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _load(workdir: Path, act: tuple[tuple[str, str], ...]) -> _Trained:
-    if not (workdir / "config.json").exists():
+def _toy_of(workdir: Path) -> tuple[str, bool]:
+    """Name of the toy, and whether it is the one with targets."""
+    if not (workdir / "dataset.json").exists():
         raise EvaluationError(f"{workdir} is no workdir of launch/train.py")
-    config = configs.load(workdir)
     card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
     if not card.id.startswith(PREFIX):
         raise EvaluationError(f"{workdir} was trained on {card.id!r}, not on a toy; evaluate it by launch/evaluate.py")
+    toy, _, variant = card.id.removeprefix(PREFIX).partition("@")
+    return toy, bool(variant)
+
+
+def _load(workdir: Path, act: Act) -> _Trained:
+    config = configs.load(workdir)
     spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
     algorithm, runs = build_algorithm(workdir, spec, act), make_runs(config)
     checkpoints = Checkpoints(workdir)
     try:
-        steps = checkpoints.steps()
-        if not steps:
+        step = max(checkpoints.steps(), default=None)
+        if step is None:
             raise EvaluationError(f"{workdir} has no checkpoints yet")
-        policies = checkpoints.restore_policy(max(steps), abstract_policies(algorithm, runs))
+        metadata = checkpoints.metadata(step)
+        if metadata["stage_index"] < metadata["num_stages"] - 1:
+            raise EvaluationError(f"{workdir} is not trained to its last stage yet; repeat its launch/train.py")
+        policies = checkpoints.restore_policy(step, abstract_policies(algorithm, runs))
     finally:
         checkpoints.close()
 
     @jax.jit
     def sample(observation: jax.Array, key: jax.Array) -> jax.Array:
         """One run after another: a hundred denoising steps of all runs at once would need much memory."""
-        return jax.lax.map(
-            lambda policy: algorithm.act(policy, algorithm.init_carry(policy, len(observation)), observation, key)[0], policies
-        )
 
-    name = registry.name_of(config.algorithm) + "".join(f", {key} {value}" for key, value in act)
-    toy, _, variant = card.id.removeprefix(PREFIX).partition("@")
-    return _Trained(name, toy, bool(variant), runs.points, sample)
+        def one(policy: Policy) -> jax.Array:
+            return algorithm.act(policy, algorithm.init_carry(policy, len(observation)), observation, key)[0]
+
+        return jax.lax.map(one, policies)
+
+    return _Trained(
+        name=registry.name_of(config.algorithm) + "".join(f", {name} {value}" for name, value in act),
+        betas=np.asarray(getattr(runs.hparams, BETA)).tolist() if hasattr(runs.hparams, BETA) else None,
+        labels=[", ".join(f"{name} = {value:g}" for name, value in point.items()) for point in runs.points],
+        sample=sample,
+    )
 
 
 def judge(
     workdirs: list[Path],
-    acts: list[tuple[tuple[str, str], ...]],
+    acts: list[Act],
     *,
     n: int = 2_000,
     candidates: int = 0,
     betas: tuple[float, ...] = (0.0, 1.0, 5.0, 10.0, 15.0),
     seed: int = 0,
 ) -> dict[str, list[Cell]]:
-    """Distances to the truth of every workdir's runs, by toy; the first rows are two true samples, the noise of the scores.
+    """Distances to the truth of every workdir's runs, by toy; the first rows are true samples again, the noise of the scores.
+
+    Runs of several seeds are pooled: each gives its own `BLOCKS` samples. Workdirs of targets are left to `modes`.
 
     Args:
-        acts: ways of acting, as `evaluate.parse_act` gives them; () for the config's own.
-        n: points per sample; `BLOCKS` samples are drawn.
+        acts: ways of acting, as `evaluate.parse_act` gives them. A method is overridden only in choices it makes.
+        n: points per sample; `BLOCKS` samples are drawn of each run.
         candidates: a method without β is given one by choosing among so many candidates with probability ∝ e^{βe}.
         betas: for those, and for the true samples.
 
     Raises:
-        EvaluationError: a workdir is not one of a toy, or has no checkpoint.
+        EvaluationError: a workdir is not one of a toy or is not trained, or two of one toy have the same name.
     """
     cells: dict[str, list[Cell]] = {}
     for workdir in workdirs:
-        for act in acts:
-            trained = _load(workdir, act)
-            if trained.targets:
-                continue
-            if trained.toy not in cells:
-                cells[trained.toy] = [
-                    _cell(TRUE, trained.toy, beta, truth(trained.toy, beta, BLOCKS * n, seed + 1), n, seed) for beta in betas
-                ]
-            cells[trained.toy] += _cells_of(trained, n, candidates, betas, seed)
+        toy, targets = _toy_of(workdir)
+        if targets:
+            continue
+        rows = cells.setdefault(toy, [])
+        if not rows:
+            rows += [_cell(TRUE, toy, beta, [truth(toy, beta, BLOCKS * n, seed + 1)], n, seed) for beta in betas]
+        choices = [field.name for field in dataclasses.fields(getattr(configs.load(workdir).algorithm, "act", _Nothing()))]
+        for act in dict.fromkeys(tuple((name, value) for name, value in act if name in choices) for act in acts):
+            found = _cells_of(_load(workdir, act), toy, n, candidates, betas, seed)
+            if {cell.method for cell in found} & {cell.method for cell in rows}:
+                raise EvaluationError(f"{workdir}: {found[0].method} on {toy} is there already; judge the two apart")
+            rows += found
     return cells
 
 
-def _cells_of(trained: _Trained, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
+@dataclasses.dataclass
+class _Nothing:
+    """The choices of a method that makes none."""
+
+
+def _cells_of(trained: _Trained, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
     """Of one workdir and way of acting."""
-    count = BLOCKS * n
-    key, choice_key = jax.random.split(jax.random.key(seed))
-    if any(BETA in point for point in trained.points):
-        drawn = np.asarray(trained.sample(jnp.zeros((count, 1)), key))
-        found = zip(trained.points, drawn, strict=True)
-        return [_cell(trained.name, trained.toy, point[BETA], x, n, seed) for point, x in found]
-    pool = np.asarray(trained.sample(jnp.zeros((count * max(candidates, 1), 1)), key))[0]
-    if candidates < 2:
-        return [_cell(trained.name, trained.toy, 0.0, pool, n, seed)]
-    pool = pool.reshape(candidates, count, 2)
-    energy = jnp.asarray(EnergyOf(trained.toy)(pool), jnp.float32)
-    name = f"{trained.name}, softmax of {candidates}"
-    chosen = {beta: softmax_of(choice_key, jnp.asarray(pool), beta * energy) for beta in betas}
-    return [_cell(name, trained.toy, beta, np.asarray(x), n, seed) for beta, x in chosen.items()]
+    nowhere, key = jnp.zeros((BLOCKS * n, 1)), jax.random.key(seed)
+    if trained.betas is not None or candidates < 2:
+        drawn = np.asarray(trained.sample(nowhere, key))
+        of = trained.betas or [0.0] * len(drawn)
+        return [
+            _cell(trained.name, toy, beta, [x for x, other in zip(drawn, of, strict=True) if other == beta], n, seed)
+            for beta in dict.fromkeys(of)
+        ]
+    # [candidates, runs, points, 2]; one call per candidate bounds memory.
+    pool = np.stack([np.asarray(trained.sample(nowhere, jax.random.fold_in(key, i))) for i in range(candidates)])
+    energy = EnergyOf(toy)(pool).astype(np.float32)
+    found = []
+    for beta in betas:
+        chosen = [
+            np.asarray(softmax_of(jax.random.fold_in(key, run), jnp.asarray(pool[:, run]), jnp.asarray(beta * energy[:, run])))
+            for run in range(pool.shape[1])
+        ]
+        found.append(_cell(f"{trained.name}, softmax of {candidates}", toy, beta, chosen, n, seed))
+    return found
 
 
-def _cell(method: str, toy: str, beta: float, points: np.ndarray, n: int, seed: int) -> Cell:
-    blocks = points.reshape(BLOCKS, n, 2)
+def _cell(method: str, toy: str, beta: float, samples: list[np.ndarray], n: int, seed: int) -> Cell:
+    """Every sample `[BLOCKS * n, 2]` against the same true ones."""
     reference = truth(toy, beta, BLOCKS * n, seed).reshape(BLOCKS, n, 2)
-    pairs = list(zip(blocks, reference, strict=True))
+    blocks = np.concatenate([x.reshape(BLOCKS, n, 2) for x in samples])
+    pairs = list(zip(blocks, np.tile(reference, (len(samples), 1, 1)), strict=True))
     return Cell(
         method,
         beta,
@@ -206,20 +244,21 @@ def modes(workdir: Path, path: Path) -> Path | None:
     Raises:
         EvaluationError: as `judge`.
     """
-    trained = _load(workdir, ())
-    if not trained.targets:
+    toy, targets = _toy_of(workdir)
+    if not targets:
         return None
+    trained = _load(workdir, ())
     line = np.linspace(-REACH, REACH, TARGETS)
-    targets = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    found = np.asarray(trained.sample(jnp.asarray(targets, jnp.float32), jax.random.key(0)))
-    data = points_of(trained.toy, 4_000, seed=3).x
+    goals = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    found = np.asarray(trained.sample(jnp.asarray(goals, jnp.float32), jax.random.key(0)))
+    data = points_of(toy, 4_000, seed=3).x
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(found), 2.9), layout="constrained")
-        for axes, x, point in zip(figure.subplots(1, len(found), squeeze=False)[0], found, trained.points, strict=True):
+        for axes, x, label in zip(figure.subplots(1, len(found), squeeze=False)[0], found, trained.labels, strict=True):
             axes.scatter(data[:, 0], data[:, 1], s=1, color="#cbd2dc", linewidths=0)
-            axes.plot(np.stack([targets[:, 0], x[:, 0]]), np.stack([targets[:, 1], x[:, 1]]), color="#8a93a3", linewidth=0.6)
+            axes.plot(np.stack([goals[:, 0], x[:, 0]]), np.stack([goals[:, 1], x[:, 1]]), color="#8a93a3", linewidth=0.6)
             axes.scatter(x[:, 0], x[:, 1], s=9, color="#d1495b", zorder=3)
             axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
-            axes.set_title(", ".join(f"{name} = {value:g}" for name, value in point.items()))
+            axes.set_title(label)
         figure.savefig(path)
     return path

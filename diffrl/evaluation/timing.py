@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffrl.config import Config, ConfigError
+from diffrl.config import Config, ConfigError, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.evaluation.env_timing import EnvTime
@@ -110,7 +110,7 @@ def stages(
         if names and stage.name not in names:
             continue
         for count in run_counts:
-            config.num_seeds = count
+            config.num_seeds, config.sweep = count, ""
             runs = make_runs(config)
             mesh = make_mesh(runs.size)
             size = padded_size(runs.size, mesh)
@@ -179,11 +179,26 @@ def variants(texts: list[str]) -> list[dict[str, str]]:
     return found or [{}]
 
 
+def acting_config(config: Config, variant: dict[str, str], problem: Problem) -> Config:
+    """The config with a variant's settings, known to make an Algorithm; its runs are one.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible.
+    """
+    for name, value in variant.items():
+        override(config.algorithm, f"{name}={value}")
+    config.num_seeds, config.sweep = 1, ""
+    try:
+        make(config.algorithm, problem.spec())
+    except ValueError as error:
+        raise ConfigError(f"--variants: {error}") from error
+    return config
+
+
 def acting(
     name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], chunks: int
 ) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host, median over calls."""
-    config.num_seeds = 1
     algorithm = make(config.algorithm, problem.spec())
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, make_runs(config))))
     key = jax.random.key(0)

@@ -68,13 +68,18 @@ class SelfWeightedDenoiser(nn.Module):
 
 
 class NormalizedValue(nn.Module):
-    """V(s) whose first layer normalises the observation across its own features (LayerNorm), as the released code does."""
+    """V(s) whose first layer normalises the observation across its own features (LayerNorm), as the released code does.
+
+    That takes an observation's mean and scale away: of a maze's four numbers two degrees of freedom are left. Without
+    `normalize` it is a plain MLP.
+    """
 
     hidden_dims: tuple[int, ...]
+    normalize: bool = True
 
     @nn.compact
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
-        x = nn.LayerNorm()(observation)
+        x = nn.LayerNorm()(observation) if self.normalize else observation
         for width in self.hidden_dims:
             x = jax.nn.relu(xavier_dense(width)(x))
         return xavier_dense(1)(x)[..., 0]

@@ -143,7 +143,7 @@ FITS = [
     (name, stage.name)
     for name in REGISTRY
     for i, stage in enumerate(case_of(name).stages)
-    if i == 0 or i < len(case_of(name).stages) - 1
+    if stage.name != "policy" or i == 0  # a policy that follows another network's gradient minimises nothing of its own
 ]
 each_method = pytest.mark.parametrize("name", REGISTRY)
 each_stage = pytest.mark.parametrize(("name", "stage"), STAGES)
@@ -228,12 +228,13 @@ def test_update_is_pure_and_deterministic(name: str, stage: str) -> None:
 def test_fits_lower_their_loss(name: str, stage: str) -> None:
     """Seven more chunks on a tiny dataset of one-step problems: the mean loss over seeds falls.
 
-    A stage counts as a fit if its loss measures distance to data. The last of several stages does not: it improves a policy
+    A stage counts as a fit if its loss measures distance to data. A policy stage after others does not: it improves a policy
     against networks frozen before it, by a surrogate of which only the gradient has a meaning.
     """
     case = trained(name)
     faster = jax.tree.map(jnp.copy, case.before[stage].hparams)
-    faster = dataclasses.replace(faster, learning_rate=10.0 * faster.learning_rate)
+    rates = [field.name for field in dataclasses.fields(faster) if field.name.endswith("learning_rate")]
+    faster = dataclasses.replace(faster, **{name: 10.0 * getattr(faster, name) for name in rates})
     states, losses = case.before[stage].replace(hparams=faster), []
     for _ in range(8):
         states, metrics = chunk_of(name, stage, RUNS, UPDATES)(states, case.runs.keys)

@@ -101,7 +101,7 @@ def test_time_inverts_log_snr(schedule: Schedule) -> None:
 @pytest.mark.parametrize("spacing", ["time", "log_snr"])
 def test_grids(spacing: str) -> None:
     """Steps, ends and order; a grid to the data ends at α = 1, σ = 0."""
-    for schedule in (LinearVP(), VE(), EDM()):
+    for schedule in (LinearVP(), CosineVP(), CosineVP.clipped(100), VE(), EDM()):
         to_data = grid(schedule, 7, spacing=spacing)
         stopped = grid(schedule, 7, spacing=spacing, t_min=0.1)
         assert to_data.num_steps == stopped.num_steps == 7
@@ -113,3 +113,17 @@ def test_grids(spacing: str) -> None:
         if spacing == "log_snr":
             steps = np.diff(stopped.levels.log_snr)
             np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [LinearVP(0.1, 10.0), CosineVP.clipped(20)], ids=["vp", "cosine"])
+def test_grid_of_a_table_visits_its_levels(schedule: Schedule) -> None:
+    """All of them, or evenly fewer; never t = 0, where no network was trained."""
+    np.testing.assert_allclose(grid(schedule, 20, table=20).levels.t * 20, np.arange(20, -1, -1), atol=1e-5)
+    np.testing.assert_allclose(grid(schedule, 5, table=20).levels.t * 20, [20, 16, 12, 8, 4, 0], atol=1e-5)
+    with pytest.raises(ValueError, match="at most 20"):
+        grid(schedule, 21, table=20)
+
+
+def test_grid_needs_finite_ends() -> None:
+    with pytest.raises(ValueError, match="start below it"):
+        grid(RectifiedFlow(), 5, spacing="log_snr")

@@ -84,7 +84,7 @@ def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
 def test_noise_to_data(solver: str, schedule: str) -> None:
     """From the schedule's own start to σ = 0 in 60 steps of float32 the quantiles are those of the data."""
     chosen = SCHEDULES[schedule]
-    t_max = 0.999 if schedule in ("cosine", "flow") else 1.0  # λ is not finite at α = 0
+    t_max = 0.999 if schedule in ("cosine", "flow") else 1.0  # where α is 0, or held above it
     levels = grid(chosen, 60, t_max=t_max, spacing="log_snr")
     start = levels[0].sigma * jnp.linspace(-1.5, 1.5, 21)[:, None]
     end = sample(mixture_model(), levels, SOLVERS[solver][0], jax.random.key(0), start, unroll=False)

@@ -25,7 +25,7 @@ def noised(schedule: Schedule) -> jax.Array:
 def test_every_conversion_is_invertible(schedule: Schedule) -> None:
     """Any target to any other and back, to float32 accuracy in double precision's arithmetic of the coefficients."""
     with jax.enable_x64(True):
-        x, parts = noised(schedule).astype(jnp.float64), Prediction(DATA.astype(jnp.float64), NOISE.astype(jnp.float64))
+        parts = Prediction(DATA.astype(jnp.float64), NOISE.astype(jnp.float64))
         t = T.astype(jnp.float64)
         x = schedule.alpha(t)[:, None] * parts.x0 + schedule.sigma(t)[:, None] * parts.epsilon
         for one, other in itertools.permutations(TARGETS, 2):

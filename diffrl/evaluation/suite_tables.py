@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffrl.evaluation import suite as suites
+from diffrl.evaluation import ways
 from diffrl.evaluation.statistics import summarise
 from diffrl.evaluation.suite import Interval, Suite, Task
 from diffrl.evaluation.tables import Series, data_value, reference_in_words, to_csv, unit_of, values_of
@@ -87,6 +88,9 @@ def explanation(suite: Suite) -> list[str]:
             lines.append(f"{names[task]} counts in no mean over datasets: not evaluated with {', '.join(missing)}.")
         elif not suite.scored(task):
             lines.append(f"{names[task]} counts in no mean over datasets: it has no reference scores, so these are returns.")
+    for task in suite.tasks:
+        said = ways.in_words(suite.of(task))
+        lines += [f"{names[task]}: {said}"] if said else []
     lines += _said_once(suite, lambda one: f"Simulator: {one.last.settings.simulator}")
     lines += _said_once(suite, lambda one: f"Reference: {reference_in_words(one.last)}")
     lines += [f"{one.name} on {names[task]}: {note}." for (task, _), one in suite.cells.items() for note in one.all_notes]

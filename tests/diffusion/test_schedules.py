@@ -108,7 +108,7 @@ def test_grids(spacing: str) -> None:
         assert (float(to_data.levels.t[-1]), float(to_data.levels.alpha[-1]), float(to_data.levels.sigma[-1])) == (0, 1, 0)
         assert float(stopped.levels.t[-1]) == pytest.approx(0.1, abs=1e-5)
         for levels in (to_data.levels, stopped.levels):
-            assert float(levels.t[0]) == pytest.approx(1.0, abs=1e-5)
+            assert float(levels.t[0]) == pytest.approx(1.0, abs=1e-3)  # a held α ends there
             assert np.all(np.diff(levels.sigma) < 0)
         if spacing == "log_snr":
             steps = np.diff(stopped.levels.log_snr)

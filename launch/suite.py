@@ -3,12 +3,14 @@
     python launch/collect.py --suite=small
     python launch/suite.py --out=runs/suite                                   # goes on where it stopped
     python launch/suite.py --methods=iql,srpo --datasets='hopper/*' --out=runs/hopper
+    python launch/suite.py --budget=10 --methods=bc,iql,srpo --datasets='*/medium-replay' --out=runs/long
     python launch/report.py --suite 'runs/suite/*/*' --out=runs/suite/report
 
 A cell is a workdir of launch/train.py, OUT/<dataset>/<method>; its last checkpoint is evaluated. The config of each cell comes
 from an experiment file that takes METHOD,DATASET and lists its METHODS.
 """
 
+import dataclasses
 import fnmatch
 import sys
 import time
@@ -18,6 +20,7 @@ from absl import app, flags
 from rich.console import Console
 
 from diffrl import cli
+from diffrl.config import Config
 from diffrl.data.recipes import RECIPES, SUITES
 from diffrl.training import devices
 
@@ -26,6 +29,7 @@ SUITE = flags.DEFINE_enum("suite", "small", list(SUITES), "Whose datasets.")
 METHODS = flags.DEFINE_list("methods", [], "Only these methods; all of the experiment's by default.")
 DATASETS = flags.DEFINE_list("datasets", [], "Only datasets that match one of these patterns, as in 'hopper/*'.")
 OUT = flags.DEFINE_string("out", "runs/suite", "Directory of the cells.")
+BUDGET = flags.DEFINE_integer("budget", 1, "Multiply every number of updates by this.", lower_bound=1)
 EPISODES = flags.DEFINE_integer("episodes", 32, "Evaluation episodes per run.", lower_bound=1)
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.", lower_bound=0)
 
@@ -45,12 +49,22 @@ def cells() -> list[tuple[str, str]]:
     return [(name, method) for name in chosen for method in METHODS.value or known]
 
 
+def with_budget(config: Config, factor: int) -> Config:
+    """The same cell with `factor` times the updates, and learning rates that fall over as many."""
+    lengths = [field.name for field in dataclasses.fields(config.algorithm) if field.name.endswith(("updates", "horizon"))]
+    longer = {name: factor * getattr(config.algorithm, name) for name in lengths}
+    return dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, **longer))
+
+
 def main(argv: list[str]) -> None:
     """Exit code 2 where something is wrong with the command or the data, 1 where a preemption stopped it."""
     cli.no_more_arguments(argv)
     todo = cells()
     # Every config and every dataset is looked at before the first cell costs time.
-    configs = {cell: cli.load_experiment(f"{EXPERIMENT.value}:{cell[1]},{cell[0]}") for cell in todo}
+    configs = {
+        (name, method): with_budget(cli.load_experiment(f"{EXPERIMENT.value}:{method},{name}"), BUDGET.value)
+        for name, method in todo
+    }
     devices.configure(CPU_DEVICES.value)
     import jax
 

@@ -79,11 +79,11 @@ def test_suite_trains_and_evaluates_every_cell_once(root: Path) -> None:
     """Methods x datasets in one process; a second call finds everything done; what is missing is named before any cell runs."""
     experiment, out = root / "tiny_suite.py", root / "suite"
     experiment.write_text(TINY_SUITE)
-    command = ("launch/suite.py", f"--experiment={experiment}", f"--out={out}", "--episodes=2")
+    command = ("launch/suite.py", f"--experiment={experiment}", f"--out={out}", "--episodes=2", "--budget=2")
     run(root, *command, "--datasets=pointmaze/umaze-fixedgoal")
     cells = sorted(path.parent for path in out.glob("*/*/DONE"))
     assert [cell.name for cell in cells] == ["narrow", "wide"]
-    (path,) = (cells[0] / "evaluations" / "20").glob("*.json")
+    (path,) = (cells[0] / "evaluations" / "40").glob("*.json")  # twice the experiment's 20 updates
     written = path.stat().st_mtime_ns
     again = run(root, *command, "--datasets=pointmaze/umaze-fixedgoal", "--methods=narrow")
     assert "already trained to the end" in again.stdout

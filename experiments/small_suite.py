@@ -6,7 +6,7 @@
 
 Two hidden layers of 128 for everything but the denoisers, batches of 128, 20,000 updates of critics on mazes and 10,000 on
 locomotion, which is far from enough there (papers: 256 wide, batches of 256, 1,000,000 updates). The table says what a method
-gives in a minute, not what it can give.
+gives in a minute, not what it can give; launch/suite.py --budget=10 lengthens it. Scores and times: docs/suite.md.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ EXPECTILE = {"pointmaze": 0.9, "hopper": 0.7, "halfcheetah": 0.7, "walker2d": 0.
 # SRPO's beta of a task serves all its datasets. Locomotion: best of .002, .01, .05 (on Hopper also .2 and .8) on the medium
 # dataset alone, training seeds 100 and 101, evaluation seed 77, with 8,000 + 20,000 + 8,000 updates.
 BETA = {"pointmaze": 0.2, "hopper": 0.002, "halfcheetah": 0.01, "walker2d": 0.05}
-# Demonstrations with two ways at every fork need a model that knows them apart: diffusion behaviour cloning succeeded in 2 % of
-# the episodes after 8,000 updates of 64 units, in 56, 78, 86 and 94 % after 10,000, 20,000, 30,000 and 40,000 of 128 (2 seeds).
+# Cloning demonstrations with two ways at every fork takes longer: diffusion cloning succeeded in 2 % of the episodes after 8,000
+# updates of 64 units, in 56, 78, 86 and 94 % after 10,000, 20,000, 30,000 and 40,000 of 128 units (2 seeds).
 FORKS = "pointmaze/tworoutes"
 CLONING: dict[str, Any] = {"num_updates": 40_000, "batch_size": 256}
 GUIDANCE_SCALE = 5.0  # of SWG: the least of the released grid above 1

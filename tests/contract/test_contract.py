@@ -143,7 +143,8 @@ FITS = [
     (name, stage.name)
     for name in REGISTRY
     for i, stage in enumerate(case_of(name).stages)
-    if stage.name != "policy" or i == 0  # a policy that follows another network's gradient minimises nothing of its own
+    # A policy that follows another network's gradient minimises nothing of its own; a cross entropy starts near its floor.
+    if stage.name not in ("policy", "energy") or i == 0
 ]
 each_method = pytest.mark.parametrize("name", REGISTRY)
 each_stage = pytest.mark.parametrize(("name", "stage"), STAGES)

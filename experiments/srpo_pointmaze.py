@@ -3,8 +3,8 @@
     python launch/collect.py --recipe=pointmaze/medium-fixedgoal-v0
     python launch/train.py --config=experiments/srpo_pointmaze.py:medium --workdir=runs/srpo
 
-Time, 4 seeds on two CPU cores: behavior 26 s, critic 43 s, policy 17 s, compiling 6 s.
-Score on medium, collection seed 0, last checkpoint: 40.4 [26.7, 53.8], success 85 %, 4 seeds x 64 episodes (JAX maze).
+Time, 4 seeds on two shared CPU cores: behavior 44 s, critic 87 s, policy 30 s, compiling 7 s.
+Score on medium, collection seed 0, last checkpoint: 47.2 [25.9, 73.5], success 85 %, 4 seeds x 64 episodes (JAX maze).
 
 Chosen on medium data of collection seed 1 by evaluation return, 2 to 4 seeds each: beta over .02, .05, .1, .15, .2, .3, .5, 1, 3
 and the three weightings (vds and stable alike, score needs larger beta), all with the Q gradient normalised; critic updates

@@ -2,6 +2,9 @@
 
 python launch/train.py --config=experiments/gaussian_bc_pointmaze.py:medium --workdir=runs/gaussian_bc
 python launch/evaluate.py --workdir=runs/gaussian_bc --step=last --act=deterministic=false
+
+Time, 4 seeds on two CPU cores: 15 s, compiling 1 s.
+Score on medium, collection seed 0, last checkpoint: -1.3 [-1.6, -1.0], success 12 %, 4 seeds x 64 episodes (JAX maze).
 """
 
 from diffrl.algorithms import gaussian_bc

@@ -1,6 +1,9 @@
 """TD3+BC on PointMaze with one fixed goal.
 
 python launch/train.py --config=experiments/td3_bc_pointmaze.py:medium --workdir=runs/td3_bc
+
+Time, 4 seeds on two CPU cores: 82 s, compiling 2 s.
+Score on medium, collection seed 0, last checkpoint: 22.3 [9.4, 35.3], success 82 %, 4 seeds x 64 episodes (JAX maze).
 """
 
 from diffrl.algorithms import td3_bc

@@ -1,5 +1,5 @@
 # make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
-# make suite        every dataset of the small suite, every baseline on it, one table: two hours on two cores
+# make suite        every dataset of the small suite, every baseline on it, one table: about two hours on two cores
 # make test         install everything, check style and types, pass the tests
 PYTHON ?= python3
 VENV ?= .venv

@@ -202,7 +202,8 @@ SAMPLERS: dict[str, Callable[[float, Array, Array], Solver]] = {
 
 def check(config: Config) -> None:
     """Raises:
-    ValueError: a name is unknown, or the candidates cannot be as asked.
+    ValueError: a name is unknown, the weights exceed the bounds of acting, the learning rate ends before training does, or the
+        candidates cannot be as asked.
     """
     act = config.act
     for value, known in (

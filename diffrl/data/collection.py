@@ -24,8 +24,9 @@ import numpy as np
 from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
-LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
 Note = Callable[[str], None]  # told what is worked on before there are rows
+
+LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
 
 
 class CollectionError(ValueError):

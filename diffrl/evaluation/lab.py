@@ -137,18 +137,14 @@ def judge(
         rows = cells.setdefault(toy, [])
         if not rows:
             rows += [_cell(TRUE, toy, beta, [truth(toy, beta, BLOCKS * n, seed + 1)], n, seed) for beta in betas]
-        choices = [field.name for field in dataclasses.fields(getattr(configs.load(workdir).algorithm, "act", _Nothing()))]
+        own = getattr(configs.load(workdir).algorithm, "act", None)  # None: a method that makes no choices when acting
+        choices = [] if own is None else [field.name for field in dataclasses.fields(own)]
         for act in dict.fromkeys(tuple((name, value) for name, value in act if name in choices) for act in acts):
             found = _cells_of(_load(workdir, act), toy, n, candidates, betas, seed)
             if {cell.method for cell in found} & {cell.method for cell in rows}:
                 raise EvaluationError(f"{workdir}: {found[0].method} on {toy} is there already; judge the two apart")
             rows += found
     return cells
-
-
-@dataclasses.dataclass
-class _Nothing:
-    """The choices of a method that makes none."""
 
 
 def _cells_of(trained: _Trained, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:

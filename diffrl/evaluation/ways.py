@@ -31,11 +31,12 @@ def forks(maze: Maze) -> Int[np.ndarray, "forks 2"]:
 def ways(maze: Maze, observations: Float[np.ndarray, "runs episodes time observation"]) -> list[list[str]]:
     """For each run and episode a letter per fork: u above, d below, - not passed."""
     height, width = maze.walls.shape
+    cells = forks(maze)
 
     def one(episode: np.ndarray) -> str:
         x, y = episode[np.isfinite(episode).all(axis=1)][:, maze.position].T / maze.cell
         letters = ""
-        for row, column in forks(maze):
+        for row, column in cells:
             beside = np.abs(x - (column + 0.5 - width / 2)) < NEAR
             above = y > height / 2 - row - 0.5
             letters += "-" if not beside.any() else "u" if above[beside].mean() > 0.5 else "d"

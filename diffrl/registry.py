@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, diffusion_bc, gaussian_bc, iql, srpo, swg, td3_bc
+from diffrl.algorithms import bc, cep, diffusion_bc, gaussian_bc, iql, sgp, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
@@ -21,6 +21,7 @@ REGISTRY: dict[str, Method] = {
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make),
     "iql": Method(iql.Config, iql.make),
+    "sgp": Method(sgp.Config, sgp.make),
     "srpo": Method(srpo.Config, srpo.make),
     "swg": Method(swg.Config, swg.make),
     "td3_bc": Method(td3_bc.Config, td3_bc.make),

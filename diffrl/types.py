@@ -45,6 +45,8 @@ class Spec:
         observation_mean, observation_std: `[observation_dim]`; algorithms see (observation - mean) / std. Zeros and ones
             where the dataset is not standardised.
         action_low, action_high: `[action_dim]`, the environment's bounds; algorithms see actions scaled to [-1, 1].
+        observation_min, observation_max: `[observation_dim]`, the range of the data, in what algorithms see; empty in a Spec
+            saved before there was such a statistic.
     """
 
     observation_dim: int
@@ -53,10 +55,12 @@ class Spec:
     observation_std: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    observation_min: tuple[float, ...] = ()
+    observation_max: tuple[float, ...] = ()
 
     @classmethod
     def plain(cls, observation_dim: int, action_dim: int) -> "Spec":
-        """A Spec that changes nothing: mean 0, deviation 1, actions in [-1, 1]."""
+        """A Spec that changes nothing: mean 0, deviation 1, observations and actions in [-1, 1]."""
         return cls(
             observation_dim=observation_dim,
             action_dim=action_dim,
@@ -64,6 +68,8 @@ class Spec:
             observation_std=(1.0,) * observation_dim,
             action_low=(-1.0,) * action_dim,
             action_high=(1.0,) * action_dim,
+            observation_min=(-1.0,) * observation_dim,
+            observation_max=(1.0,) * observation_dim,
         )
 
     @classmethod

@@ -152,6 +152,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     low, high = np.asarray(source.action_low, np.float32), np.asarray(source.action_high, np.float32)
     scale = _reward_scale(transforms.reward_scale, returns)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
+    observation = (t.observation - mean) / std
     card = Card(
         id=source.id,
         rows=len(t.reward),
@@ -178,10 +179,12 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         observation_std=tuple(std.tolist()),
         action_low=card.action_low,
         action_high=card.action_high,
+        observation_min=tuple(observation.min(axis=0).tolist()),
+        observation_max=tuple(observation.max(axis=0).tolist()),
     )
     packed = np.concatenate(
         [
-            (t.observation - mean) / std,
+            observation,
             2.0 * (t.action - low) / (high - low) - 1.0,
             (t.next_observation - mean) / std,
             (t.reward * scale + transforms.reward_shift)[:, None],

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @runtime_checkable
@@ -136,6 +136,46 @@ class VE(NamedTuple):
 
     def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         return (-log_snr - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+class TableVE(NamedTuple):
+    """A list of noise levels added to the data, α = 1 (Song & Ermon 2019): σ at t = 1, 1 - 1/S, …, 1/S; linear in between.
+
+    `sigmas` fall; the first is that of t = 1. Level i of S is at t = 1 - i/S.
+    """
+
+    sigmas: tuple[float, ...]
+
+    @classmethod
+    def cosine(cls, sigma_max: float, sigma_min: float, num_levels: int) -> "TableVE":
+        """(σ_max - σ_min) (1 + cos(π i/(S - 1)))/2 + σ_min: Suh et al. 2023, their code."""
+        angle = np.linspace(0.0, np.pi, num_levels)
+        return cls(tuple((0.5 * (sigma_max - sigma_min) * (1.0 + np.cos(angle)) + sigma_min).tolist()))
+
+    @classmethod
+    def geometric(cls, sigma_max: float, sigma_min: float, num_levels: int) -> "TableVE":
+        """Equal ratios (Song & Ermon 2019, sec. 4.2)."""
+        return cls(tuple(np.geomspace(sigma_max, sigma_min, num_levels).tolist()))
+
+    @property
+    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
+        rising = np.array((0.0, *reversed(self.sigmas)), np.float32)
+        return np.linspace(0.0, 1.0, len(rising), dtype=np.float32), rising
+
+    def index(self, t: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+        """The level nearest to t."""
+        count = len(self.sigmas)
+        return jnp.clip(jnp.round(count * (1.0 - t)).astype(jnp.int32), 0, count - 1)
+
+    def alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return jnp.ones_like(t)
+
+    def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return jnp.interp(t, *self._knots)
+
+    def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        times, sigmas = self._knots
+        return jnp.interp(jnp.exp(-log_snr), sigmas, times)
 
 
 class EDM(NamedTuple):

@@ -9,13 +9,16 @@ from jaxtyping import Float
 from diffrl.networks.mlp import MLP, Linear
 
 
-def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
-    """A module class whose parameters have a leading axis of `size` and whose output has it too; inputs are shared."""
+def ensemble(module: type[nn.Module], size: int, *, shared_inputs: bool = True) -> type[nn.Module]:
+    """A module class whose parameters have a leading axis of `size` and whose output has it too.
+
+    Members see the same inputs, or else each its own along a leading axis.
+    """
     return nn.vmap(
         module,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=None,  # pyright: ignore[reportArgumentType]
+        in_axes=None if shared_inputs else 0,  # pyright: ignore[reportArgumentType]
         out_axes=0,
         axis_size=size,
     )

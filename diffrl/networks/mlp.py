@@ -65,18 +65,25 @@ def orthogonal_dense(features: int) -> nn.Module:
 
 
 class MLP(nn.Module):
-    """Hidden layers with an activation, then a linear output; inputs are concatenated along the last axis."""
+    """Hidden layers with an activation, then a linear output; inputs are concatenated along the last axis.
+
+    `layer_norm` normalises before the activation of every hidden layer but the first (SGP's dynamics and reward models).
+    """
 
     hidden_dims: Sequence[int]
     output_dim: int
     activation: Callable[[Array], Array] = nn.relu
     output_activation: Callable[[Array], Array] | None = None
     dense: Callable[[int], nn.Module] = Linear
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, *inputs: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
         x = jnp.concatenate(inputs, axis=-1)
-        for width in self.hidden_dims:
-            x = self.activation(self.dense(width)(x))
+        for index, width in enumerate(self.hidden_dims):
+            x = self.dense(width)(x)
+            if self.layer_norm and index:
+                x = nn.LayerNorm()(x)
+            x = self.activation(x)
         x = self.dense(self.output_dim)(x)
         return x if self.output_activation is None else self.output_activation(x)

@@ -1,0 +1,348 @@
+"""SGP: score-guided planning (Suh, Chou, Dai, Yang, Gupta, Tedrake 2023, arXiv 2306.14079).
+
+Three models of the data, trained apart: (i) what follows an observation and an action, (ii) the reward, (iii) the score of the
+data smoothed by noise, ∇ log p_σ. Acting plans: it optimises the next actions for reward plus β times the data's likelihood, of
+which the gradient is all that is known or needed, and takes the first of them. A fourth model, a distance to the data, and an
+ensemble of the first serve the baselines that the paper compares with.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import no_type_check
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of
+from diffrl.data.columns import windows
+from diffrl.data.dataset import Dataset
+from diffrl.diffusion import empirical
+from diffrl.diffusion.objectives import denoising_loss, discrete_times
+from diffrl.diffusion.schedules import TableVE
+from diffrl.learner import Learner, forward
+from diffrl.networks.ensembles import ensemble
+from diffrl.networks.mlp import MLP
+from diffrl.networks.noise_conditioned import NoiseConditionedMLP
+from diffrl.planning.choice import PLANNERS, UNCERTAINTIES, Act, planner_of
+from diffrl.planning.problem import Ensemble, Plan, Problem, model_cost, with_distance, with_spread
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+REFERENCE_ROWS = 5_000  # of the data, that distances are measured to
+MARGIN = 0.5  # of the data's range on each side, where the distance is learnt
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program. `model_discount` weighs the steps of a multi-step model loss."""
+
+    learning_rate: float = 1e-3
+    ema_rate: float = 0.001
+    model_discount: float = 0.9
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    """Attributes:
+    num_models: members of the ensemble of dynamics; one plans with their mean.
+    model_horizon: H, steps that the dynamics are rolled out for their loss; 1 is the one-step loss.
+    score_of: "pair" (observation, action), or "transition", with the next observation, for a collocation.
+    next_observation_stretch: α of a transition score: the next observation is scaled up by it, so that its part of the noise,
+        the error of the dynamics, is smaller.
+    sigma_max, sigma_min, num_levels, levels: the noise levels, "geometric" or "cosine", in units of the data's range.
+    distance_updates: of the learnt distance; 0 learns none.
+    """
+
+    num_models: int = 1
+    model_horizon: int = 1
+    score_of: str = "pair"
+    next_observation_stretch: float = 10.0
+    sigma_max: float = 10**-0.5
+    sigma_min: float = 1e-3
+    num_levels: int = 10
+    levels: str = "geometric"
+    hidden_dim: int = 1024
+    num_layers: int = 4
+    dynamics_updates: int = 200_000
+    reward_updates: int = 200_000
+    score_updates: int = 200_000
+    distance_updates: int = 0
+    batch_size: int = 2048
+    act: Act = dataclasses.field(default_factory=Act)
+
+
+@flax.struct.dataclass
+class State:
+    step: Count
+    hparams: HParams
+    dynamics: Learner
+    reward: Learner
+    score: Learner
+    ema_score_params: Params
+    distance: Learner
+
+
+def check(config: Config) -> None:
+    """Raises:
+    ValueError: a name is unknown, or what the planner asks for is not trained.
+    """
+    act = config.act
+    for value, known in (
+        (act.planner, PLANNERS),
+        (act.uncertainty, UNCERTAINTIES),
+        (config.score_of, ("pair", "transition")),
+        (config.levels, ("geometric", "cosine")),
+    ):
+        if value not in known:
+            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
+    zeroth, of_actions = act.planner in ("cem", "mppi"), act.uncertainty in ("spread", "distance")
+    for wrong, message in (
+        (min(act.horizon, act.num_iterations) < 1, "act.horizon and act.num_iterations must be at least 1"),
+        (
+            act.uncertainty == "score" and zeroth and act.beta,
+            f"of the likelihood only the gradient is known, and {act.planner!r} asks for values: choose uncertainty 'spread', "
+            "'distance' or 'none', or another planner",
+        ),
+        (
+            act.uncertainty == "none" and act.beta,
+            f"uncertainty 'none' has nothing for act.beta = {act.beta} to weigh: set it to 0",
+        ),
+        (
+            act.uncertainty == "spread" and config.num_models < 2,
+            "uncertainty 'spread' needs an ensemble: num_models of 2 or more",
+        ),
+        (
+            act.uncertainty == "distance" and not config.distance_updates,
+            "uncertainty 'distance' needs the learnt distance: train with distance_updates above 0",
+        ),
+        (
+            of_actions and act.planner in ("transcription", "collocation"),
+            f"uncertainty {act.uncertainty!r} is a cost of actions: choose planner 'shooting', 'cem' or 'mppi'",
+        ),
+        (
+            (act.planner == "collocation") != (config.score_of == "transition"),
+            f"planner {act.planner!r} cannot use a score of {config.score_of!r}: a collocation needs score_of='transition', all "
+            "others 'pair'",
+        ),
+        (act.planner == "collocation" and act.uncertainty != "score", "a collocation has no model but the score: keep 'score'"),
+    ):
+        if wrong:
+            raise ValueError(message)
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """Dynamics, reward and score, then planning with all three.
+
+    Raises:
+        ValueError: see `check`; a Spec without the data's range.
+    """
+    check(config)
+    if not spec.observation_min:
+        raise ValueError("this workdir's spec.json was saved without the range of the data: train anew")
+    of = TableVE.cosine if config.levels == "cosine" else TableVE.geometric
+    schedule = of(config.sigma_max, config.sigma_min, config.num_levels)
+    low = jnp.concatenate([jnp.asarray(spec.observation_min), -jnp.ones(spec.action_dim)])
+    high = jnp.concatenate([jnp.asarray(spec.observation_max), jnp.ones(spec.action_dim)])
+    # The data's range becomes [-1/2, 1/2], as in the released code; a column that never moves keeps its scale.
+    scale, centre = jnp.where(high > low, high - low, 1.0), (low + high) / 2.0
+    n, width = spec.observation_dim, (config.hidden_dim,) * config.num_layers
+    transition = config.score_of == "transition"
+    stretched = jnp.concatenate([scale, scale[:n] / config.next_observation_stretch])
+    score_scale, score_centre = (stretched, jnp.concatenate([centre, centre[:n]])) if transition else (scale, centre)
+
+    models = ensemble(MLP, config.num_models, shared_inputs=False)(width, n, activation=nn.elu, layer_norm=True)
+    reward_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
+    score_network = NoiseConditionedMLP(len(score_scale), config.num_levels, config.hidden_dim, config.num_layers)
+    distance_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
+
+    def normalized(observation: Array, action: Array) -> Array:
+        return (jnp.concatenate([observation, action], axis=-1) - centre) / scale
+
+    def successors(params: Params, observation: Array, action: Array) -> Array:
+        """x + k ⊙ net(x̄, ū): members' next observations `[K, B, n]` from their own `[K, B, n]` and the same actions `[B, m]`."""
+        actions = jnp.broadcast_to(action, (config.num_models, *action.shape))
+        return observation + scale[:n] * forward(models, params, normalized(observation, actions))
+
+    def every_member(observation: Array) -> Array:
+        return jnp.broadcast_to(observation, (config.num_models, *observation.shape))
+
+    def rewards(params: Params, observation: Array, action: Array) -> Array:
+        return forward(reward_network, params, normalized(observation, action))[..., 0]
+
+    def adam(hparams: HParams, num_updates: int) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, max(num_updates, 1)))
+
+    def fit(
+        learner: Learner, loss_fn: Callable[[Params], Array], optimizer: optax.GradientTransformation
+    ) -> tuple[Learner, Array]:
+        loss, gradients = jax.value_and_grad(loss_fn)(learner.params)
+        return learner.apply_gradients(gradients, optimizer), loss
+
+    def init(key: Key, hparams: HParams) -> State:
+        dynamics_key, reward_key, score_key, distance_key = jax.random.split(key, 4)
+        point, score_point = jnp.zeros((1, len(scale))), jnp.zeros((1, len(score_scale)))
+        score_params = score_network.init(score_key, score_point, jnp.zeros(1, jnp.int32))["params"]
+
+        def learner(params: Params, num_updates: int) -> Learner:
+            return Learner.create(params, adam(hparams, num_updates))
+
+        return State(
+            step=jnp.int32(0),
+            hparams=hparams,
+            dynamics=learner(models.init(dynamics_key, every_member(point))["params"], config.dynamics_updates),
+            reward=learner(reward_network.init(reward_key, point)["params"], config.reward_updates),
+            score=learner(score_params, config.score_updates),
+            ema_score_params=jax.tree.map(jnp.copy, score_params),
+            distance=learner(distance_network.init(distance_key, point)["params"], config.distance_updates),
+        )
+
+    def columns(dataset: Dataset) -> dict[str, Array]:
+        return windows(dataset, config.model_horizon)
+
+    def update_dynamics(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """½‖x' - f(x, u)‖², or over H steps Σ_h γ^h ‖x̂_h - x_h‖² of the model's own rollout from the first."""
+        del key
+
+        def loss_fn(params: Params) -> Array:
+            if config.model_horizon == 1:
+                error = successors(params, every_member(batch.observation), batch.action) - batch.next_observation
+                return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
+            target, action = batch.extras["window_observation"], batch.extras["window_action"]
+
+            def step(observation: Array, h: Array) -> tuple[Array, Array]:
+                observation = successors(params, observation, action[:, h])
+                error = jnp.sum((observation - target[:, h + 1]) ** 2, axis=-1) * batch.extras["window_mask"][:, h]
+                return observation, state.hparams.model_discount ** (h + 1) * jnp.mean(error)
+
+            return jnp.sum(jax.lax.scan(step, every_member(target[:, 0]), jnp.arange(config.model_horizon))[1])
+
+        dynamics, loss = fit(state.dynamics, loss_fn, adam(state.hparams, config.dynamics_updates))
+        return dataclasses.replace(state, step=state.step + 1, dynamics=dynamics), {"loss": loss}
+
+    def update_reward(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        del key
+
+        def loss_fn(params: Params) -> Array:
+            return 0.5 * jnp.mean((rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
+
+        reward, loss = fit(state.reward, loss_fn, adam(state.hparams, config.reward_updates))
+        return dataclasses.replace(state, step=state.step + 1, reward=reward), {"loss": loss}
+
+    def update_score(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
+        parts = [batch.observation, batch.action, *([batch.next_observation] if transition else [])]
+        z = (jnp.concatenate(parts, axis=-1) - score_centre) / score_scale
+
+        def loss_fn(params: Params) -> Array:
+            def predict(noised: Array, t: Array) -> Array:
+                return forward(score_network, params, noised, schedule.index(t))
+
+            return 0.5 * denoising_loss(predict, schedule, z, key, times=discrete_times(config.num_levels))
+
+        score, loss = fit(state.score, loss_fn, adam(state.hparams, config.score_updates))
+        ema = optax.incremental_update(score.params, state.ema_score_params, state.hparams.ema_rate)
+        return dataclasses.replace(state, step=state.step + 1, score=score, ema_score_params=ema), {"loss": loss}
+
+    def measure(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
+        """A point for each row, uniform in the data's box and a margin around it, and its smoothed distance to the data."""
+        del state
+        point_key, row_key = jax.random.split(key)
+        some = dataset[jax.random.randint(row_key, (min(REFERENCE_ROWS, dataset.size),), 0, dataset.size)]
+        reference = normalized(some.observation, some.action)
+        edge = 0.5 + MARGIN
+        points = jax.random.uniform(point_key, (dataset.size, len(scale)), minval=-edge, maxval=edge)
+
+        def distance(point: Array) -> Array:
+            return config.sigma_max**2 * empirical.energy(point[None], reference, config.sigma_max)[0]
+
+        return {"far_point": points, "far_distance": jax.lax.map(distance, points, batch_size=min(256, dataset.size))}
+
+    def update_distance(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """L1 regression on the distance (their baseline, with a metric and a margin that reach beyond the data)."""
+        del key
+
+        def loss_fn(params: Params) -> Array:
+            predicted = forward(distance_network, params, batch.extras["far_point"])[..., 0]
+            return jnp.mean(jnp.abs(predicted - batch.extras["far_distance"]))
+
+        distance, loss = fit(state.distance, loss_fn, adam(state.hparams, config.distance_updates))
+        return dataclasses.replace(state, step=state.step + 1, distance=distance), {"loss": loss}
+
+    def problem_of(policy: Policy) -> Problem:
+        def members(observation: Array, action: Array) -> Array:
+            return successors(policy["dynamics"], observation[:, None], action[None])[:, 0]
+
+        def step(observation: Array, action: Array) -> Array:
+            return jnp.mean(members(every_member(observation), action), axis=0)
+
+        def score(points: Array, level: Array) -> Array:
+            sigma = jnp.asarray(schedule.sigmas)[level]
+            levels = jnp.broadcast_to(level, points.shape[:-1])
+            noise = forward(score_network, policy["score"], (points - score_centre) / score_scale, levels)
+            return -noise / sigma / score_scale
+
+        return Problem(
+            dynamics=step,
+            cost=lambda observation, action: -rewards(policy["reward"], observation, action),
+            score=score,
+            sigmas=schedule.sigmas,
+            ensemble=Ensemble(config.num_models, members),
+        )
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        """Plans for every environment, and takes the first action of each plan."""
+        choice = config.act
+
+        def distance(points: Array) -> Array:
+            return forward(distance_network, policy["distance"], (points - centre) / scale)[..., 0]
+
+        costs = {"spread": with_spread(choice.beta), "distance": with_distance(distance, choice.beta)}
+        planner = planner_of(choice, scale[:n], costs.get(choice.uncertainty, model_cost))
+        problem = problem_of(policy)
+        guess_key, plan_key = jax.random.split(key)
+        fresh = choice.guess_scale * jax.random.normal(guess_key, carry["actions"].shape)
+        shifted = jnp.concatenate([carry["actions"][:, 1:], carry["actions"][:, -1:]], axis=1)
+        guess = jnp.where(carry["started"][:, None, None], shifted, fresh)
+
+        def plan(start: Array, guess: Array, key: Key) -> Plan:
+            return planner(problem, start, guess, key)
+
+        plans = jax.vmap(plan)(observation, guess, jax.random.split(plan_key, len(observation)))
+        started = jnp.full(len(observation), choice.warm_start)
+        actions = jnp.clip(plans.actions, -1.0, 1.0)
+        return actions[:, 0], {"actions": actions, "started": started, "expected_return": -plans.cost}
+
+    def init_carry(policy: Policy, num_envs: int) -> Carry:
+        """The plan before, whether there is one, and the return that it promises over the horizon."""
+        del policy
+        return {
+            "actions": jnp.zeros((num_envs, config.act.horizon, spec.action_dim)),
+            "started": jnp.zeros(num_envs, bool),
+            "expected_return": jnp.zeros(num_envs),
+        }
+
+    stages = [
+        Stage("dynamics", config.dynamics_updates, config.batch_size, update_dynamics),
+        Stage("reward", config.reward_updates, config.batch_size, update_reward),
+        Stage("score", config.score_updates, config.batch_size, update_score),
+        Stage("distance", config.distance_updates, config.batch_size, update_distance, measure),
+    ]
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=tuple(stages if config.distance_updates else stages[:3]),
+        policy=lambda state: {
+            "dynamics": state.dynamics.params,
+            "reward": state.reward.params,
+            "score": state.ema_score_params,
+            "distance": state.distance.params,
+        },
+        init_carry=init_carry,
+        act=act,
+        columns=columns if config.model_horizon > 1 else None,
+    )

@@ -1,0 +1,76 @@
+"""Planners by name: the choices that are made when acting."""
+
+import dataclasses
+
+from jax import Array
+from jaxtyping import Float
+
+from diffrl.planning.gradient import Annealing, collocation, shooting, transcription
+from diffrl.planning.problem import PlanCost, Planner
+from diffrl.planning.sampling import cem, mppi
+
+PLANNERS = ("shooting", "transcription", "collocation", "cem", "mppi")
+UNCERTAINTIES = ("score", "spread", "distance", "none")
+
+
+@dataclasses.dataclass
+class Act:
+    """Choices made when acting.
+
+    Attributes:
+        planner: one of `PLANNERS`; the last two ask for costs and no gradient.
+        uncertainty: what `beta` multiplies: the data's likelihood by its score; the variance of the cost over the ensemble
+            ("spread"); the learnt distance to the data ("distance"); nothing. A score needs a planner of first order.
+        beta: its weight; with "none" it must be 0.
+        beta_min: where β falls to over the iterations; below 0 it stays.
+        weighting: "logp" or "dist" (`planning.gradient.Annealing`).
+        horizon: T, steps planned ahead.
+        num_iterations: of the planner, per action.
+        learning_rate: of the planner's Adam, on actions in [-1, 1].
+        bound: of planned actions; the released code has "none".
+        warm_start: begin with the plan before, a step further.
+        guess_scale: deviation of the first plan's guess.
+        defect_weight: of the model's error in a transcription.
+        num_samples, num_elites, deviation, temperature: of "cem" and "mppi".
+    """
+
+    planner: str = "shooting"
+    uncertainty: str = "score"
+    beta: float = 0.2
+    beta_min: float = -1.0
+    weighting: str = "logp"
+    horizon: int = 8
+    num_iterations: int = 50
+    learning_rate: float = 0.1
+    bound: str = "project"
+    warm_start: bool = True
+    guess_scale: float = 0.1
+    defect_weight: float = 1e4
+    num_samples: int = 64
+    num_elites: int = 8
+    deviation: float = 0.5
+    temperature: float = 0.1
+
+
+def planner_of(act: Act, observation_scale: Float[Array, " observation"], cost: PlanCost) -> Planner:
+    """The planner that the choices name; `cost` is what planners over actions minimise."""
+    beta = act.beta if act.uncertainty == "score" else 0.0
+    annealing = Annealing(
+        num_iterations=act.num_iterations,
+        learning_rate=act.learning_rate,
+        beta=beta,
+        beta_min=act.beta_min if act.beta_min >= 0.0 and beta else None,
+        weighting=act.weighting,
+        bound=act.bound,
+    )
+    match act.planner:
+        case "shooting":
+            return shooting(annealing, cost)
+        case "transcription":
+            return transcription(annealing, act.defect_weight, observation_scale)
+        case "collocation":
+            return collocation(annealing)
+        case "cem":
+            return cem(act.num_iterations, act.num_samples, act.num_elites, act.deviation, cost=cost)
+        case _:
+            return mppi(act.num_iterations, act.num_samples, act.deviation, act.temperature, cost=cost)

@@ -31,8 +31,8 @@ BACKEND = flags.DEFINE_enum(
     "backend",
     "auto",
     BACKENDS,
-    "Simulator. auto: jax for PointMaze, mujoco for Hopper, HalfCheetah and Walker2d, gymnasium for everything else; "
-    "mjx is for accelerators.",
+    "Simulator. auto: jax for PointMaze and the control tasks, mujoco for Hopper, HalfCheetah and Walker2d, gymnasium for "
+    "everything else; mjx is for accelerators.",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Evaluation seed: start states and action noise depend on it.")
 ACT = flags.DEFINE_multi_string("act", [], "Override a choice made when acting: name=value, or name=v1,v2 for each. Repeatable.")

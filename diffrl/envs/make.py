@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from diffrl.envs import env_spec, locomotion, pointmaze
+from diffrl.envs.control import registry as control
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 
@@ -31,9 +32,10 @@ class Backend(NamedTuple):
 def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
     """The simulator that `backend` names for the environment that the EnvSpec describes.
 
-    "jax" is PointMaze rewritten in JAX, "mujoco" the known locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks
-    on MuJoCo's JAX port, "gymnasium" any environment as registered. "auto" takes the first of jax, mujoco, gymnasium that
-    has the environment, exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU.
+    "jax" is PointMaze rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
+    locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks on MuJoCo's JAX port, "gymnasium" any environment as
+    registered. "auto" takes the first of jax, mujoco, gymnasium that has the environment, exactly; never mjx, which is 25 to
+    40 times slower than mujoco on a CPU.
 
     Raises:
         BackendError: the simulator does not have this environment, or it cannot be made.
@@ -43,8 +45,11 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
         maze = pointmaze.from_env_spec(spec_json, observation_keys)
         if maze is not None:
             return Backend("jax", f"{name} as rewritten in JAX by diffrl, not the original simulator", device=maze)
+        written = control.from_env_spec(spec_json)
+        if written is not None:
+            return Backend("jax", f"{name}, written in JAX after Suh et al. 2023", device=written)
         if backend == "jax":
-            raise BackendError(f"{name} does not exist in JAX (PointMaze does); use --backend=auto")
+            raise BackendError(f"{name} does not exist in JAX (PointMaze and the control tasks do); use --backend=auto")
     if backend in ("auto", "mujoco", "mjx"):
         task = locomotion.from_env_spec(spec_json)
         if task is not None and backend == "mjx":

@@ -1,6 +1,6 @@
 """All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.data.recipes import locomotion, maze_sets, ogbench
+from diffrl.data.recipes import control, locomotion, maze_sets, ogbench
 from diffrl.data.recipes.base import Recipe
 
 _ALL = (*maze_sets.RECIPES, *locomotion.RECIPES)
@@ -11,7 +11,7 @@ _FULL = tuple(
     for recipe in _ALL
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_ALL, *_FULL, *ogbench.RECIPES)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_ALL, *_FULL, *control.RECIPES, *ogbench.RECIPES)}
 SUITES: dict[str, tuple[str, ...]] = {
     name: tuple(each.name for each in suite) for name, suite in (("small", _SMALL), ("full", _FULL))
 }

@@ -71,3 +71,21 @@ class Recipe(NamedTuple):
     @property
     def dataset_id(self) -> str:
         return f"diffrl/{self.name}"
+
+
+def split_episodes(rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Transitions `[rows, ...]`, an end at each terminal or timeout, as `Product.episodes`."""
+    episodes, first = [], 0
+    for last in (np.flatnonzero(rows["terminal"] | rows["timeout"]) + 1).tolist():
+        observations = np.concatenate([rows["observation"][first:last], rows["next_observation"][last - 1 : last]])
+        episodes.append(
+            {
+                "observations": observations,
+                "actions": rows["action"][first:last],
+                "rewards": rows["reward"][first:last],
+                "terminations": rows["terminal"][first:last],
+                "truncations": rows["timeout"][first:last],
+            }
+        )
+        first = last
+    return episodes

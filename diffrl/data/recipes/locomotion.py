@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffrl.data.recipes import ppo
-from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard
+from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard, split_episodes
 
 ROWS_PER_SHARD = 50_000
 PARALLEL_EPISODES = 25
@@ -240,22 +240,7 @@ def _product(name: str, quality: str, seed: int, rows: int, shards: dict[str, di
     import gymnasium
 
     task = TASKS[name]
-    episodes = []
-    for shard in (shards[key] for key in sorted(shards)):
-        first = 0
-        for last in (np.flatnonzero(shard["terminal"] | shard["timeout"]) + 1).tolist():
-            episodes.append(
-                {
-                    "observations": np.concatenate(
-                        [shard["observation"][first:last], shard["next_observation"][last - 1 : last]]
-                    ),
-                    "actions": shard["action"][first:last],
-                    "rewards": shard["reward"][first:last],
-                    "terminations": shard["terminal"][first:last],
-                    "truncations": shard["timeout"][first:last],
-                }
-            )
-            first = last
+    episodes = [episode for key in sorted(shards) for episode in split_episodes(shards[key])]
     made = sum(len(episode["rewards"]) for episode in episodes)
     mean_return = float(np.mean([episode["rewards"].sum() for episode in episodes]))
     how = {

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -44,6 +44,9 @@ _LINE_SECONDS = 5.0  # between two plain lines where there is no terminal
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0, or 2 for what the user can mend."""
     console = Console()
+    # JAX, which some recipes simulate with, tells of accelerators that it did not find; --verbosity brings that back.
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
     try:
         if len(argv) > 1:
             raise CollectionError(f"unexpected argument {argv[1]!r}; options start with --, see --help")

@@ -38,7 +38,7 @@ def acceptance(task, n: int) -> float:
     return float(jax.jit(jax.vmap(lambda key: task.keeps(*task.propose(key))))(keys).mean())
 
 
-# Numbers below were computed apart from this code, with NumPy, from the released code's formulas.
+# Numbers below were computed apart from this code, from the same equations.
 
 
 @pytest.mark.parametrize(

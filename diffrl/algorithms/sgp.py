@@ -28,7 +28,7 @@ from diffrl.networks.ensembles import ensemble
 from diffrl.networks.mlp import MLP
 from diffrl.networks.noise_conditioned import NoiseConditionedMLP
 from diffrl.planning.choice import PLANNERS, UNCERTAINTIES, Act, planner_of
-from diffrl.planning.problem import Ensemble, Plan, Problem, model_cost, with_distance, with_spread
+from diffrl.planning.problem import Ensemble, Plan, Planner, Problem, model_cost, with_distance, with_spread
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 REFERENCE_ROWS = 5_000  # of the data, that distances are measured to
@@ -135,44 +135,95 @@ def check(config: Config) -> None:
             raise ValueError(message)
 
 
+class Models:
+    """The networks, the units they see, and the problem that trained ones pose to a planner.
+
+    Raises:
+        ValueError: see `check`; a Spec without the data's range.
+    """
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        check(config)
+        if not spec.observation_min:
+            raise ValueError("this workdir's spec.json was saved without the range of the data: train anew")
+        of = TableVE.cosine if config.levels == "cosine" else TableVE.geometric
+        self.config, self.schedule = config, of(config.sigma_max, config.sigma_min, config.num_levels)
+        low = jnp.concatenate([jnp.asarray(spec.observation_min), -jnp.ones(spec.action_dim)])
+        high = jnp.concatenate([jnp.asarray(spec.observation_max), jnp.ones(spec.action_dim)])
+        # The data's range becomes [-1/2, 1/2], as in the released code; a column that never moves keeps its scale.
+        self.scale, self.centre = jnp.where(high > low, high - low, 1.0), (low + high) / 2.0
+        self.observation_scale = self.scale[: spec.observation_dim]
+        self.score_scale, self.score_centre = self.scale, self.centre
+        if config.score_of == "transition":
+            stretched = self.observation_scale / config.next_observation_stretch
+            self.score_scale = jnp.concatenate([self.scale, stretched])
+            self.score_centre = jnp.concatenate([self.centre, self.centre[: spec.observation_dim]])
+        width = (config.hidden_dim,) * config.num_layers
+        members = ensemble(MLP, config.num_models, shared_inputs=False)
+        self.dynamics_network = members(width, spec.observation_dim, activation=nn.elu, layer_norm=True)
+        self.reward_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
+        self.score_network = NoiseConditionedMLP(len(self.score_scale), config.num_levels, config.hidden_dim, config.num_layers)
+        self.distance_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
+
+    def normalized(self, observation: Array, action: Array) -> Array:
+        return (jnp.concatenate([observation, action], axis=-1) - self.centre) / self.scale
+
+    def every_member(self, observation: Array) -> Array:
+        return jnp.broadcast_to(observation, (self.config.num_models, *observation.shape))
+
+    def successors(self, params: Params, observation: Array, action: Array) -> Array:
+        """x + k ⊙ net(x̄, ū): members' next observations `[K, B, n]` from their own `[K, B, n]` and the same actions `[B, m]`."""
+        inputs = self.normalized(observation, self.every_member(action))
+        return observation + self.observation_scale * forward(self.dynamics_network, params, inputs)
+
+    def rewards(self, params: Params, observation: Array, action: Array) -> Array:
+        return forward(self.reward_network, params, self.normalized(observation, action))[..., 0]
+
+    def distance(self, params: Params, points: Array) -> Array:
+        """Of normalised points."""
+        return forward(self.distance_network, params, points)[..., 0]
+
+    def problem(self, policy: Policy) -> Problem:
+        """With observations as the Spec has them and actions in [-1, 1]; the cost is the reward model's."""
+
+        def members(observation: Array, action: Array) -> Array:
+            return self.successors(policy["dynamics"], observation[:, None], action[None])[:, 0]
+
+        def step(observation: Array, action: Array) -> Array:
+            return jnp.mean(members(self.every_member(observation), action), axis=0)
+
+        def score(points: Array, level: Array) -> Array:
+            sigma = jnp.asarray(self.schedule.sigmas)[level]
+            levels = jnp.broadcast_to(level, points.shape[:-1])
+            noised = (points - self.score_centre) / self.score_scale
+            return -forward(self.score_network, policy["score"], noised, levels) / sigma / self.score_scale
+
+        return Problem(
+            dynamics=step,
+            cost=lambda observation, action: -self.rewards(policy["reward"], observation, action),
+            score=score,
+            sigmas=self.schedule.sigmas,
+            ensemble=Ensemble(self.config.num_models, members),
+        )
+
+    def planner(self, policy: Policy) -> Planner:
+        """As `config.act` chooses."""
+        act = self.config.act
+
+        def distance(points: Array) -> Array:
+            return self.distance(policy["distance"], (points - self.centre) / self.scale)
+
+        costs = {"spread": with_spread(act.beta), "distance": with_distance(distance, act.beta)}
+        return planner_of(act, self.observation_scale, costs.get(act.uncertainty, model_cost))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
     """Dynamics, reward and score, then planning with all three.
 
     Raises:
         ValueError: see `check`; a Spec without the data's range.
     """
-    check(config)
-    if not spec.observation_min:
-        raise ValueError("this workdir's spec.json was saved without the range of the data: train anew")
-    of = TableVE.cosine if config.levels == "cosine" else TableVE.geometric
-    schedule = of(config.sigma_max, config.sigma_min, config.num_levels)
-    low = jnp.concatenate([jnp.asarray(spec.observation_min), -jnp.ones(spec.action_dim)])
-    high = jnp.concatenate([jnp.asarray(spec.observation_max), jnp.ones(spec.action_dim)])
-    # The data's range becomes [-1/2, 1/2], as in the released code; a column that never moves keeps its scale.
-    scale, centre = jnp.where(high > low, high - low, 1.0), (low + high) / 2.0
-    n, width = spec.observation_dim, (config.hidden_dim,) * config.num_layers
-    transition = config.score_of == "transition"
-    stretched = jnp.concatenate([scale, scale[:n] / config.next_observation_stretch])
-    score_scale, score_centre = (stretched, jnp.concatenate([centre, centre[:n]])) if transition else (scale, centre)
-
-    models = ensemble(MLP, config.num_models, shared_inputs=False)(width, n, activation=nn.elu, layer_norm=True)
-    reward_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
-    score_network = NoiseConditionedMLP(len(score_scale), config.num_levels, config.hidden_dim, config.num_layers)
-    distance_network = MLP(width, 1, activation=nn.elu, layer_norm=True)
-
-    def normalized(observation: Array, action: Array) -> Array:
-        return (jnp.concatenate([observation, action], axis=-1) - centre) / scale
-
-    def successors(params: Params, observation: Array, action: Array) -> Array:
-        """x + k ⊙ net(x̄, ū): members' next observations `[K, B, n]` from their own `[K, B, n]` and the same actions `[B, m]`."""
-        actions = jnp.broadcast_to(action, (config.num_models, *action.shape))
-        return observation + scale[:n] * forward(models, params, normalized(observation, actions))
-
-    def every_member(observation: Array) -> Array:
-        return jnp.broadcast_to(observation, (config.num_models, *observation.shape))
-
-    def rewards(params: Params, observation: Array, action: Array) -> Array:
-        return forward(reward_network, params, normalized(observation, action))[..., 0]
+    models = Models(config, spec)
 
     def adam(hparams: HParams, num_updates: int) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, max(num_updates, 1)))
@@ -185,8 +236,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         dynamics_key, reward_key, score_key, distance_key = jax.random.split(key, 4)
-        point, score_point = jnp.zeros((1, len(scale))), jnp.zeros((1, len(score_scale)))
-        score_params = score_network.init(score_key, score_point, jnp.zeros(1, jnp.int32))["params"]
+        point, score_point = jnp.zeros((1, len(models.scale))), jnp.zeros((1, len(models.score_scale)))
+        score_params = models.score_network.init(score_key, score_point, jnp.zeros(1, jnp.int32))["params"]
 
         def learner(params: Params, num_updates: int) -> Learner:
             return Learner.create(params, adam(hparams, num_updates))
@@ -194,11 +245,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            dynamics=learner(models.init(dynamics_key, every_member(point))["params"], config.dynamics_updates),
-            reward=learner(reward_network.init(reward_key, point)["params"], config.reward_updates),
+            dynamics=learner(
+                models.dynamics_network.init(dynamics_key, models.every_member(point))["params"], config.dynamics_updates
+            ),
+            reward=learner(models.reward_network.init(reward_key, point)["params"], config.reward_updates),
             score=learner(score_params, config.score_updates),
             ema_score_params=jax.tree.map(jnp.copy, score_params),
-            distance=learner(distance_network.init(distance_key, point)["params"], config.distance_updates),
+            distance=learner(models.distance_network.init(distance_key, point)["params"], config.distance_updates),
         )
 
     def columns(dataset: Dataset) -> dict[str, Array]:
@@ -210,16 +263,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         def loss_fn(params: Params) -> Array:
             if config.model_horizon == 1:
-                error = successors(params, every_member(batch.observation), batch.action) - batch.next_observation
+                error = models.successors(params, models.every_member(batch.observation), batch.action) - batch.next_observation
                 return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
             target, action = batch.extras["window_observation"], batch.extras["window_action"]
 
             def step(observation: Array, h: Array) -> tuple[Array, Array]:
-                observation = successors(params, observation, action[:, h])
+                observation = models.successors(params, observation, action[:, h])
                 error = jnp.sum((observation - target[:, h + 1]) ** 2, axis=-1) * batch.extras["window_mask"][:, h]
                 return observation, state.hparams.model_discount ** (h + 1) * jnp.mean(error)
 
-            return jnp.sum(jax.lax.scan(step, every_member(target[:, 0]), jnp.arange(config.model_horizon))[1])
+            return jnp.sum(jax.lax.scan(step, models.every_member(target[:, 0]), jnp.arange(config.model_horizon))[1])
 
         dynamics, loss = fit(state.dynamics, loss_fn, adam(state.hparams, config.dynamics_updates))
         return dataclasses.replace(state, step=state.step + 1, dynamics=dynamics), {"loss": loss}
@@ -228,21 +281,21 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del key
 
         def loss_fn(params: Params) -> Array:
-            return 0.5 * jnp.mean((rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
+            return 0.5 * jnp.mean((models.rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
 
         reward, loss = fit(state.reward, loss_fn, adam(state.hparams, config.reward_updates))
         return dataclasses.replace(state, step=state.step + 1, reward=reward), {"loss": loss}
 
     def update_score(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
-        parts = [batch.observation, batch.action, *([batch.next_observation] if transition else [])]
-        z = (jnp.concatenate(parts, axis=-1) - score_centre) / score_scale
+        parts = [batch.observation, batch.action, *([batch.next_observation] if config.score_of == "transition" else [])]
+        z = (jnp.concatenate(parts, axis=-1) - models.score_centre) / models.score_scale
 
         def loss_fn(params: Params) -> Array:
             def predict(noised: Array, t: Array) -> Array:
-                return forward(score_network, params, noised, schedule.index(t))
+                return forward(models.score_network, params, noised, models.schedule.index(t))
 
-            return 0.5 * denoising_loss(predict, schedule, z, key, times=discrete_times(config.num_levels))
+            return 0.5 * denoising_loss(predict, models.schedule, z, key, times=discrete_times(config.num_levels))
 
         score, loss = fit(state.score, loss_fn, adam(state.hparams, config.score_updates))
         ema = optax.incremental_update(score.params, state.ema_score_params, state.hparams.ema_rate)
@@ -253,9 +306,9 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del state
         point_key, row_key = jax.random.split(key)
         some = dataset[jax.random.randint(row_key, (min(REFERENCE_ROWS, dataset.size),), 0, dataset.size)]
-        reference = normalized(some.observation, some.action)
+        reference = models.normalized(some.observation, some.action)
         edge = 0.5 + MARGIN
-        points = jax.random.uniform(point_key, (dataset.size, len(scale)), minval=-edge, maxval=edge)
+        points = jax.random.uniform(point_key, (dataset.size, len(models.scale)), minval=-edge, maxval=edge)
 
         def distance(point: Array) -> Array:
             return config.sigma_max**2 * empirical.energy(point[None], reference, config.sigma_max)[0]
@@ -267,43 +320,15 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del key
 
         def loss_fn(params: Params) -> Array:
-            predicted = forward(distance_network, params, batch.extras["far_point"])[..., 0]
+            predicted = models.distance(params, batch.extras["far_point"])
             return jnp.mean(jnp.abs(predicted - batch.extras["far_distance"]))
 
         distance, loss = fit(state.distance, loss_fn, adam(state.hparams, config.distance_updates))
         return dataclasses.replace(state, step=state.step + 1, distance=distance), {"loss": loss}
 
-    def problem_of(policy: Policy) -> Problem:
-        def members(observation: Array, action: Array) -> Array:
-            return successors(policy["dynamics"], observation[:, None], action[None])[:, 0]
-
-        def step(observation: Array, action: Array) -> Array:
-            return jnp.mean(members(every_member(observation), action), axis=0)
-
-        def score(points: Array, level: Array) -> Array:
-            sigma = jnp.asarray(schedule.sigmas)[level]
-            levels = jnp.broadcast_to(level, points.shape[:-1])
-            noise = forward(score_network, policy["score"], (points - score_centre) / score_scale, levels)
-            return -noise / sigma / score_scale
-
-        return Problem(
-            dynamics=step,
-            cost=lambda observation, action: -rewards(policy["reward"], observation, action),
-            score=score,
-            sigmas=schedule.sigmas,
-            ensemble=Ensemble(config.num_models, members),
-        )
-
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Plans for every environment, and takes the first action of each plan."""
-        choice = config.act
-
-        def distance(points: Array) -> Array:
-            return forward(distance_network, policy["distance"], (points - centre) / scale)[..., 0]
-
-        costs = {"spread": with_spread(choice.beta), "distance": with_distance(distance, choice.beta)}
-        planner = planner_of(choice, scale[:n], costs.get(choice.uncertainty, model_cost))
-        problem = problem_of(policy)
+        choice, problem, planner = config.act, models.problem(policy), models.planner(policy)
         guess_key, plan_key = jax.random.split(key)
         fresh = choice.guess_scale * jax.random.normal(guess_key, carry["actions"].shape)
         shifted = jnp.concatenate([carry["actions"][:, 1:], carry["actions"][:, -1:]], axis=1)

@@ -26,7 +26,7 @@ class Act:
         weighting: "logp" or "dist" (`planning.gradient.Annealing`).
         horizon: T, steps planned ahead.
         num_iterations: of the planner, per action.
-        learning_rate: of the planner's Adam, on actions in [-1, 1].
+        learning_rate, learning_rate_schedule: of the planner's Adam, on actions in [-1, 1]; "constant", or "cosine" to 0.
         bound: of planned actions; the released code has "none".
         warm_start: begin with the plan before, a step further.
         guess_scale: deviation of the first plan's guess.
@@ -42,6 +42,7 @@ class Act:
     horizon: int = 8
     num_iterations: int = 50
     learning_rate: float = 0.1
+    learning_rate_schedule: str = "constant"
     bound: str = "project"
     warm_start: bool = True
     guess_scale: float = 0.1
@@ -58,6 +59,7 @@ def planner_of(act: Act, observation_scale: Float[Array, " observation"], cost: 
     annealing = Annealing(
         num_iterations=act.num_iterations,
         learning_rate=act.learning_rate,
+        learning_rate_schedule=act.learning_rate_schedule,
         beta=beta,
         beta_min=act.beta_min if act.beta_min >= 0.0 and beta else None,
         weighting=act.weighting,

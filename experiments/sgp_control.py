@@ -1,0 +1,63 @@
+"""SGP on its own control tasks (Suh et al. 2023; tasks and sizes of their code, see `envs/control/`).
+
+    python launch/collect.py --recipe=control/cartpole-v0
+    python launch/train.py --config=experiments/sgp_control.py:cartpole --workdir=runs/cartpole
+    python launch/plan.py --workdir=runs/cartpole --variant='beta=0' --variant='beta=3 weighting=dist'
+
+The task's own cost is planned with, so that the reward model serves closed loops alone.
+"""
+
+from diffrl.algorithms import sgp
+from diffrl.config import Config, DatasetConfig
+from diffrl.planning.choice import Act
+
+# Per task: width of the networks, noise levels in units of the data's range, and how plans are made.
+TASKS = {
+    "hole": (128, 0.15, 0.005, Act(horizon=25, num_iterations=300, learning_rate=0.1, weighting="dist", beta=10.0)),
+    "cartpole": (
+        128,
+        0.15,
+        0.005,
+        Act(
+            horizon=60,
+            num_iterations=5_000,
+            learning_rate=0.01,
+            learning_rate_schedule="cosine",
+            weighting="dist",
+            beta=12.0,
+            bound="none",
+        ),
+    ),
+    "corridor": (64, 0.1, 0.005, Act(horizon=40, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
+    "pusher": (256, 0.2, 0.01, Act(horizon=8, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
+}
+
+
+def get_config(task: str = "cartpole") -> Config:
+    """Levels by the cosine; an ensemble of five for the baselines that ask for one.
+
+    Raises:
+        ValueError: no such task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"no task {task!r}; choose one of {', '.join(TASKS)}")
+    hidden_dim, sigma_max, sigma_min, act = TASKS[task]
+    return Config(
+        algorithm=sgp.Config(
+            hidden_dim=hidden_dim,
+            num_layers=4,
+            num_models=5,
+            levels="cosine",
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            dynamics_updates=10_000,
+            reward_updates=2_000,
+            score_updates=15_000,
+            distance_updates=5_000,
+            batch_size=512,
+            act=act,
+        ),
+        dataset=DatasetConfig(id=f"diffrl/control/{task}-v0"),
+        num_seeds=2,
+        checkpoint_every=1_000_000,
+    )

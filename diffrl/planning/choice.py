@@ -22,7 +22,7 @@ class Act:
         uncertainty: what `beta` multiplies: the data's likelihood by its score; the variance of the cost over the ensemble
             ("spread"); the learnt distance to the data ("distance"); nothing. A score needs a planner of first order.
         beta: its weight; with "none" it must be 0.
-        beta_min: where β falls to over the iterations; below 0 it stays.
+        beta_end: share of β that is left at the last iteration, to which it falls along a cosine; 1 keeps it.
         weighting: "logp" or "dist" (`planning.gradient.Annealing`).
         horizon: T, steps planned ahead.
         num_iterations: of the planner, per action.
@@ -37,7 +37,7 @@ class Act:
     planner: str = "shooting"
     uncertainty: str = "score"
     beta: float = 0.2
-    beta_min: float = -1.0
+    beta_end: float = 1.0
     weighting: str = "logp"
     horizon: int = 8
     num_iterations: int = 50
@@ -61,7 +61,7 @@ def planner_of(act: Act, observation_scale: Float[Array, " observation"], cost: 
         learning_rate=act.learning_rate,
         learning_rate_schedule=act.learning_rate_schedule,
         beta=beta,
-        beta_min=act.beta_min if act.beta_min >= 0.0 and beta else None,
+        beta_min=act.beta_end * beta,
         weighting=act.weighting,
         bound=act.bound,
     )

@@ -32,11 +32,13 @@ class Suite(NamedTuple):
         methods: names of series (method, point of a sweep, way of acting), in order of appearance.
         tasks: in order of appearance.
         cells: the series of a task and method.
+        left_out: names of ways of acting that were tried on some of the tasks only.
     """
 
     methods: list[str]
     tasks: list[Task]
     cells: dict[tuple[Task, str], Series]
+    left_out: tuple[str, ...] = ()
 
     def of(self, task: Task) -> list[Series]:
         """All series of a task."""
@@ -66,6 +68,9 @@ class Estimate(NamedTuple):
 def gather(series: list[Series]) -> Suite:
     """One cell for each method and task. Of several evaluations of a workdir the latest counts, then that of most episodes.
 
+    A way of acting other than the one trained with is a method of its own where it was evaluated on every task; tried on some
+    only, it is left out.
+
     Raises:
         ReportError: two workdirs claim one cell, or the cells of a row speak of different data or references.
     """
@@ -79,11 +84,18 @@ def gather(series: list[Series]) -> Suite:
                 " directories different names"
             )
         cells[key] = one
+    methods = list(dict.fromkeys(one.name for one in series))
+    tasks = list(dict.fromkeys(Task(*one.setting) for one in series))
+    tried = {one.name for one in series if one.last.settings.act}
+    left_out = tuple(name for name in methods if name in tried and any((task, name) not in cells for task in tasks))
     suite = Suite(
-        methods=list(dict.fromkeys(one.name for one in series)),
-        tasks=list(dict.fromkeys(Task(*one.setting) for one in series)),
-        cells=cells,
+        methods=[name for name in methods if name not in left_out],
+        tasks=tasks,
+        cells={(task, name): one for (task, name), one in cells.items() if name not in left_out},
+        left_out=left_out,
     )
+    if any(not suite.of(task) for task in tasks):
+        raise ReportError("no way of acting was evaluated on every dataset: repeat launch/evaluate.py without --act")
     for task in suite.tasks:
         first, *others = suite.of(task)
         for other in others:

@@ -82,6 +82,8 @@ def explanation(suite: Suite) -> list[str]:
         )
     else:
         lines.append("No mean over datasets: fewer than two have scores of all methods.")
+    if suite.left_out:
+        lines.append(f"Left out, as evaluated on some of the datasets only: {'; '.join(suite.left_out)}.")
     for task in suite.tasks:
         missing = [method for method in suite.methods if (task, method) not in suite.cells]
         if missing:

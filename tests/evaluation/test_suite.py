@@ -120,6 +120,30 @@ def test_missing_cells_and_returns_are_left_out_of_the_mean(tmp_path: Path):
     assert any("over the 2 datasets with scores of all methods" in line for line in lines)
 
 
+def test_ways_of_acting_tried_on_some_datasets_are_left_out(tmp_path: Path):
+    """One that was tried on all of them is a method of its own."""
+    workdirs = two_by_two(tmp_path)
+    tried = dataclasses.replace(JAX, act=(("num_candidates", "8"),))
+    evaluate(tmp_path, "one", "iql", [[80, 80], [80, 80]], settings=tried)
+    some = suites.gather(tables.read(workdirs))
+    assert some.methods == ["bc", "iql"]
+    assert len(some.shared) == 2
+    assert any("num_candidates=8" in line for line in suite_tables.explanation(some))
+    evaluate(tmp_path, "two", "iql", [[80, 80], [80, 80]], settings=tried)
+    every = suites.gather(tables.read(workdirs))
+    assert len(every.methods) == 3
+    assert not every.left_out
+    with pytest.raises(ReportError, match="without --act"):
+        suites.gather(
+            tables.read(
+                [
+                    evaluate(tmp_path / "b", "one", "bc", [[1, 2], [3, 4]], settings=tried),
+                    evaluate(tmp_path / "b", "two", "bc", [[1, 2], [3, 4]], settings=dataclasses.replace(JAX, act=(("x", "1"),))),
+                ]
+            )
+        )
+
+
 def test_nothing_shared_is_said(tmp_path: Path):
     suite = read([evaluate(tmp_path, "one", "bc", [[1, 1], [2, 2]]), evaluate(tmp_path, "two", "iql", [[1, 1], [2, 2]])])
     assert suite.shared == []

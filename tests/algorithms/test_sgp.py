@@ -92,7 +92,7 @@ def test_models_predict(horizon: int) -> None:
 
 
 def test_learnt_distance_is_small_at_the_data_and_grows_away_from_it() -> None:
-    config = dataclasses.replace(SMALL, distance_updates=1500)
+    config = dataclasses.replace(SMALL, learn_distance=True, distance_updates=1500)
     models = sgp.Models(config, SPEC)
     params = trained(config, ("distance",), linear_data())["distance"]
     inside, outside = (models.distance(params, jnp.array([point]))[0] for point in ([0.0, 0.0], [0.9, 0.9]))
@@ -137,7 +137,7 @@ def test_every_planner_acts_and_goes_on_from_its_plan(planner: str, uncertainty:
     act = sgp.Act(
         planner=planner, uncertainty=uncertainty, beta=0.0 if uncertainty == "none" else 0.1, horizon=4, num_iterations=3
     )
-    config = dataclasses.replace(SMALL, num_models=2, distance_updates=1, act=act)
+    config = dataclasses.replace(SMALL, num_models=2, learn_distance=True, distance_updates=1, act=act)
     algorithm = sgp.make(config, SPEC)
     policy = algorithm.policy(algorithm.init(KEY, algorithm.hparams))
     carry = algorithm.init_carry(policy, 3)
@@ -166,7 +166,7 @@ def test_a_warm_start_shifts_the_plan() -> None:
         ({"act": sgp.Act(planner="cem")}, "only the gradient is known"),
         ({"act": sgp.Act(uncertainty="none")}, "nothing for act.beta"),
         ({"act": sgp.Act(uncertainty="spread")}, "needs an ensemble"),
-        ({"act": sgp.Act(uncertainty="distance")}, "distance_updates"),
+        ({"act": sgp.Act(uncertainty="distance")}, "learn_distance"),
         ({"act": sgp.Act(planner="collocation")}, "score_of='transition'"),
         ({"act": sgp.Act(planner="newton")}, "choose one of"),
         ({"act": sgp.Act(horizon=0)}, "at least 1"),

@@ -9,11 +9,15 @@ from diffrl.types import Spec
 
 
 class Method(NamedTuple):
-    """A config dataclass and the constructor that takes it; for a method that plans, also what makes `planning.Problem`s."""
+    """A config dataclass and the constructor that takes it; for a method that plans, also what makes `planning.Problem`s.
+
+    `figures` names the module whose `draw(out)` makes figures of its paper that need no training run, where there are some.
+    """
 
     config: type
     make: Callable[[Any, Spec], Algorithm]
     models: Callable[[Any, Spec], Any] | None = None
+    figures: str | None = None
 
 
 REGISTRY: dict[str, Method] = {
@@ -22,7 +26,7 @@ REGISTRY: dict[str, Method] = {
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make),
     "iql": Method(iql.Config, iql.make),
-    "sgp": Method(sgp.Config, sgp.make, sgp.Models),
+    "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.evaluation.score_figures"),
     "srpo": Method(srpo.Config, srpo.make),
     "swg": Method(swg.Config, swg.make),
     "td3_bc": Method(td3_bc.Config, td3_bc.make),

@@ -64,6 +64,7 @@ def main(argv: list[str]) -> None:
     task = trained.task
     if task is not None and not CLOSED.value:
         written.append(planning_plots.paths(outcomes, task, out / "paths.png"))
+        written += planning_plots.of_task(outcomes, task, out)
         if task.observation_dim == 2:
             written.append(planning_plots.fields(trained, task, out / "scores.png"))
     table = planning.to_markdown(outcomes)

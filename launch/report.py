@@ -9,15 +9,21 @@ of each workdir. Runs from different simulators or datasets are never put into o
 
 With --suite, writes suite.md, suite.csv and pictures instead: a row per dataset, a column per method, mean and IQM over the
 datasets that all methods share, probability of improvement, score distributions and evaluation budgets.
+
+    python launch/report.py --figures=sgp --out=report    # figures of a method's paper, about a minute on two cores
+
+With --figures, needs no workdir: trains what the figures need, writes them with figures.md, and prints what it wrote.
 """
 
 import glob
+import importlib
 import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -32,6 +38,7 @@ OUT = flags.DEFINE_string("out", "report", "Directory for the tables and picture
 BEST = flags.DEFINE_bool("best", False, "Add the best mean over training, which chooses by the test's own scores: optimistic.")
 IMPROVEMENT = flags.DEFINE_bool("improvement", False, "Add the probability that a run of one series scores above one of another.")
 SUITE = flags.DEFINE_bool("suite", False, "One table of methods and datasets, with what they say together.")
+FIGURES = flags.DEFINE_string("figures", None, "Name of a method: the figures of its paper that need no training run.")
 DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
 
 
@@ -107,6 +114,29 @@ def report_suite(workdirs: list[Path], out: Path, console: Console) -> None:
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
 
 
+def report_figures(method: str, out: Path, console: Console) -> None:
+    """Write the figures of a method's paper to `out`.
+
+    Raises:
+        ReportError: it has none.
+    """
+    from diffrl import registry
+    from diffrl.training import devices
+
+    modules = {name: one.figures for name, one in registry.REGISTRY.items() if one.figures is not None}
+    if method not in modules:
+        raise ReportError(f"--figures={method}: no such figures; there are those of {', '.join(modules)}")
+    # JAX tells of accelerators that it did not find; --verbosity brings that back.
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+    devices.configure(cpu_devices=1)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in importlib.import_module(modules[method]).draw(out):
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        if path.suffix == ".md":
+            console.print(Markdown(re.sub(r"!\[.*\n", "", path.read_text())))
+
+
 def _maze(group: list[Series], colour: dict[str, str], path: Path, console: Console, data: bool) -> Path | None:
     if plots.maze_picture(group, colour, path) is None or not data:
         return path if path.exists() else None
@@ -137,7 +167,12 @@ def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        workdirs, out = workdirs_of(WORKDIRS.value + argv[1:]), Path(OUT.value)
+        out, named = Path(OUT.value), WORKDIRS.value + argv[1:]
+        if FIGURES.value is not None:
+            if named:
+                raise ReportError("--figures needs no workdir: drop one or the other")
+            return report_figures(FIGURES.value, out, console)
+        workdirs = workdirs_of(named)
         if SUITE.value and BEST.value:
             raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")
         if SUITE.value:

@@ -161,10 +161,16 @@ def heun() -> Solver:
     return Solver(step)
 
 
-def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1) -> Solver:
+def still() -> Solver:
+    """Stays where it is. Under `langevin` that is Langevin dynamics at the grid's levels (Song & Ermon 2019, algorithm 1)."""
+    return Solver(lambda model, schedule, x, here, there, key, memory: (x, memory))
+
+
+def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, temperature: float = 1.0) -> Solver:
     """Corrects each level by Langevin steps x ← x - δσε + σ√(2δ) z after the solver's own (Song et al. 2021, algorithm 2).
 
-    δ = `step_size` is in units of the level's noise variance: ∇ log p_t = -ε/σ, so it needs no tuning per level.
+    δ = `step_size` is in units of the level's noise variance: ∇ log p_t = -ε/σ, so it needs no tuning per level. `temperature`
+    scales z alone; 0 climbs log p_t.
     """
 
     def step(
@@ -172,9 +178,10 @@ def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1) -
     ) -> tuple[Array, Memory]:
         x, memory = solver.step(model, schedule, x, here, there, key, memory)
         for index in range(num_corrections):
-            noise = jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
-            drift = step_size * there.sigma * model(x, there).epsilon
-            x = x - drift + there.sigma * (2.0 * step_size) ** 0.5 * noise
+            x = x - step_size * there.sigma * model(x, there).epsilon
+            if temperature != 0.0:  # known when compiling: an ascent draws nothing
+                noise = jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
+                x = x + temperature * there.sigma * (2.0 * step_size) ** 0.5 * noise
         return x, memory
 
     return solver._replace(step=step)

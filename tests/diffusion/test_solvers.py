@@ -8,7 +8,7 @@ from scipy.stats import norm
 from support import quick_compilation
 
 from diffrl.diffusion.dpm_solver import dpm_solver
-from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, sample
+from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, sample, still
 from diffrl.diffusion.schedules import EDM, VE, CosineVP, Grid, Level, LinearVP, RectifiedFlow, Schedule, grid, level_at
 from diffrl.diffusion.targets import Model, Prediction, from_epsilon
 
@@ -132,19 +132,18 @@ def test_ancestral_is_ddim_with_eta_one() -> None:
 
 def test_langevin_alone_forgets_where_it_started() -> None:
     """Corrections at one level draw from that level's marginal: started at 3, they end in N(αm, α²s² + σ²)."""
-
-    def stay(model: Model, schedule: Schedule, x: jax.Array, *rest: object) -> tuple[jax.Array, tuple[()]]:
-        return x, ()
-
     schedule, n, t = LinearVP(), 20_000, 0.5
     model = mixture_model(np.array([0.2]), np.ones(1))
     at = level_at(schedule, jnp.full(401, t))
-    solver = langevin(Solver(stay), 0.02)
+    solver = langevin(still(), 0.02)
     end = np.asarray(sample(model, Grid(schedule, at, False), solver, jax.random.key(3), jnp.full((n, 1), 3.0), unroll=False))
     alpha, sigma = float(at.alpha[0]), float(at.sigma[0])
     std = np.sqrt(alpha**2 * STD**2 + sigma**2)
     assert end.mean() == pytest.approx(0.2 * alpha, abs=4 * std / np.sqrt(n) + 0.01)
     assert end.std() == pytest.approx(std, rel=0.025)
+    climb = langevin(still(), 0.02, temperature=0.0)
+    end = sample(model, Grid(schedule, at, False), climb, jax.random.key(3), jnp.full((2, 1), 3.0), unroll=False)
+    np.testing.assert_allclose(end, 0.2 * alpha, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,14 @@ def self_weighted(
     `predict` maps x = (a, w) `[B, A + 1]` and t `[B]` to the noise of a `[B, A]` and of w `[B, 1]`, apart: the gradient then
     costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is E[w | x_t], so ∇ log ŵ
     over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is none: beyond its range
-    an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0.
+    an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0. A `scale` of 0.0 that is known
+    when compiling asks for no gradient.
     """
 
     def model(x: Array, level: Level) -> Prediction:
         t = jnp.broadcast_to(level.t, x.shape[:1])
+        if isinstance(scale, float) and scale == 0.0:
+            return from_epsilon(x, level, jnp.concatenate(predict(x, t), axis=-1))
 
         def clean_weight(at: Array) -> tuple[Array, Array]:
             data_noise, weight_noise = predict(at, t)

@@ -11,11 +11,13 @@ from diffrl.algorithms import sgp
 from diffrl.config import Config, DatasetConfig
 from diffrl.planning.choice import Act
 
-# Per task: width of the four layers of all networks, noise levels in units of the data's range, and how plans are made.
+# Per task: width of the four layers of all networks, updates of the dynamics, noise levels in units of the data's range, and how
+# plans are made.
 TASKS = {
-    "hole": (64, 0.15, 0.005, Act(horizon=25, num_iterations=300, learning_rate=0.1, weighting="dist", beta=10.0)),
+    "hole": (64, 3_000, 0.15, 0.005, Act(horizon=25, num_iterations=300, learning_rate=0.1, weighting="dist", beta=10.0)),
     "cartpole": (
         64,
+        20_000,
         0.15,
         0.005,
         Act(
@@ -24,12 +26,12 @@ TASKS = {
             learning_rate=0.01,
             learning_rate_schedule="cosine",
             weighting="dist",
-            beta=12.0,
+            beta=40.0,
             bound="none",
         ),
     ),
-    "corridor": (64, 0.1, 0.005, Act(horizon=40, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
-    "pusher": (128, 0.2, 0.01, Act(horizon=8, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
+    "corridor": (64, 3_000, 0.1, 0.005, Act(horizon=40, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
+    "pusher": (128, 10_000, 0.2, 0.01, Act(horizon=8, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
 }
 
 
@@ -41,7 +43,7 @@ def get_config(task: str = "cartpole") -> Config:
     """
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; choose one of {', '.join(TASKS)}")
-    hidden_dim, sigma_max, sigma_min, act = TASKS[task]
+    hidden_dim, dynamics_updates, sigma_max, sigma_min, act = TASKS[task]
     return Config(
         algorithm=sgp.Config(
             hidden_dim=hidden_dim,
@@ -51,7 +53,7 @@ def get_config(task: str = "cartpole") -> Config:
             levels="cosine",
             sigma_max=sigma_max,
             sigma_min=sigma_min,
-            dynamics_updates=20_000,
+            dynamics_updates=dynamics_updates,
             reward_updates=2_000,
             score_updates=15_000,
             learn_distance=True,

@@ -82,24 +82,31 @@ def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
 
 
 def promises(outcomes: list[Outcome], path: Path) -> Path:
-    """Promised and true cost of each way of planning, and the true cost against the time of a plan."""
+    """Promised and true cost of each way of planning, and the true cost against the time of a plan, by the same numbers."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 1.6 + 0.32 * len(outcomes)), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure = Figure(figsize=(12.0, 2.2 + 0.42 * len(outcomes)), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         rows = np.arange(len(outcomes))
         for values, colour, label, offset in (("promised", PLANNED, "promised", -0.15), ("kept", REAL, "true", 0.15)):
             means = np.array([np.nanmean(getattr(one, values)) for one in outcomes])
-            errors = np.array([np.nanstd(getattr(one, values)) / max(len(one.kept), 1) ** 0.5 for one in outcomes])
+            errors = np.array([np.nanstd(getattr(one, values)) / len(one.kept) ** 0.5 for one in outcomes])
             left.errorbar(means, rows + offset, xerr=errors, fmt="o", color=colour, label=label, markersize=4)
-        left.set_yticks(rows, [one.act for one in outcomes], fontsize=7)
+        names = [f"{number + 1}: " + textwrap.fill(one.act, 44) for number, one in enumerate(outcomes)]
+        left.set_yticks(rows, names, fontsize=7)
         left.invert_yaxis()
         left.set_xlabel("cost")
-        left.set_xscale("symlog", linthresh=0.01)
         left.legend(fontsize=8)
-        for one in outcomes:
-            right.scatter(1e3 * one.seconds / one.plans, np.nanmean(one.kept), color=REAL, s=16)
-            right.annotate(one.act, (1e3 * one.seconds / one.plans, np.nanmean(one.kept)), fontsize=6)
-        right.set(xscale="log", yscale="symlog", xlabel="ms per plan", ylabel="true cost")
+        costs = np.concatenate([np.concatenate([one.promised, one.kept]) for one in outcomes])
+        if np.nanmin(costs) >= 0.0:
+            left.set_xscale("symlog", linthresh=0.01, linscale=0.5)
+            left.set_xlim(left=0.0)
+        for number, one in enumerate(outcomes):
+            milliseconds = 1e3 * one.seconds / one.plans
+            right.scatter(milliseconds, np.nanmean(one.kept), color=REAL, s=16)
+            offset = {"xytext": (4, 3), "textcoords": "offset points"}
+            right.annotate(str(number + 1), (milliseconds, np.nanmean(one.kept)), fontsize=8, **offset)
+        right.set(xlabel="ms per plan", ylabel="true cost")
+        right.set_xlim(left=0.0)
         figure.savefig(path)
     return path
 

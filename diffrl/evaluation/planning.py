@@ -310,7 +310,7 @@ def to_markdown(outcomes: list[Outcome]) -> str:
 
     lines = ["| acting | promised cost | true cost | gap | outside | success | ms per plan | plans |", "| --- |" + " ---: |" * 7]
     for one in outcomes:
-        shares = ["" if np.isnan(v).all() else f"{100 * np.mean(v):.0f} %" for v in (one.outside, one.success)]
+        shares = ["" if np.isnan(v).all() else f"{abs(100 * np.mean(v)):.0f} %" for v in (one.outside, one.success)]
         numbers = [cell(one.promised), cell(one.kept), cell(one.gap), *shares]
         lines.append(f"| {one.act} | " + " | ".join(numbers) + f" | {1e3 * one.seconds / one.plans:.3g} | {one.plans} |")
     return "\n".join(lines) + "\n"

@@ -35,11 +35,11 @@ def paths(outcomes: list[Outcome], task: ControlTask, path: Path, axes_of: tuple
         figure = Figure(figsize=(3.4 * columns, 3.4 * -(-len(outcomes) // columns)), layout="constrained")
         panels = figure.subplots(-(-len(outcomes) // columns), columns, squeeze=False).ravel()
         for axes, one in zip(panels, outcomes, strict=False):
-            axes.scatter(data[:, 0], data[:, 1], s=1, color="#cbd2dc", linewidths=0)
+            axes.scatter(data[:, 0], data[:, 1], s=2, color="#b4bdca", linewidths=0)
             for planned, real in list(zip(_first(one.planned), _first(one.real), strict=True))[:MAX_PATHS]:
                 _line(axes, planned[:, list(axes_of)], PLANNED, "--", "plan")
                 _line(axes, real[:, list(axes_of)], REAL, "-", "what came of it")
-            axes.set_title(one.act, fontsize=8)
+            axes.set_title(textwrap.fill(one.act, 40), fontsize=8)
         handles, labels = panels[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         panels[0].legend(list(unique.values()), list(unique), fontsize=7)
@@ -73,7 +73,7 @@ def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
             score = np.asarray(problem.score(points, jnp.int32(level)))[:, :2]
             # Tweedie's step σ² ∇ log p, whose length is a distance and not a density's slope.
             step = score * problem.sigmas[level] ** 2
-            axes.scatter(data[:, 0], data[:, 1], s=1, color="#cbd2dc", linewidths=0)
+            axes.scatter(data[:, 0], data[:, 1], s=2, color="#b4bdca", linewidths=0)
             axes.quiver(grid[:, 0], grid[:, 1], step[:, 0], step[:, 1], color=DATA, width=0.004)
             axes.set_title(f"σ = {problem.sigmas[level]:.3g} of the range")
             axes.set_aspect("equal")

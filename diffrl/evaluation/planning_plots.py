@@ -60,12 +60,16 @@ def _line(axes: Axes, x: np.ndarray, colour: str, style: str, label: str) -> Non
 
 def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
     """The learnt score's part for the observation at action 0, for the largest, a middle and the smallest noise level."""
-    problem, units = trained.models(()).problem(jax.tree.map(lambda x: x[0], trained.policies)), Units.of(trained.spec)
+    models, units = trained.models(()), Units.of(trained.spec)
+    problem = models.problem(jax.tree.map(lambda x: x[0], trained.policies))
     assert problem.score is not None
     data = np.asarray(task.sample(jax.random.key(0), 3_000)[0])
     low, high = data.min(axis=0), data.max(axis=0)
     grid = np.stack(np.meshgrid(*(np.linspace(a, b, 21) for a, b in zip(low, high, strict=True))), axis=-1).reshape(-1, 2)
-    points = jnp.concatenate([units.seen(jnp.asarray(grid, jnp.float32)), jnp.zeros((len(grid), task.action_dim))], axis=1)
+    seen = units.seen(jnp.asarray(grid, jnp.float32))
+    # A transition's score is shown where nothing moves: at action 0 the observation is the next one too.
+    following = [seen] if models.config.score_of == "transition" else []
+    points = jnp.concatenate([seen, jnp.zeros((len(grid), task.action_dim)), *following], axis=1)
     count = len(problem.sigmas)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 3.8), layout="constrained")

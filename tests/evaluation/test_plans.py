@@ -1,15 +1,20 @@
 """Plans against what comes of them, from training to table and pictures, very small."""
 
 import json
+import types
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 import pytest
 from programs import run
 
+from diffrl import config as configs
+from diffrl import registry
+from diffrl.algorithms import sgp
 from diffrl.envs.control.hole import HoleIntegrator
-from diffrl.evaluation import planning
+from diffrl.evaluation import planning, planning_plots
 from diffrl.evaluation.evaluate import EvaluationError
 
 TINY = (
@@ -99,6 +104,23 @@ def test_program_writes_table_and_pictures(workdir: Path, tmp_path: Path) -> Non
 def test_program_refuses_what_is_impossible(workdir: Path, arguments: list[str], message: str) -> None:
     result = run(workdir.parent, "launch/plan.py", f"--workdir={workdir}", *arguments, code=2)
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("score_of", ["pair", "transition"])
+def test_score_fields_of_either_kind(workdir: Path, tmp_path: Path, score_of: str) -> None:
+    """Of untrained networks: what a field is drawn from has the inputs that the score has."""
+    config = configs.load(workdir)
+    config.algorithm.score_of = score_of
+    config.algorithm.act.planner = "collocation" if score_of == "transition" else "shooting"
+    trained = planning.Trained.load(workdir)
+    algorithm = registry.make(config.algorithm, trained.spec)
+    policies = jax.vmap(lambda key: algorithm.policy(algorithm.init(key, algorithm.hparams)))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    models = lambda act: sgp.Models(config.algorithm, trained.spec)  # noqa: E731
+    stand_in = types.SimpleNamespace(models=models, policies=policies, spec=trained.spec)
+    path = planning_plots.fields(cast(planning.Trained, stand_in), HoleIntegrator(), tmp_path / "a.png")
+    assert path.stat().st_size > 10_000
 
 
 def test_methods_that_do_not_plan_are_named(tmp_path: Path) -> None:

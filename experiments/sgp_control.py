@@ -4,7 +4,9 @@
     python launch/train.py --config=experiments/sgp_control.py:cartpole --workdir=runs/cartpole
     python launch/plan.py --workdir=runs/cartpole --variant='beta=0' --variant='beta=3 weighting=dist'
 
-The task's own cost is planned with, so that the reward model serves closed loops alone.
+The task's own cost is planned with, so that the reward model serves closed loops alone. True cost of the cart-pole's plans: 0.15
+with the score (β = 40), 1.82 without; round the hole 100 % and 0 % succeed (docs/planning.md). The trainings were paused for
+others, so no time is stated; beside other jobs the stages ran at 20 to 70 updates/s of five seeds.
 """
 
 from diffrl.algorithms import sgp

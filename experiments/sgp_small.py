@@ -6,7 +6,10 @@
     python launch/plan.py --workdir=runs/sgp --closed_loop --starts=10 --variant='beta=0,0.1,1,10'
 
 Three layers of 64 units and plans of 6 steps in 20 iterations, where the released configuration has four of 1024 and 8 steps
-in 50. β counts distances to the data ("dist"), as its released transcriptions do, which is one scale at all noise levels.
+in 50. Five seeds train in 8 min (the maze) on two cores beside other jobs, and ten episodes of each take 1 to 3 min per β. Scores
+with the best β (docs/planning.md): halfcheetah/medium-replay 2.8 (β = 30; −1.6 without), hopper/medium 29.1 (1,000; 1.3), the
+small dense maze 50.7 (0.1; 43.6). β counts distances to the data ("dist"), as its released transcriptions do, which is one scale
+at all noise levels.
 """
 
 from diffrl.algorithms import sgp

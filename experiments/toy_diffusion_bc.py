@@ -2,6 +2,9 @@
 
 python launch/train.py --config=experiments/toy_diffusion_bc.py:8gaussians --workdir=runs/toy/8gaussians/diffusion_bc
 python launch/lab.py runs/toy/8gaussians/* --candidates=64 --out=runs/toy/8gaussians/report
+
+Two cores beside other trainings: 8 min. Softmax of 64 candidates on 8gaussians, distances in samples of 500 points for
+β = 0, 1, 5, 10, 15: .248 .203 .155 .131 .114, where two true samples are .118 .161 .114 .069 .061 apart (docs/lab.md).
 """
 
 from diffrl.algorithms import diffusion_bc

@@ -4,7 +4,8 @@
     python launch/lab.py runs/toy/8gaussians/srpo --out=runs/toy/8gaussians/modes
 
 Q(x) = -‖x - target‖². A large β goes to the target, a small one to where the data are. The surrogate of eq. 14 with the "score"
-weight, whose small diffusion times see the modes apart (the paper's figure uses the score itself, eq. 10).
+weight, whose small diffusion times see the modes apart (the paper's figure uses the score itself, eq. 10). Two cores beside other
+trainings: 13 min for five β; the picture is in docs/lab.md.
 """
 
 from diffrl.algorithms import srpo

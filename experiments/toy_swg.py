@@ -4,7 +4,9 @@
     python launch/lab.py runs/toy/8gaussians/* --out=runs/toy/8gaussians/report
 
 The paper's T = 100, cosine schedule, w = e^{β(e-1)} and β = 0, 1, 5, 10, 15; a smaller network than its 1.4 million parameters
-and 20,000 updates instead of 200,000, one network per β instead of one for all.
+and 20,000 updates instead of 200,000, one network per β instead of one for all. Two cores beside other trainings: 16 to 29 min.
+Sliced Wasserstein distance to the truth on 8gaussians, and of a second true sample, for the five β: .076 .069 .082 .067 .056 and
+.058 .069 .056 .037 .028 (docs/lab.md).
 """
 
 from diffrl.algorithms import swg

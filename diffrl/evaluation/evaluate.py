@@ -275,6 +275,25 @@ def abstract_policies(algorithm: Algorithm, runs: Runs) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
 
 
+def last_policies(workdir: Path, algorithm: Algorithm, runs: Runs) -> Any:
+    """All runs' policies at the last checkpoint of a training that reached its last stage.
+
+    Raises:
+        EvaluationError: there is no checkpoint, or the last is of an earlier stage.
+    """
+    checkpoints = Checkpoints(workdir)
+    try:
+        step = max(checkpoints.steps(), default=None)
+        if step is None:
+            raise EvaluationError(f"{workdir} has no checkpoints yet")
+        metadata = checkpoints.metadata(step)
+        if metadata["stage_index"] < metadata["num_stages"] - 1:
+            raise EvaluationError(f"{workdir} is not trained to its last stage yet; repeat its launch/train.py")
+        return checkpoints.restore_policy(step, abstract_policies(algorithm, runs))
+    finally:
+        checkpoints.close()
+
+
 def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
     """All combinations of `name=v1,v2` overrides, each as ((name, value), ...) sorted by name; [()] for none.
 

@@ -23,10 +23,9 @@ from diffrl.data.dataset import Card
 from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
 from diffrl.evaluation.distances import mmd, sliced_wasserstein
-from diffrl.evaluation.evaluate import EvaluationError, abstract_policies, build_algorithm
+from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
 from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.statistics import interval
-from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.runs import make_runs
 from diffrl.types import Policy, Spec
 
@@ -78,17 +77,7 @@ def _load(workdir: Path, act: Act) -> _Trained:
     config = configs.load(workdir)
     spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
     algorithm, runs = build_algorithm(workdir, spec, act), make_runs(config)
-    checkpoints = Checkpoints(workdir)
-    try:
-        step = max(checkpoints.steps(), default=None)
-        if step is None:
-            raise EvaluationError(f"{workdir} has no checkpoints yet")
-        metadata = checkpoints.metadata(step)
-        if metadata["stage_index"] < metadata["num_stages"] - 1:
-            raise EvaluationError(f"{workdir} is not trained to its last stage yet; repeat its launch/train.py")
-        policies = checkpoints.restore_policy(step, abstract_policies(algorithm, runs))
-    finally:
-        checkpoints.close()
+    policies = last_policies(workdir, algorithm, runs)
 
     @jax.jit
     def sample(observation: jax.Array, key: jax.Array) -> jax.Array:

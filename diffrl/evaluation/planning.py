@@ -22,10 +22,9 @@ from diffrl.envs import make as environments
 from diffrl.envs.control.base import ControlTask
 from diffrl.envs.control.registry import from_env_spec
 from diffrl.envs.protocol import HostEnvironments
-from diffrl.evaluation.evaluate import EvaluationError, abstract_policies, build_algorithm
+from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
 from diffrl.evaluation.rollout import episode_seeds
 from diffrl.planning.problem import Plan, Problem
-from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.runs import Runs, make_runs
 from diffrl.types import Key, Policy, Spec
 
@@ -87,16 +86,8 @@ class Trained:
             raise EvaluationError(f"{registry.name_of(config.algorithm)} does not plan; of the methods {planning} does")
         spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
         card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
-        runs, checkpoints = make_runs(config), Checkpoints(workdir)
-        try:
-            step = max(checkpoints.steps(), default=None)
-            metadata = None if step is None else checkpoints.metadata(step)
-            if step is None or metadata is None or metadata["stage_index"] < metadata["num_stages"] - 1:
-                raise EvaluationError(f"{workdir} is not trained to its last stage yet; repeat its launch/train.py")
-            algorithm = build_algorithm(workdir, spec, ())
-            policies = checkpoints.restore_policy(step, abstract_policies(algorithm, runs))
-        finally:
-            checkpoints.close()
+        runs = make_runs(config)
+        policies = last_policies(workdir, build_algorithm(workdir, spec, ()), runs)
         return cls(workdir, spec, card, runs, policies)
 
     def models(self, act: Act) -> Any:
@@ -244,7 +235,7 @@ def closed_loop(trained: Trained, act: Act, *, starts: int = 8, steps: int = 50,
     plans acted. Steps whose T following ones are not all there (an episode ended) are left out.
 
     Raises:
-        EvaluationError: the dataset names no environment, or a choice is impossible.
+        EvaluationError: the dataset names no environment, a choice is impossible, or all episodes end before the horizon.
     """
     if trained.card.env_spec is None:
         raise EvaluationError(f"{trained.card.id!r} names no environment to act in")
@@ -278,12 +269,19 @@ def closed_loop(trained: Trained, act: Act, *, starts: int = 8, steps: int = 50,
     envs.close()
     card = trained.card
     came = np.stack(rewards)
-    windows = np.lib.stride_tricks.sliding_window_view(came, min(horizon, len(came)), axis=0).sum(axis=-1)
+    if len(came) < horizon:
+        raise EvaluationError(f"every episode ended within {len(came)} steps, before a plan of {horizon} could be compared")
+    windows = np.lib.stride_tricks.sliding_window_view(came, horizon, axis=0).sum(axis=-1)
     promised = (np.stack(promises)[: len(windows)] - horizon * card.reward_shift) / card.reward_scale
-    with np.errstate(invalid="ignore"):
-        per_run = lambda values: np.array([np.nanmean(values[:, run]) for run in range(shape[0])])  # noqa: E731
-        promised = np.where(np.isnan(windows), np.nan, promised)
-        gap = per_run(np.abs(promised - windows))
+    promised = np.where(np.isnan(windows), np.nan, promised)
+
+    def per_run(values: np.ndarray) -> np.ndarray:
+        """Mean over what could be compared, `[R]`; NaN for a run where nothing could."""
+        there = ~np.isnan(values)
+        count = there.sum(axis=(0, 2))
+        return np.where(count, np.where(there, values, 0.0).sum(axis=(0, 2)), np.nan) / np.maximum(count, 1)
+
+    gap = per_run(np.abs(promised - windows))
     nothing = np.full(shape[0], np.nan)
     return Outcome(
         words(act),

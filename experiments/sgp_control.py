@@ -33,6 +33,20 @@ TASKS = {
         ),
     ),
     "corridor": (64, 3_000, 0.1, 0.005, Act(horizon=40, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
+    "pendulum": (
+        128,
+        10_000,
+        0.3,
+        0.01,
+        Act(planner="transcription", horizon=25, num_iterations=3_000, learning_rate=0.01, weighting="dist", beta=10.0),
+    ),
+    "pixels": (
+        256,
+        5_000,
+        0.5,
+        0.02,
+        Act(horizon=25, num_iterations=1_000, learning_rate=0.03, weighting="dist", beta=10.0, guess_scale=0.0),
+    ),
     "pusher": (128, 10_000, 0.2, 0.01, Act(horizon=8, num_iterations=1_000, learning_rate=0.02, weighting="dist", beta=10.0)),
 }
 
@@ -60,7 +74,7 @@ def get_config(task: str = "cartpole") -> Config:
             score_updates=15_000,
             learn_distance=True,
             distance_updates=5_000,
-            batch_size=512,
+            batch_size=128 if task == "pixels" else 512,
             act=act,
         ),
         dataset=DatasetConfig(id=f"diffrl/control/{task}-v0"),

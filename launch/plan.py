@@ -27,6 +27,7 @@ VARIANT = flags.DEFINE_multi_string(
     "variant", [], "Choices when acting: 'name=v1,v2 other=v1' means every combination. Repeatable; default: as trained."
 )
 STARTS = flags.DEFINE_integer("starts", 8, "Starts per run.", lower_bound=1)
+TO_GOAL = flags.DEFINE_bool("to_goal", False, "Plans end exactly in the task's goal: planner transcription or collocation.")
 CLOSED = flags.DEFINE_bool("closed_loop", False, "Plan anew at every step, in the environment of the dataset.")
 STEPS = flags.DEFINE_integer("steps", 50, "Of a closed loop, that promises are compared at.", lower_bound=1)
 BACKEND = flags.DEFINE_string("backend", "auto", "Simulator of a closed loop, as in launch/evaluate.py.")
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> None:
 
     if WORKDIR.value is None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
+    if CLOSED.value and TO_GOAL.value:
+        raise EvaluationError("--to_goal is of plans that are made once; leave out --closed_loop")
     devices.configure(cpu_devices=1)
     console = Console(width=None if sys.stdout.isatty() else 160)
     trained = planning.Trained.load(Path(WORKDIR.value))
@@ -57,7 +60,8 @@ def main(argv: list[str]) -> None:
                 options = {"steps": STEPS.value, "backend": BACKEND.value}
                 outcomes.append(planning.closed_loop(trained, act, starts=STARTS.value, seed=SEED.value, **options))
             else:
-                outcomes.append(planning.open_loop(trained, act, starts=STARTS.value, seed=SEED.value))
+                options = {"starts": STARTS.value, "seed": SEED.value, "to_goal": TO_GOAL.value}
+                outcomes.append(planning.open_loop(trained, act, **options))
         if not console.is_terminal:
             console.print(planning.to_markdown(outcomes[-1:]).splitlines()[-1], highlight=False, soft_wrap=True)
     written = [planning_plots.promises(outcomes, out / "promises.png")]

@@ -124,7 +124,7 @@ def check(config: Config) -> None:
             "uncertainty 'distance' needs the learnt distance: train with learn_distance",
         ),
         (
-            of_actions and act.planner in ("transcription", "collocation"),
+            of_actions and act.planner not in ("shooting", "cem", "mppi"),
             f"uncertainty {act.uncertainty!r} is a cost of actions: choose planner 'shooting', 'cem' or 'mppi'",
         ),
         (

@@ -24,6 +24,7 @@ from diffrl.envs.control.registry import from_env_spec
 from diffrl.envs.protocol import HostEnvironments
 from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
 from diffrl.evaluation.rollout import episode_seeds
+from diffrl.planning.choice import FREE_OBSERVATIONS
 from diffrl.planning.problem import Plan, Problem
 from diffrl.training.runs import Runs, make_runs
 from diffrl.types import Key, Policy, Spec
@@ -142,25 +143,33 @@ def with_cost_of(problem: Problem, task: ControlTask, units: Units) -> Problem:
     )
 
 
-def open_loop(trained: Trained, act: Act, *, starts: int = 1, seed: int = 0) -> Outcome:
+def open_loop(trained: Trained, act: Act, *, starts: int = 1, seed: int = 0, to_goal: bool = False) -> Outcome:
     """Plan once from every start with the task's own cost, then do what was planned.
 
     One compiled program plans all runs and starts.
 
+    Args:
+        to_goal: plans end exactly in the task's goal, as planners with free observations can.
+
     Raises:
-        EvaluationError: the data are not of a control task, or a choice is impossible.
+        EvaluationError: the data are not of a control task, a choice is impossible, or no plan can end in a goal.
     """
     task = trained.task
     if task is None:
         raise EvaluationError(f"{trained.card.id!r} is no control task, whose cost is known: measure it with --closed_loop")
     models, units = trained.models(act), Units.of(trained.spec)
     choice = models.config.act
+    if to_goal and (task.goal_observation is None or choice.planner not in FREE_OBSERVATIONS):
+        has = "has no single goal" if task.goal_observation is None else f"planner {choice.planner!r} cannot be held to it"
+        raise EvaluationError(f"--to_goal: {trained.card.id} {has}; planners that can: {', '.join(FREE_OBSERVATIONS)}")
 
     def one(policy: Policy, key: Key) -> tuple[Plan, Array, Array, Array, Array]:
         start_key, guess_key, plan_key = jax.random.split(key, 3)
         state, observation = task.reset(start_key)
         guess = choice.guess_scale * jax.random.normal(guess_key, (choice.horizon, task.action_dim))
         problem = with_cost_of(models.problem(policy), task, units)
+        if to_goal:
+            problem = problem._replace(goal=units.seen(jnp.asarray(task.goal_observation)))
         plan = models.planner(policy)(problem, units.seen(observation), guess, plan_key)
         actions = units.action(plan.actions)
         within = jnp.clip(actions, jnp.asarray(task.action_low), jnp.asarray(task.action_high))

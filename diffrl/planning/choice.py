@@ -5,11 +5,13 @@ import dataclasses
 from jax import Array
 from jaxtyping import Float
 
+from diffrl.planning.feedback import Options, feedback
 from diffrl.planning.gradient import Annealing, collocation, shooting, transcription
 from diffrl.planning.problem import PlanCost, Planner
 from diffrl.planning.sampling import cem, mppi
 
-PLANNERS = ("shooting", "transcription", "collocation", "cem", "mppi")
+PLANNERS = ("shooting", "transcription", "collocation", "feedback", "feedback_zeroth", "cem", "mppi")
+FREE_OBSERVATIONS = ("transcription", "collocation")  # planners whose plans can be held to end in a goal
 UNCERTAINTIES = ("score", "spread", "distance", "none")
 
 
@@ -18,7 +20,8 @@ class Act:
     """Choices made when acting.
 
     Attributes:
-        planner: one of `PLANNERS`; the last two ask for costs and no gradient.
+        planner: one of `PLANNERS`; "feedback" optimises an affine policy by the model's gradients, "feedback_zeroth" by the score
+            function, which asks the model for costs alone; so do the last two.
         uncertainty: what `beta` multiplies: the data's likelihood by its score; the variance of the cost over the ensemble
             ("spread"); the learnt distance to the data ("distance"); nothing. A score needs a planner of first order.
         beta: its weight; with "none" it must be 0.
@@ -31,7 +34,7 @@ class Act:
         warm_start: begin with the plan before, a step further.
         guess_scale: deviation of the first plan's guess.
         defect_weight: of the model's error in a transcription.
-        num_samples, num_elites, deviation, temperature: of "cem" and "mppi".
+        num_samples, num_elites, deviation, temperature: of "cem" and "mppi"; of the first and third "feedback_zeroth" too.
     """
 
     planner: str = "shooting"
@@ -72,6 +75,11 @@ def planner_of(act: Act, observation_scale: Float[Array, " observation"], cost: 
             return transcription(annealing, act.defect_weight, observation_scale)
         case "collocation":
             return collocation(annealing)
+        case "feedback":
+            return feedback(Options(**dataclasses.asdict(annealing)))
+        case "feedback_zeroth":
+            options = Options(**dataclasses.asdict(annealing), noise=act.deviation, order="zeroth")
+            return feedback(options, act.num_samples)
         case "cem":
             return cem(act.num_iterations, act.num_samples, act.num_elites, act.deviation, cost=cost)
         case _:

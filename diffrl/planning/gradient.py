@@ -61,7 +61,7 @@ class Annealing:
                 raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
 
 
-class _Iteration(NamedTuple):
+class Iteration(NamedTuple):
     """Of iteration k: the noise level's index, and what multiplies -log p."""
 
     level: Array
@@ -81,24 +81,30 @@ def betas(options: Annealing) -> Float[np.ndarray, " iterations"]:
     return (options.beta - end) * 0.5 * (1.0 + np.cos(math.pi * share)) + end
 
 
-def _iterations(problem: Problem, options: Annealing) -> _Iteration:
+def iterations(problem: Problem, options: Annealing) -> Iteration:
+    """All K - 1 iterations that change something, stacked."""
     level, weight = level_indices(len(problem.sigmas), options.num_iterations), betas(options)
     if options.weighting == "dist" and problem.sigmas:
         weight = weight * np.asarray(problem.sigmas)[level] ** 2
     # K iterations in all, of which the last changes nothing: one update less, as released.
-    return _Iteration(jnp.asarray(level[:-1]), jnp.asarray(weight[:-1], jnp.float32))
+    return Iteration(jnp.asarray(level[:-1]), jnp.asarray(weight[:-1], jnp.float32))
+
+
+def adam(options: Annealing) -> optax.GradientTransformation:
+    """With the learning rate's schedule."""
+    rate: float | optax.Schedule = options.learning_rate
+    if options.learning_rate_schedule == "cosine":
+        rate = optax.cosine_decay_schedule(rate, max(options.num_iterations - 1, 1))
+    return optax.adam(rate)
 
 
 def _descend(
     loss: Callable[[Variables, Array, Array], Array], variables: Variables, problem: Problem, options: Annealing
 ) -> Variables:
     """Adam on the variables; `loss(variables, level, weight)`."""
-    rate: float | optax.Schedule = options.learning_rate
-    if options.learning_rate_schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, max(options.num_iterations - 1, 1))
-    optimizer = optax.adam(rate)
+    optimizer = adam(options)
 
-    def step(carry: tuple[Variables, optax.OptState], at: _Iteration) -> tuple[tuple[Variables, optax.OptState], None]:
+    def step(carry: tuple[Variables, optax.OptState], at: Iteration) -> tuple[tuple[Variables, optax.OptState], None]:
         variables, opt_state = carry
         updates, opt_state = optimizer.update(jax.grad(loss)(variables, *at), opt_state)
         variables: Variables = optax.apply_updates(variables, updates)  # pyright: ignore[reportAssignmentType]
@@ -106,7 +112,7 @@ def _descend(
             variables = variables | {"actions": jnp.clip(variables["actions"], -1.0, 1.0)}
         return (variables, opt_state), None
 
-    (variables, _), _ = jax.lax.scan(step, (variables, optimizer.init(variables)), _iterations(problem, options))
+    (variables, _), _ = jax.lax.scan(step, (variables, optimizer.init(variables)), iterations(problem, options))
     return variables
 
 

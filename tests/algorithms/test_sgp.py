@@ -131,7 +131,15 @@ def test_the_likelihood_keeps_plans_near_the_data() -> None:
 
 @pytest.mark.parametrize(
     ("planner", "uncertainty"),
-    [("shooting", "spread"), ("shooting", "distance"), ("cem", "none"), ("mppi", "distance"), ("cem", "spread")],
+    [
+        ("shooting", "spread"),
+        ("shooting", "distance"),
+        ("cem", "none"),
+        ("mppi", "distance"),
+        ("cem", "spread"),
+        ("feedback", "score"),
+        ("feedback_zeroth", "score"),
+    ],
 )
 def test_every_planner_acts_and_goes_on_from_its_plan(planner: str, uncertainty: str) -> None:
     act = sgp.Act(

@@ -191,6 +191,9 @@ def test_protocol_data_and_planners_functions_agree(task):
     # Centroids are off by a hundredth, and so are pictures drawn at them.
     predicted = jax.jit(jax.vmap(task.dynamics))(x, u)
     np.testing.assert_allclose(predicted, following, atol=0.2 if task.observation_dim == 256 else 1e-5)
+    if task.goal_observation is not None:
+        assert task.reached(jnp.asarray(task.goal_observation))
+        assert float(task.final_cost(jnp.asarray(task.goal_observation))) == pytest.approx(0.0, abs=0.2)
     episodes = task.episodes(jax.random.key(1), 16)
     assert episodes.observation.shape == (16, task.data_steps + 1, task.observation_dim)
     assert episodes.length.min() >= 1

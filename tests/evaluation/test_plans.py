@@ -68,6 +68,13 @@ def test_a_plan_is_judged_by_what_comes_of_it(workdir: Path) -> None:
     assert (np.abs(actions) <= 0.1 + 1e-5).all()
 
 
+def test_plans_that_are_held_to_the_goal_end_there(workdir: Path) -> None:
+    act = (("planner", "transcription"), ("horizon", "5"), ("num_iterations", "5"))
+    one = planning.open_loop(planning.Trained.load(workdir), act, to_goal=True)
+    ends = one.planned[:, :, -1]
+    np.testing.assert_allclose(ends, np.broadcast_to(HoleIntegrator().x_goal, ends.shape), atol=1e-5)
+
+
 def test_closed_loop_compares_promises_with_returns(workdir: Path) -> None:
     trained = planning.Trained.load(workdir)
     one = planning.closed_loop(trained, (("beta", "0"), ("horizon", "5"), ("num_iterations", "5")), starts=3, steps=4)
@@ -97,6 +104,8 @@ def test_program_writes_table_and_pictures(workdir: Path, tmp_path: Path) -> Non
         (["--variant=planner=newton"], "choose one of"),
         (["--variant=planner=cem"], "only the gradient"),
         (["--variant=speed=1"], "speed"),
+        (["--to_goal"], "planners that can"),
+        (["--to_goal", "--closed_loop"], "--to_goal"),
     ],
 )
 def test_program_refuses_what_is_impossible(workdir: Path, arguments: list[str], message: str) -> None:

@@ -189,6 +189,17 @@ def test_feedback_policy_finds_the_optimum(order: str) -> None:
     assert float(costs[-1]) < float(costs[0])
 
 
+@pytest.mark.parametrize("order", ["first", "zeroth"])
+def test_feedback_as_a_planner_finds_the_optimum(order: str) -> None:
+    """Its plan is the policy's without noise, and many samples of the noise stand for one start."""
+    noise, num_samples = (0.0, 1) if order == "first" else (0.05, 512)
+    options = feedback.Options(
+        num_iterations=2_000, learning_rate=0.01, beta=0.5, order=order, noise=noise, max_gradient_norm=100.0
+    )
+    actions = planned(feedback.feedback(options, num_samples))
+    np.testing.assert_allclose(actions, OPTIMA[0.5], atol=2e-3 if order == "first" else 0.03)
+
+
 def test_affine_feedback_serves_all_starts() -> None:
     params = {"gain": jnp.zeros((5, 1, 1)), "offset": jnp.zeros((5, 1))}
     options = feedback.Options(num_iterations=1_500, learning_rate=0.01)

@@ -88,6 +88,11 @@ class ControlTask(abc.ABC):
         """Whether `x` lies in the region that the data fill."""
         return jnp.isfinite(x).all()
 
+    @property
+    def goal_observation(self) -> Float[Array, " observation"] | None:
+        """The one observation to end in; None where many will do."""
+        return None
+
     def observe(self, physical: Float[Array, " physical"]) -> Float[Array, " observation"]:
         """What is seen of a physical state."""
         return physical

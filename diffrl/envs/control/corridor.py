@@ -56,6 +56,11 @@ class Corridor(ControlTask):
         half = self.width / 2
         return (x >= -half).all() & (x <= half).any() & (x <= self.reach + 0.1).all()
 
+    @property
+    def goal_observation(self) -> Float[Array, "2"]:
+        """`x_goal`."""
+        return jnp.array(self.x_goal)
+
     def advance(self, physical: Float[Array, "2"], u: Float[Array, "2"]) -> Float[Array, "2"]:
         """x + 0.1 u."""
         return physical + 0.1 * u

@@ -52,6 +52,11 @@ class HoleIntegrator(ControlTask):
         """In the square and not in the hole."""
         return (jnp.abs(x) <= 1.0).all() & ((x**2).sum() >= self.hole_radius**2)
 
+    @property
+    def goal_observation(self) -> Float[Array, "2"]:
+        """`x_goal`."""
+        return jnp.array(self.x_goal)
+
     def advance(self, physical: Float[Array, "2"], u: Float[Array, "2"]) -> Float[Array, "2"]:
         """x + u."""
         return physical + u

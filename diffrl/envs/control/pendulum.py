@@ -61,6 +61,11 @@ class PendulumKeypoints(ControlTask):
         centred = (x[:2] ** 2).sum() < 1e-12
         return jnp.stack([jnp.arctan2(jnp.where(centred, 0.0, x[1]), jnp.where(centred, 1.0, x[0])), x[2]])
 
+    @property
+    def goal_observation(self) -> Float[Array, "3"]:
+        """Upright and at rest."""
+        return jnp.array([LENGTH, 0.0, 0.0])
+
     def advance(self, physical: Float[Array, "2"], u: Float[Array, "1"]) -> Float[Array, "2"]:
         """Midpoint rule on (θ, θ')."""
 

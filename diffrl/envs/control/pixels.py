@@ -94,6 +94,11 @@ class PixelIntegrator(ControlTask):
         """Centroid of a state's picture."""
         return self.centroid(x, STATE_RANGE)
 
+    @property
+    def goal_observation(self) -> Float[Array, " pixels"]:
+        """Picture of `x_goal`."""
+        return self.render(jnp.array(self.x_goal), STATE_RANGE)
+
     def advance(self, physical: Float[Array, "2"], u: Float[Array, " pixels"]) -> Float[Array, "2"]:
         """Position plus the centroid of the action's picture."""
         return jnp.clip(physical + self.centroid(u, ACTION_RANGE), -STATE_RANGE, STATE_RANGE)

@@ -5,7 +5,7 @@ functions speak of one run; the trainer maps them over runs (`vmap`) and devices
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,12 +15,14 @@ from diffrl.data.dataset import Dataset
 from diffrl.types import Carry, HParams, Key, Metrics, Policy, Spec, State, Transition
 
 
+@runtime_checkable
 class InitFn(Protocol):
     """Fresh State of one run. Pure and vmappable; the Spec is already closed over."""
 
     def __call__(self, key: Key, hparams: HParams) -> State: ...
 
 
+@runtime_checkable
 class UpdateFn(Protocol):
     """One gradient step on all networks of a stage: adds one to `state.step`, returns scalar metrics.
 
@@ -30,6 +32,7 @@ class UpdateFn(Protocol):
     def __call__(self, state: State, batch: Transition, key: Key) -> tuple[State, Metrics]: ...
 
 
+@runtime_checkable
 class PrepareFn(Protocol):
     """Columns `[N, ...]` computed once over the data before a stage starts; they join `batch.extras`.
 
@@ -39,6 +42,7 @@ class PrepareFn(Protocol):
     def __call__(self, state: State, dataset: Dataset, key: Key) -> dict[str, Array]: ...
 
 
+@runtime_checkable
 class ColumnsFn(Protocol):
     """Columns `[N, ...]` derived from the rows alone, such as n-step returns (`data/columns.py` has the usual ones).
 
@@ -49,6 +53,7 @@ class ColumnsFn(Protocol):
     def __call__(self, dataset: Dataset) -> dict[str, Array]: ...
 
 
+@runtime_checkable
 class ActFn(Protocol):
     """Actions `[B, A]` for observations `[B, O]`. Pure, batch first, knows nothing of training."""
 
@@ -76,8 +81,10 @@ class Algorithm(NamedTuple):
         stages: training phases, in order.
         policy: State -> Policy, the arrays needed to act; what the evaluator restores.
         init_carry: (Policy, number of environments) -> Carry; an empty tuple for most methods.
-        act: chooses actions.
+        act: chooses actions when evaluated.
+        explore: chooses actions when data are collected; None for `act`.
         columns: what the method derives from the data once, for all runs; None for nothing.
+        lookahead: of each row, how many rows from it on `columns` need; 0 for whole episodes, which no buffer can promise.
     """
 
     hparams: HParams
@@ -87,6 +94,8 @@ class Algorithm(NamedTuple):
     init_carry: Callable[[Policy, int], Carry]
     act: ActFn
     columns: ColumnsFn | None = None
+    lookahead: int = 0
+    explore: ActFn | None = None
 
 
 def no_carry(policy: Policy, num_envs: int) -> Carry:
@@ -96,7 +105,7 @@ def no_carry(policy: Policy, num_envs: int) -> Carry:
 
 
 def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
-    """Let `act` take raw observations and return actions within the environment's bounds.
+    """Let `act` and `explore` take raw observations and return actions within the environment's bounds.
 
     Training sees standardised observations and actions in [-1, 1] because the Dataset is stored so; acting must undo
     it. Wrapping here keeps units out of every method.
@@ -104,11 +113,14 @@ def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
     mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
-    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        action, carry = algorithm.act(policy, carry, (observation - mean) / std, key)
-        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low), carry
+    def wrapped(choose: ActFn) -> ActFn:
+        def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+            action, carry = choose(policy, carry, (observation - mean) / std, key)
+            return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low), carry
 
-    return algorithm._replace(act=act)
+        return act
+
+    return algorithm._replace(act=wrapped(algorithm.act), explore=wrapped(algorithm.explore or algorithm.act))
 
 
 def hparams_of(config: Any, cls: type) -> Any:

@@ -37,15 +37,39 @@ class DatasetConfig(Transforms):
 
 
 @dataclasses.dataclass
+class OnlineConfig:
+    """Training by interaction (`training/online.py`) in place of a dataset.
+
+    Attributes:
+        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; empty to train on the dataset.
+        backend: the simulator, as in launch/evaluate.py; "mjx" and "jax" are stepped inside the compiled program.
+        num_env_steps: of each run, over all its environments.
+        num_envs: environments of each run, stepped together.
+        updates_per_step: updates after every step of all a run's environments.
+        warmup_steps: of each run, of uniform actions, before anything is learnt.
+        buffer_size: transitions that a run keeps.
+    """
+
+    env_id: str = ""
+    backend: str = "auto"
+    num_env_steps: int = 1_000_000
+    num_envs: int = 1
+    updates_per_step: int = 1
+    warmup_steps: int = 10_000
+    buffer_size: int = 1_000_000
+
+
+@dataclasses.dataclass
 class Config:
-    """One sweep: a method on a dataset, for some seeds and hyper-parameter points, in one program.
+    """One sweep: a method on a dataset or in an environment, for some seeds and hyper-parameter points, in one program.
 
     Attributes:
         algorithm: the method's own config dataclass.
+        online: an environment to learn in, in place of the dataset.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
         sweep: hyper-parameter points crossed with the seeds, e.g. "beta=0.05,0.1 discount=0.99,0.995".
-        updates_per_chunk: updates per dispatch, and between two rows of metrics.
-        checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one.
+        updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
+        checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
         precision: matmul precision, one of "default", "high", "highest".
         tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
@@ -53,7 +77,8 @@ class Config:
     """
 
     algorithm: Any
-    dataset: DatasetConfig
+    dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
+    online: OnlineConfig = dataclasses.field(default_factory=OnlineConfig)
     num_seeds: int = 4
     first_seed: int = 0
     sweep: str = ""
@@ -177,6 +202,8 @@ def validate(config: Config) -> None:
             positive |= {f"{name}[{i}]": width for i, width in enumerate(value)}
         else:
             positive[name] = value
+    online = config.online
+    positive |= {f"online.{name}": getattr(online, name) for name in ("num_env_steps", "num_envs", "updates_per_step")}
     for name, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -193,7 +220,14 @@ def validate(config: Config) -> None:
         raise ConfigError(
             f"dataset.reward_scale {config.dataset.reward_scale!r} is unknown; choose one of {', '.join(REWARD_SCALES)}"
         )
-    if not config.dataset.id:
+    if online.env_id:
+        if config.dataset.id:
+            raise ConfigError("dataset.id and online.env_id are both set: train on the one or in the other")
+        if online.warmup_steps < online.num_envs:
+            raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
+        if online.buffer_size < online.num_envs:
+            raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
+    elif not config.dataset.id:
         raise ConfigError(
             "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0, or a file"
         )

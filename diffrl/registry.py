@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, diffusion_bc, gaussian_bc, iql, sgp, srpo, swg, td3_bc
+from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
@@ -23,9 +23,12 @@ class Method(NamedTuple):
 REGISTRY: dict[str, Method] = {
     "bc": Method(bc.Config, bc.make),
     "cep": Method(cep.Config, cep.make),
+    "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make),
     "iql": Method(iql.Config, iql.make),
+    "qsm": Method(qsm.Config, qsm.make),
+    "sac": Method(sac.Config, sac.make),
     "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.evaluation.score_figures"),
     "srpo": Method(srpo.Config, srpo.make),
     "swg": Method(swg.Config, swg.make),

@@ -40,9 +40,9 @@ TASKS = {
         0.01,
         Act(planner="transcription", horizon=25, num_iterations=3_000, learning_rate=0.01, weighting="dist", beta=10.0),
     ),
-    "pixels": (
-        256,
-        5_000,
+    "pixels-small": (
+        128,
+        15_000,
         0.5,
         0.02,
         Act(horizon=25, num_iterations=1_000, learning_rate=0.03, weighting="dist", beta=10.0, guess_scale=0.0),
@@ -74,7 +74,7 @@ def get_config(task: str = "cartpole") -> Config:
             score_updates=15_000,
             learn_distance=True,
             distance_updates=5_000,
-            batch_size=128 if task == "pixels" else 512,
+            batch_size=256 if task == "pixels-small" else 512,
             act=act,
         ),
         dataset=DatasetConfig(id=f"diffrl/control/{task}-v0"),

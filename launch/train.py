@@ -1,4 +1,4 @@
-"""Train a method on a dataset: many seeds and hyper-parameter points in one program.
+"""Train a method on a dataset or in an environment: many seeds and hyper-parameter points in one program.
 
     python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=runs/srpo
     python launch/train.py --config=experiments/srpo_pointmaze.py:umaze --config.num_seeds=8 --workdir=runs/srpo_umaze
@@ -31,9 +31,11 @@ def main(argv: list[str]) -> int:
     """Returns 0 when training is complete or was preempted with its state saved."""
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
+    from diffrl.training.online import train_online
     from diffrl.training.train import train
 
-    train(CONFIG.value, Path(WORKDIR.value))
+    start = train_online if CONFIG.value.online.env_id else train
+    start(CONFIG.value, Path(WORKDIR.value))
     return 0
 
 

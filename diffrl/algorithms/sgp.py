@@ -333,7 +333,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         """Plans for every environment, and takes the first action of each plan."""
         choice, problem, planner = config.act, models.problem(policy), models.planner(policy)
         guess_key, plan_key = jax.random.split(key)
-        fresh = choice.guess_scale * jax.random.normal(guess_key, carry["actions"].shape)
+        fresh = choice.guess_mean + choice.guess_scale * jax.random.normal(guess_key, carry["actions"].shape)
         shifted = jnp.concatenate([carry["actions"][:, 1:], carry["actions"][:, -1:]], axis=1)
         guess = jnp.where(carry["started"][:, None, None], shifted, fresh)
 

@@ -86,6 +86,27 @@ def n_step(dataset: Dataset, n: int, discount: Discount) -> dict[str, Array]:
     }
 
 
+def steps_ahead(dataset: Dataset, n: int) -> dict[str, Array]:
+    """The parts of an n-step target that do not depend on the discount, so that it may be swept: `objectives.value.bootstrap`.
+
+    Near an episode's end fewer steps are summed, and the value is taken after the last of them.
+
+    Returns:
+        ahead_reward `[N, n]`: 0 beyond the episode's end.
+        ahead_observation `[N, O]`: the observation after the last summed step.
+        ahead_steps `[N]`: how many are summed.
+        ahead_terminal `[N]`: whether the last summed step is terminal.
+    """
+    index, mask = window_index(dataset, n)
+    rows, last = dataset[:], index[:, -1]
+    return {
+        "ahead_reward": jnp.where(mask, rows.reward[index], 0.0),
+        "ahead_observation": rows.next_observation[last],
+        "ahead_steps": jnp.sum(mask, axis=1),
+        "ahead_terminal": rows.terminal[last],
+    }
+
+
 def window_index(dataset: Dataset, length: int, start: int = 0) -> tuple[Int[Array, "rows length"], Bool[Array, "rows length"]]:
     """Rows t + start … t + start + length - 1 for each row t, held inside its episode.
 

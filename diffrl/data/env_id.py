@@ -3,6 +3,8 @@
 import importlib
 
 from diffrl.data.dataset import DatasetError
+from diffrl.envs.control import registry as control
+from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.quiet import quiet_imports
 
 # Packages that add names to gymnasium when they are imported.
@@ -13,11 +15,23 @@ def env_spec_of(env_id: str) -> str:
     """EnvSpec of a gymnasium environment as JSON. Makes no environment: whether it can be made shows in the evaluation.
 
     Args:
-        env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers.
+        env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers; or
+            "dmc/walker-walk-v0" for a task of the DeepMind Control Suite, "diffrl/CartPoleSwingUp-v0" for one of
+            `envs.control.registry`.
 
     Raises:
-        DatasetError: gymnasium or the module is not installed, or no such environment is registered.
+        DatasetError: gymnasium, dm_control or the module is not installed, or no such environment is registered.
     """
+    if env_id.startswith(dmc.PREFIX):
+        try:
+            return dmc.env_spec_of(env_id)
+        except ValueError as error:
+            raise DatasetError(str(error)) from None
+    if env_id.startswith(control.PREFIX):
+        try:
+            return control.env_spec_of(env_id)
+        except ValueError as error:
+            raise DatasetError(f"env_id {env_id!r}: {error}") from None
     try:
         import gymnasium
     except ImportError:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from diffrl.data.flatten import FlattenError, flatten_one, select_keys
 from diffrl.envs import env_spec
+from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
 
@@ -54,6 +55,9 @@ class GymnasiumEnvironments:
             raise BackendError(f"{env.spec.id} has {type(env.action_space).__name__} actions; only Box actions are supported")
         self.num_envs = num_envs
         self.max_episode_steps = int(limit)
+        self.action_low, self.action_high = (
+            np.ravel(bound).astype(np.float32) for bound in (env.action_space.low, env.action_space.high)
+        )
         self._action_shape, self._action_dtype = env.action_space.shape, env.action_space.dtype
         self._observation = np.zeros((0, 0), np.float32)
         self._done = np.ones(num_envs, bool)
@@ -62,13 +66,16 @@ class GymnasiumEnvironments:
         """Start one episode per seed; `len(seeds)` is `num_envs`."""
         if len(seeds) != self.num_envs:
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
-        observations = []
-        for env, seed in zip(self._envs, seeds, strict=True):
-            np.random.seed(int(seed) % 2**32)  # noqa: NPY002 - some environments (OGBench's mazes) draw their start from it
-            observations.append(env.reset(seed=int(seed))[0])
-        self._observation = np.stack([flatten_one(observation, self._keys) for observation in observations])
+        self._observation = np.stack([self._start(env, seed) for env, seed in zip(self._envs, seeds, strict=True)])
         self._done = np.zeros(self.num_envs, bool)
         return self._observation.copy()
+
+    def reset_some(self, which: Bool[np.ndarray, "batch"], seeds: list[int]) -> Float[np.ndarray, "some observation"]:
+        """Start new episodes in the copies that `which` marks, one per seed in order; returns their observations."""
+        for i, seed in zip(np.flatnonzero(which), seeds, strict=True):
+            self._observation[i] = self._start(self._envs[i], seed)
+        self._done[which] = False
+        return self._observation[which]
 
     def step(self, action: Num[np.ndarray, "batch action"]) -> Step:
         """Apply actions in the environment's units. An early truncation of the environment's own counts as terminated."""
@@ -80,6 +87,10 @@ class GymnasiumEnvironments:
             success[i] = any(bool(info[key]) for key in _SUCCESS_KEYS if key in info)
             self._done[i] = terminated or truncated
         return Step(self._observation.copy(), reward, self._done.copy(), success)
+
+    def _start(self, env: Any, seed: int) -> Float[np.ndarray, " observation"]:
+        np.random.seed(int(seed) % 2**32)  # noqa: NPY002 - some environments (OGBench's mazes) draw their start from it
+        return flatten_one(env.reset(seed=int(seed))[0], self._keys)
 
     def render(self, index: int = 0) -> np.ndarray:
         """One RGB frame `[height, width, 3]` of a copy made from a spec with `render_mode="rgb_array"`."""
@@ -113,6 +124,7 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
             env = gymnasium.make(spec, disable_env_checker=True, **options)
     except ImportError as error:
         extra = "ogbench" if str(error.name).split(".")[0] in ("ogbench", "dm_control") else "envs"
+        extra = "dmc" if dmc.from_env_spec(env_spec_json) else extra
         raise BackendError(
             f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[{extra}]'"
         ) from error

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from diffrl.envs import env_spec, locomotion, pointmaze
 from diffrl.envs.control import registry as control
+from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 
@@ -33,14 +34,15 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
     """The simulator that `backend` names for the environment that the EnvSpec describes.
 
     "jax" is PointMaze rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
-    locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks on MuJoCo's JAX port, "gymnasium" any environment as
-    registered. "auto" takes the first of jax, mujoco, gymnasium that has the environment, exactly; never mjx, which is 25 to
-    40 times slower than mujoco on a CPU.
+    locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks and some of dm_control's on MuJoCo's JAX port,
+    "gymnasium" any environment as registered. "auto" takes the first of jax, mujoco, gymnasium that has the environment,
+    exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU.
 
     Raises:
         BackendError: the simulator does not have this environment, or it cannot be made.
     """
-    name = env_spec.read(spec_json).get("id", "the environment")
+    spec = env_spec.read(spec_json)
+    name, suite_task = spec.get("id", "the environment"), dmc.from_env_spec(spec_json)
     if backend in ("auto", "jax"):
         maze = pointmaze.from_env_spec(spec_json, observation_keys)
         if maze is not None:
@@ -50,6 +52,13 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
             return Backend("jax", f"{name}, written in JAX after Suh et al. 2023", device=written)
         if backend == "jax":
             raise BackendError(f"{name} does not exist in JAX (PointMaze and the control tasks do); use --backend=auto")
+    if suite_task is not None and backend == "mjx":
+        from diffrl.envs.dmc.mjx import DmcMjx
+
+        sentence = (
+            f"{name}, dm_control's model on MJX, MuJoCo's port to JAX, in float32 ({_versions('dm-control', 'mujoco-mjx')})"
+        )
+        return Backend("mjx", sentence, device=DmcMjx(*suite_task, max_episode_steps=int(spec["max_episode_steps"])))
     if backend in ("auto", "mujoco", "mjx"):
         task = locomotion.from_env_spec(spec_json)
         if task is not None and backend == "mjx":
@@ -66,7 +75,9 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
             # Humanoid, for one: MJX has no PGS solver.
             why = " (MJX refuses models with the PGS solver, Humanoid among them)" if backend == "mjx" else ""
             raise BackendError(f"--backend={backend} knows {_KNOWN_TASKS}, not {name}{why}; use --backend=auto")
-    sentence = f"{name}, the original environment ({_versions('gymnasium', 'gymnasium-robotics', 'mujoco')})"
+    packages = ("gymnasium", "gymnasium-robotics", "mujoco") if suite_task is None else ("dm-control", "mujoco")
+    original = "the original environment" if suite_task is None else "dm_control's own environment"
+    sentence = f"{name}, {original} ({_versions(*packages)})"
     return Backend("gymnasium", sentence, host=lambda num_envs: GymnasiumEnvironments(spec_json, observation_keys, num_envs))
 
 

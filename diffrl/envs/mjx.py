@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -25,6 +26,41 @@ class State(NamedTuple):
     qvel: Float[Array, " nv"]
 
 
+class Physics:
+    """A model on MJX."""
+
+    def __init__(self, model: Any) -> None:
+        """Translate the model.
+
+        Args:
+            model: mujoco.MjModel.
+
+        Raises:
+            BackendError: MJX is not installed, or refuses the model.
+        """
+        try:
+            with quiet_imports():  # the lack of warp, a further backend, is printed
+                from mujoco import mjx
+        except ImportError as error:
+            raise BackendError(f"--backend=mjx needs {error.name}: pip install 'diffrl[envs]'") from error
+        try:
+            self._model: Any = mjx.put_model(model)
+        except NotImplementedError as error:
+            raise BackendError(f"MJX refuses this model: {error}; use --backend=mujoco") from error
+        self._blank: Any = mjx.make_data(model)
+        self._simulate, self._kinematics = mjx.step, mjx.kinematics
+
+    def advance(self, state: State, control: Float[Array, " action"] | Float[np.ndarray, " action"], steps: int) -> State:
+        """So many steps of physics under one control."""
+        data = self._blank.replace(qpos=state.qpos, qvel=state.qvel, ctrl=control)
+        data = jax.lax.fori_loop(0, steps, lambda _, data: self._simulate(self._model, data), data)
+        return State(data.qpos, data.qvel)
+
+    def place(self, qpos: Float[Array, " nq"]) -> Any:
+        """mjx.Data with the bodies' positions, orientations and centres of mass."""
+        return self._kinematics(self._model, self._blank.replace(qpos=qpos))
+
+
 class MjxEnvironment:
     """`DeviceEnvironment` of one locomotion task."""
 
@@ -37,18 +73,9 @@ class MjxEnvironment:
         Raises:
             BackendError: MJX is not installed, or refuses the model.
         """
-        try:
-            with quiet_imports():  # the lack of warp, a further backend, is printed
-                from mujoco import mjx
-        except ImportError as error:
-            raise BackendError(f"--backend=mjx needs {error.name}: pip install 'diffrl[envs]'") from error
-        try:
-            self._model: Any = mjx.put_model(task.model)
-        except NotImplementedError as error:
-            raise BackendError(f"MJX refuses this model: {error}; use --backend=mujoco") from error
-        self._blank: Any = mjx.make_data(task.model)
-        self._simulate = mjx.step
+        self._physics = Physics(task.model)
         self.task, self.max_episode_steps = task, task.max_episode_steps
+        self.action_low, self.action_high = task.model.actuator_ctrlrange.T.astype(np.float32)
 
     def reset(self, key: Key) -> tuple[State, Float[Array, " observation"]]:
         """A start from the same distributions as gymnasium's."""
@@ -64,8 +91,6 @@ class MjxEnvironment:
 
     def step(self, state: State, action: Float[Array, " action"]) -> tuple[State, Step]:
         """One action, `task.frame_skip` steps of physics."""
-        data = self._blank.replace(qpos=state.qpos, qvel=state.qvel, ctrl=action)
-        data = jax.lax.fori_loop(0, self.task.frame_skip, lambda _, data: self._simulate(self._model, data), data)
-        reward, terminated = self.task.outcome(jnp, state.qpos[0], data.qpos, data.qvel, action)
-        after = State(data.qpos, data.qvel)
+        after = self._physics.advance(state, action, self.task.frame_skip)
+        reward, terminated = self.task.outcome(jnp, state.qpos[0], *after, action)
         return after, Step(self.task.observe(jnp, *after), reward, terminated, jnp.zeros((), bool))

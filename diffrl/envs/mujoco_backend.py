@@ -28,6 +28,7 @@ class MujocoEnvironments:
 
         engine: Any = mujoco  # its functions are compiled; type checkers do not see them
         self.num_envs, self.max_episode_steps, self.task = num_envs, task.max_episode_steps, task
+        self.action_low, self.action_high = task.model.actuator_ctrlrange.T.astype(np.float32)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = min(num_threads or cores, num_envs)
         # nthread counts helpers; 0 steps in the calling thread.
@@ -58,6 +59,11 @@ class MujocoEnvironments:
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
         self.restart(np.arange(self.num_envs), [np.random.Generator(np.random.PCG64(seed)) for seed in seeds])
         return self.observation
+
+    def reset_some(self, which: Bool[np.ndarray, "batch"], seeds: list[int]) -> Float[np.ndarray, "some observation"]:
+        """Start new episodes in the copies that `which` marks, one per seed in order; returns their observations."""
+        self.restart(np.flatnonzero(which), [np.random.Generator(np.random.PCG64(seed)) for seed in seeds])
+        return self.observation[which]
 
     def restart(self, which: Num[np.ndarray, "some"], generators: list[np.random.Generator]) -> None:
         """Start new episodes in some copies, each from its generator."""

@@ -1,6 +1,6 @@
 """What the evaluator asks of an environment: a batch of episodes, either stepped on the host or inside the program."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -37,6 +37,14 @@ class HostEnvironments(Protocol):
 
     def close(self) -> None: ...
 
+    if TYPE_CHECKING:  # for online training; evaluation, which checks its arguments at run time, does without
+        action_low: Any  # [A] bounds of actions: float32, or a tuple of floats
+        action_high: Any
+
+        def reset_some(self, which: np.ndarray, seeds: list[int]) -> np.ndarray:
+            """Start new episodes where `which` `[B]` says so, one per seed in order; returns observations `[some, O]`."""
+            ...
+
 
 @runtime_checkable
 class DeviceEnvironment(Protocol):
@@ -52,3 +60,15 @@ class DeviceEnvironment(Protocol):
     def step(self, state: Any, action: Array) -> tuple[Any, Step]:
         """Returns (state, Step without the batch axis)."""
         ...
+
+    if TYPE_CHECKING:  # for online training, as above
+
+        @property
+        def action_low(self) -> Any:
+            """`[A]` lower bounds of actions: float32, or a tuple of floats."""
+            ...
+
+        @property
+        def action_high(self) -> Any:
+            """`[A]` upper bounds."""
+            ...

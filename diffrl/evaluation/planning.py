@@ -166,7 +166,7 @@ def open_loop(trained: Trained, act: Act, *, starts: int = 1, seed: int = 0, to_
     def one(policy: Policy, key: Key) -> tuple[Plan, Array, Array, Array, Array]:
         start_key, guess_key, plan_key = jax.random.split(key, 3)
         state, observation = task.reset(start_key)
-        guess = choice.guess_scale * jax.random.normal(guess_key, (choice.horizon, task.action_dim))
+        guess = choice.guess_mean + choice.guess_scale * jax.random.normal(guess_key, (choice.horizon, task.action_dim))
         problem = with_cost_of(models.problem(policy), task, units)
         if to_goal:
             problem = problem._replace(goal=units.seen(jnp.asarray(task.goal_observation)))
@@ -224,10 +224,17 @@ class _Stepped:
         self._reset = jax.jit(lambda seeds: jax.vmap(lambda seed: env.reset(jax.random.key(seed)))(seeds))
         self._step = jax.jit(jax.vmap(env.step))
         self.num_envs, self.max_episode_steps = num_envs, env.max_episode_steps
+        self.action_low, self.action_high = env.action_low, env.action_high
         self._state: Any = None
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         self._state, observation = self._reset(np.asarray(seeds, np.uint32))
+        return np.asarray(observation)
+
+    def reset_some(self, which: np.ndarray, seeds: list[int]) -> np.ndarray:
+        fresh, observation = self._reset(np.asarray(seeds, np.uint32))
+        index = np.flatnonzero(which)
+        self._state = jax.tree.map(lambda old, new: old.at[index].set(new), self._state, fresh)
         return np.asarray(observation)
 
     def step(self, action: np.ndarray) -> Any:

@@ -39,8 +39,9 @@ class TrainingDisplay:
         """A line that stays."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def start(self, stage: str, done: int, total: int) -> None:
-        """A stage begins, or is resumed, at update `done` of `total`."""
+    def start(self, stage: str, done: int, total: int, unit: str = "updates") -> None:
+        """A stage begins, or is resumed, at update (or another `unit`) `done` of `total`."""
+        self._unit = unit
         self._stage, self._done, self._total = stage, done, total
         self._marks: list[tuple[float, int]] = []
         self._last_plain = time.monotonic()
@@ -51,12 +52,13 @@ class TrainingDisplay:
         now = time.monotonic()
         self._done = done
         self._marks = [*self._marks[:1], (now, done)] if self._marks else [(now, done)]
-        note = f"{self._rates()} · {spread('loss', metrics['loss'])}" if "loss" in metrics else self._rates()
+        shown = [spread(name, metrics[name]) for name in ("episode_return", "loss") if name in metrics]
+        note = " · ".join([self._rates(), *shown])
         if self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
         if not self.console.is_terminal and (now - self._last_plain >= self.plain_every or done == self._total):
             self._last_plain = now
-            self.say(f"{self._stage}: {done:,}/{self._total:,} updates · {note}")
+            self.say(f"{self._stage}: {done:,}/{self._total:,} {self._unit} · {note}")
 
     def _rates(self) -> str:
         (t0, d0), (t1, d1) = self._marks[0], self._marks[-1]
@@ -79,6 +81,6 @@ def spread(name: str, values: np.ndarray) -> str:
     """Mean over runs, with the smallest and largest where there are several."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
-        return f"{name} not finite"
+        return f"{name} not finite" if name == "loss" else f"{name} none yet"
     text = f"{name} {finite.mean():.3g}"
     return text if len(finite) == 1 else f"{text} [{finite.min():.3g}, {finite.max():.3g}]"

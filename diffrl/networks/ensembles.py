@@ -30,12 +30,14 @@ class Critics(nn.Module):
     hidden_dims: Sequence[int]
     num_critics: int = 2
     dense: Callable[[int], nn.Module] = Linear
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(
         self, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
     ) -> Float[Array, "critics *batch"]:
-        return ensemble(MLP, self.num_critics)(self.hidden_dims, 1, dense=self.dense)(action, observation)[..., 0]
+        members = ensemble(MLP, self.num_critics)
+        return members(self.hidden_dims, 1, dense=self.dense, activation=self.activation)(action, observation)[..., 0]
 
 
 class Value(nn.Module):

@@ -1,9 +1,17 @@
 """Value losses that several methods share."""
 
+from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
+
+from diffrl.learner import forward
+from diffrl.types import Params, Transition
+
+Discount = Float[Array, ""] | float
 
 
 def expectile_loss(error: Float[Array, "batch"], expectile: Float[Array, ""] | float) -> Float[Array, ""]:
@@ -24,3 +32,41 @@ def td_target(
 def td_loss(q: Float[Array, "critics batch"], target: Float[Array, "batch"]) -> Float[Array, ""]:
     """Squared error summed over critics, mean over the batch (IQL eq. 6)."""
     return jnp.sum(jnp.mean((q - target) ** 2, axis=-1))
+
+
+class Bootstrap(NamedTuple):
+    """A target without its value: `reward` `[B]` + `weight` `[B]` · V(`observation` `[B, O]`)."""
+
+    reward: Array
+    weight: Array
+    observation: Array
+
+    def target(self, next_value: Float[Array, "batch"]) -> Float[Array, "batch"]:
+        """Without gradient."""
+        return jax.lax.stop_gradient(self.reward + self.weight * next_value)
+
+
+def bootstrap(batch: Transition, discount: Discount) -> Bootstrap:
+    """Of one step, or of as many as the columns of `data.columns.steps_ahead` say. Timeouts bootstrap."""
+    ahead = batch.extras
+    if "ahead_reward" not in ahead:
+        return Bootstrap(batch.reward, discount * ~batch.terminal, batch.next_observation)
+    powers = jnp.cumprod(jnp.full(ahead["ahead_reward"].shape[-1], discount)) / discount
+    weight = discount ** ahead["ahead_steps"] * ~ahead["ahead_terminal"]
+    return Bootstrap(ahead["ahead_reward"] @ powers, weight, ahead["ahead_observation"])
+
+
+def lower_confidence_bound(q: Float[Array, "critics *batch"], pessimism: Discount) -> Float[Array, "*batch"]:
+    """Mean over the ensemble minus `pessimism` times its (population) standard deviation."""
+    return jnp.mean(q, axis=0) - pessimism * jnp.std(q, axis=0)
+
+
+def action_gradient(
+    critics: nn.Module, params: Params, observation: Float[Array, "batch observation"], action: Float[Array, "batch action"]
+) -> Float[Array, "batch action"]:
+    """∇_a of the mean over critics of Q_k(s, a), without gradient of its own."""
+
+    def total(action: Array) -> Array:
+        return jnp.sum(jnp.mean(forward(critics, params, observation, action), axis=0))
+
+    return jax.lax.stop_gradient(jax.grad(total)(jax.lax.stop_gradient(action)))

@@ -32,7 +32,7 @@ class Act:
         learning_rate, learning_rate_schedule: of the planner's Adam, on actions in [-1, 1]; "constant", or "cosine" to 0.
         bound: of planned actions; the released code has "none".
         warm_start: begin with the plan before, a step further.
-        guess_scale: deviation of the first plan's guess.
+        guess_mean, guess_scale: mean and deviation of the first plan's guess.
         defect_weight: of the model's error in a transcription.
         num_samples, num_elites, deviation, temperature: of "cem" and "mppi"; of the first and third "feedback_zeroth" too.
     """
@@ -48,6 +48,7 @@ class Act:
     learning_rate_schedule: str = "constant"
     bound: str = "project"
     warm_start: bool = True
+    guess_mean: float = 0.0
     guess_scale: float = 0.1
     defect_weight: float = 1e4
     num_samples: int = 64

@@ -12,8 +12,8 @@ from diffrl.algorithm import hparams_of
 from diffrl.config import Config, ConfigError, find, override
 from diffrl.types import HParams
 
-# Counters no update reaches: update t of a run draws from fold_in(key, t).
-INIT, PREPARE = 0xFFFFFFFE, 0xFFFFFFFF
+# Counters no update reaches: update t of a run draws from fold_in(key, t), iteration i online from fold_in(key, ONLINE) and i.
+ONLINE, INIT, PREPARE = 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF
 
 
 class Runs(NamedTuple):

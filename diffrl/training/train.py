@@ -7,21 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from diffrl.algorithm import Algorithm
-from diffrl.config import Config, ConfigError, algorithm_name, to_json, validate
+from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
 from diffrl.data.dataset import Dataset, Source, build
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay, duration
-from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
 from diffrl.registry import make
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
 from diffrl.training.preemption import Preemption, watch_signals
+from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import INIT, Runs, make_runs
 from diffrl.training.workdir import append_json, check_same, claim, write_json
 from diffrl.types import Metrics, Policy, State
@@ -89,7 +88,7 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
         states = init_states(algorithm, runs)
     states = place(pad(states, size), mesh, RUN)
     save = _Saver(checkpoints, algorithm, runs.size, mesh)
-    writers = _open_writers(config, workdir, runs, step)
+    report = Reporter(config, workdir, runs, display, step)
 
     # ---------------------------------------------------------------- stages, each a loop over chunks
     stage_start = 0
@@ -97,14 +96,13 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
         for index, stage in enumerate(algorithm.stages):
             stage_end = stage_start + stage.num_updates
             if step < stage_end:
-                loop = _StageLoop(algorithm, index, stage_start, config, mesh, display, writers, save, workdir)
-                states, step = loop.run(states, step, keys, dataset, runs, preemption)
+                loop = _StageLoop(algorithm, index, stage_start, config, mesh, display, report, save, workdir)
+                states, step = loop.run(states, step, keys, dataset, preemption)
             stage_start = stage_end
             if preemption:
                 break
     checkpoints.close()
-    for writer in writers:
-        writer.close()
+    report.close()
 
     # ---------------------------------------------------------------- end
     if step < stage_start or preemption:
@@ -150,20 +148,17 @@ class _StageLoop:
         config: Config,
         mesh: Mesh,
         display: TrainingDisplay,
-        writers: list[Writer],
+        report: Reporter,
         save: _Saver,
         workdir: Path,
     ) -> None:
         self.stage = algorithm.stages[index]
         self.start = start
-        self.config, self.mesh, self.display, self.writers, self.save = config, mesh, display, writers, save
+        self.config, self.mesh, self.display, self.report, self.save = config, mesh, display, report, save
         self.metadata = {"stage": self.stage.name, "stage_index": index, "num_stages": len(algorithm.stages)}
         self.timings = workdir / "metrics" / "timings.jsonl"
-        self.diverged: set[int] = set()
 
-    def run(
-        self, states: State, step: int, keys: jax.Array, dataset: Dataset, runs: Runs, preemption: Preemption
-    ) -> tuple[State, int]:
+    def run(self, states: State, step: int, keys: jax.Array, dataset: Dataset, preemption: Preemption) -> tuple[State, int]:
         """From update `step` to the end of the stage or the first signal; returns the states and the step reached."""
         stage, per_chunk = self.stage, self.config.updates_per_chunk
         end = self.start + stage.num_updates
@@ -181,12 +176,12 @@ class _StageLoop:
                         compiled = time.monotonic()
                 states, metrics = chunks[length](states, keys, prepared, dataset)
                 # The device works on this chunk while the host reports the one before.
-                self._report(pending, runs)
+                self._report(pending)
                 step += length
                 pending = (step, metrics)
-                if step == end or _passes(step - self.start, length, self.config.checkpoint_every):
-                    pending = self._commit(pending, states, runs)
-            self._commit(pending, states, runs)
+                if step == end or passes(step - self.start, length, self.config.checkpoint_every):
+                    pending = self._commit(pending, states)
+            self._commit(pending, states)
         jax.block_until_ready(states)
         if step > first:
             seconds = time.monotonic() - compiled
@@ -196,7 +191,7 @@ class _StageLoop:
                     "stage": stage.name,
                     "from": first,
                     "to": step,
-                    "runs": runs.size,
+                    "runs": self.report.runs.size,
                     "compile_seconds": round(compiled - began, 3),
                     "seconds": round(seconds, 3),
                     "updates_per_second": round((step - first) / seconds, 3),
@@ -207,42 +202,13 @@ class _StageLoop:
             )
         return states, step
 
-    def _commit(self, pending: tuple[int, Metrics] | None, states: State, runs: Runs) -> None:
+    def _commit(self, pending: tuple[int, Metrics] | None, states: State) -> None:
         """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
         if pending is not None:
-            self._report(pending, runs)
+            self._report(pending)
             self.save(pending[0], states, self.metadata)
 
-    def _report(self, pending: tuple[int, Metrics] | None, runs: Runs) -> None:
-        if pending is None:
-            return
-        step, device_metrics = pending
-        metrics = {name: np.asarray(value)[: runs.size] for name, value in jax.device_get(device_metrics).items()}
-        for run in np.flatnonzero(metrics["finite"] < 1.0):
-            if run not in self.diverged:
-                self.diverged.add(int(run))
-                self.display.say(
-                    f"run {run} (seed {runs.seeds[run]} {runs.points[run] or ''}) diverged before update {step:,}: "
-                    "its metrics are not finite. The other runs are untouched"
-                )
-        for writer in self.writers:
-            writer.write(Entry(step, self.stage.name, metrics))
-        self.display.advance(step - self.start, metrics)
-
-
-def _passes(position: int, length: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in the last `length` updates."""
-    return position // every > (position - length) // every
-
-
-def _open_writers(config: Config, workdir: Path, runs: Runs, step: int) -> list[Writer]:
-    labels = [
-        "_".join([f"seed{seed}", *(f"{name}{value:g}" for name, value in point.items())])
-        for seed, point in zip(runs.seeds, runs.points, strict=True)
-    ]
-    writers: list[Writer] = [JsonLinesWriter(workdir / "metrics" / "train.jsonl", runs.seeds, runs.points, step)]
-    if config.tensorboard:
-        writers.append(TensorBoardWriter(workdir / "tensorboard", labels, step))
-    if config.wandb_project:
-        writers.append(WandbWriter(config.wandb_project, workdir, {"name": algorithm_name(config), **to_json(config)}, labels))
-    return writers
+    def _report(self, pending: tuple[int, Metrics] | None) -> None:
+        if pending is not None:
+            step, metrics = pending
+            self.display.advance(step - self.start, self.report(step, self.stage.name, metrics))

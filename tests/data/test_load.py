@@ -188,4 +188,4 @@ def test_columns_of_the_wrong_length_are_refused():
 
 
 def test_methods_declare_nothing_by_default():
-    assert Algorithm._field_defaults == {"columns": None}
+    assert Algorithm._field_defaults == {"columns": None, "lookahead": 0, "explore": None}

@@ -51,6 +51,9 @@ TASKS = {
     "pendulum": Task("PendulumKeypoints", {}, 100_000, 4000, "pendulum seen as a point on a circle"),
     "corridor": Task("Corridor", {}, 50_000, 4000, "single integrator in an L-shaped corridor that only the data know"),
     "pixels": Task("PixelIntegrator", {}, 20_000, 500, "single integrator, state and action as 16 x 16 images"),
+    "pixels-small": Task(
+        "PixelIntegrator", {"size": 8}, 100_000, 500, "the same in 8 x 8 images, which a small network can learn"
+    ),
     "pusher": Task("KeypointPusher", {}, 600, 500, "box pushed by keypoints, demonstrations of 10 pushes"),
 }
 

@@ -17,6 +17,7 @@ TASKS: dict[str, type[ControlTask]] = {
     task.__name__: task
     for task in (HoleIntegrator, CartPoleSwingUp, PendulumKeypoints, Corridor, PixelIntegrator, KeypointPusher)
 }
+PREFIX = "diffrl/"  # of the names of environments
 ENTRY_POINT = "diffrl.envs.control.gym:ControlEnv"
 
 
@@ -36,11 +37,25 @@ def describe(task: ControlTask) -> dict[str, Any]:
     """Arguments of gymnasium's EnvSpec: all that it takes to make the task again."""
     name = type(task).__name__
     return {
-        "id": f"diffrl/{name}-v0",
+        "id": f"{PREFIX}{name}-v0",
         "entry_point": ENTRY_POINT,
         "kwargs": {"task": name, **dataclasses.asdict(task)},  # pyright: ignore[reportArgumentType]
         "max_episode_steps": task.max_episode_steps,
     }
+
+
+def env_spec_of(env_id: str) -> str:
+    """EnvSpec as JSON of a task as it is by default, e.g. "diffrl/CartPoleSwingUp-v0".
+
+    Raises:
+        ValueError: no task has this name, or gymnasium is not installed.
+    """
+    task = make(env_id.removeprefix(PREFIX).removesuffix("-v0"))
+    try:
+        from gymnasium.envs.registration import EnvSpec
+    except ImportError:
+        raise ValueError("gymnasium is not installed: pip install 'diffrl[envs]'") from None
+    return EnvSpec(**describe(task)).to_json()
 
 
 def from_env_spec(env_spec_json: str) -> ControlTask | None:

@@ -1,0 +1,245 @@
+"""QSM: Q-score matching (Psenka, Escontrela, Abbeel, Ma 2024, arXiv 2312.11752).
+
+The policy is a diffusion model of few steps whose noise prediction is regressed onto -M ∇_a Q at noised actions: no gradient goes
+through the sampling chain, and no data action is imitated. Online this is the whole method. On fixed data a denoising loss holds
+it to the data (`bc_weight`; the code of QAM, arXiv 2601.14234); `dac.py` weighs the two consistently.
+"""
+
+import dataclasses
+from typing import no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.data.columns import steps_ahead
+from diffrl.diffusion.guidance import best_of
+from diffrl.diffusion.objectives import discrete_times, perturb
+from diffrl.diffusion.samplers import ancestral, boxed, sample
+from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.targets import Predict, as_model
+from diffrl.learner import Learner, forward
+from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp_denoiser import MLPDenoiser
+from diffrl.networks.self_weighted import xavier_dense
+from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, td_loss
+from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+SCHEDULE = LinearVP(0.1, 10.0)  # the "vp" table; step i of T is t = i/T
+GUIDANCES = ("hard", "soft")
+GRADIENTS = ("online", "target")
+TARGETS = ("min", "lcb")
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        actor_learning_rate, critic_learning_rate: Adam's; the actor's falls along a cosine (`Config.actor_decay_updates`).
+        discount, tau: γ, and the rate of the target critics.
+        q_gain: M of the target -M ∇Q (the paper's α): a gain, not an inverse temperature.
+        bc_weight: of the denoising loss; 0 is the online method.
+        pessimism: standard deviations below the ensemble's mean, where the target's value is "lcb".
+        target_noise: deviation of the noise on target actions.
+        exploration_noise: of the noise on collected actions, beside the policy's own.
+    """
+
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    discount: float = 0.99
+    tau: float = 0.005
+    q_gain: float = 50.0
+    bc_weight: float = 0.0
+    pessimism: float = 0.5
+    target_noise: float = 0.1
+    exploration_noise: float = 0.1
+
+
+@dataclasses.dataclass
+class Act:
+    """Choices made when acting.
+
+    Attributes:
+        temperature: scales the sampler's fresh noise.
+        num_candidates: actions drawn, of which the one of the highest mean Q is taken.
+    """
+
+    temperature: float = 1.0
+    num_candidates: int = 1
+
+
+@dataclasses.dataclass
+class Config(HParams):
+    """Attributes:
+    num_diffusion_steps: T; network evaluations per action.
+    guidance: "hard" as released, or "soft" with the factor σ_t that a score's conversion to noise has.
+    gradient_of: critics that the actor follows, "online" or "target".
+    target_value: of the next action, "min" over critics or "lcb".
+    n_step: rewards summed before the value.
+    actor_decay_updates: updates after which the actor's learning rate is 0; twice the released run's length.
+    """
+
+    hidden_dims: tuple[int, ...] = (512, 512)
+    critic_hidden_dims: tuple[int, ...] = (512, 512)
+    num_critics: int = 2
+    num_diffusion_steps: int = 5
+    guidance: str = "hard"
+    gradient_of: str = "online"
+    target_value: str = "min"
+    n_step: int = 1
+    actor_decay_updates: int = 2_000_000
+    num_updates: int = 1_000_000
+    batch_size: int = 256
+    act: Act = dataclasses.field(default_factory=Act)
+
+
+@flax.struct.dataclass
+class State:
+    step: Count
+    hparams: HParams
+    actor: Learner
+    critic: Learner
+    target_critic_params: Params
+
+
+def draw(predict: Predict, num_steps: int, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
+    """Actions `[B, A]` from noise by the released sampler: DDPM with variance β_t, and x itself in [-1, 1] after every step."""
+    solver = boxed(ancestral("forward", temperature), -1.0, 1.0)
+    return sample(as_model(predict, SCHEDULE), grid(SCHEDULE, num_steps), solver, key, start)
+
+
+def noise_target(hparams: HParams, guidance: str, gradient: Array, t: Array) -> Array:
+    """-M ∇Q, times σ_t where the guidance is soft: what the noise prediction is regressed onto `[B, A]`."""
+    weight = SCHEDULE.sigma(t)[:, None] if guidance == "soft" else 1.0
+    return -hparams.q_gain * weight * gradient
+
+
+def check(config: Config) -> None:
+    """Raises:
+    ValueError: an unknown name, or a number below 1.
+    """
+    for value, known in ((config.guidance, GUIDANCES), (config.gradient_of, GRADIENTS), (config.target_value, TARGETS)):
+        if value not in known:
+            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
+    if min(config.n_step, config.num_diffusion_steps, config.act.num_candidates) < 1:
+        raise ValueError("n_step, num_diffusion_steps and act.num_candidates must be at least 1")
+
+
+def make(config: Config, spec: Spec) -> Algorithm:
+    """One stage: critics, their targets, then the actor on the critics just improved.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    check(config)
+    num_steps = config.num_diffusion_steps
+    network = MLPDenoiser(spec.action_dim, config.hidden_dims)
+    critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense)
+
+    def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
+        return forward(network, params, noised, t * num_steps - 1.0, observation)
+
+    def actions(params: Params, observation: Array, key: Key, temperature: float = 1.0) -> Array:
+        start_key, key = jax.random.split(key)
+        start = jax.random.normal(start_key, (len(observation), spec.action_dim))
+        return draw(lambda x, t: epsilon(params, x, t, observation), num_steps, start, key, temperature)
+
+    def actor_optimizer(hparams: HParams) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(hparams.actor_learning_rate, config.actor_decay_updates))
+
+    def init(key: Key, hparams: HParams) -> State:
+        actor_key, critic_key = jax.random.split(key)
+        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
+        actor_params = network.init(actor_key, action, jnp.zeros(1), observation)["params"]
+        critic_params = critics.init(critic_key, observation, action)["params"]
+        return State(
+            step=jnp.int32(0),
+            hparams=hparams,
+            actor=Learner.create(actor_params, actor_optimizer(hparams)),
+            critic=Learner.create(critic_params, optax.adam(hparams.critic_learning_rate)),
+            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+        )
+
+    def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        hparams = state.hparams
+        next_key, smoothing_key, time_key, noise_key = jax.random.split(key, 4)
+
+        # Critics: the next action is the current actor's, smoothed by noise.
+        ahead = bootstrap(batch, hparams.discount)
+        next_action = actions(state.actor.params, ahead.observation, next_key)
+        smoothing = hparams.target_noise * jax.random.normal(smoothing_key, next_action.shape)
+        next_q = forward(critics, state.target_critic_params, ahead.observation, jnp.clip(next_action + smoothing, -1.0, 1.0))
+        next_value = (
+            jnp.min(next_q, axis=0) if config.target_value == "min" else lower_confidence_bound(next_q, hparams.pessimism)
+        )
+        target = ahead.target(next_value)
+
+        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
+            q = forward(critics, params, batch.observation, batch.action)
+            return td_loss(q, target), q
+
+        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
+        critic = state.critic.apply_gradients(gradients, optax.adam(hparams.critic_learning_rate))
+        target_critic_params = optax.incremental_update(critic.params, state.target_critic_params, hparams.tau)
+
+        # Actor: noise regressed onto the critics' gradient where the noised data actions are.
+        t = discrete_times(num_steps)(time_key, len(batch.reward))
+        noise = jax.random.normal(noise_key, batch.action.shape)
+        noised = perturb(SCHEDULE, batch.action, t, noise)
+        followed = critic.params if config.gradient_of == "online" else target_critic_params
+        gradient = action_gradient(critics, followed, batch.observation, noised)
+        goal = noise_target(hparams, config.guidance, gradient, t)
+
+        def actor_loss_fn(params: Params) -> Array:
+            predicted = epsilon(params, noised, t, batch.observation)
+            return jnp.mean((goal - predicted) ** 2) + hparams.bc_weight * jnp.mean((noise - predicted) ** 2)
+
+        actor_loss, gradients = jax.value_and_grad(actor_loss_fn)(state.actor.params)
+        actor = state.actor.apply_gradients(gradients, actor_optimizer(hparams))
+        state = dataclasses.replace(
+            state, step=state.step + 1, actor=actor, critic=critic, target_critic_params=target_critic_params
+        )
+        return state, {
+            "loss": critic_loss,
+            "actor_loss": actor_loss,
+            "q": jnp.mean(q),
+            "target_q": jnp.mean(target),
+            "q_gradient": jnp.mean(jnp.abs(gradient)),
+            "saturated": jnp.mean(jnp.abs(next_action) > 1.0 - 1e-3),
+        }
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        keys = jax.random.split(key, config.act.num_candidates)
+        samples = jnp.stack([actions(policy["actor"], observation, key, config.act.temperature) for key in keys])
+        if config.act.num_candidates == 1:
+            return samples[0], carry
+        values = jax.vmap(lambda action: jnp.mean(forward(critics, policy["critic"], observation, action), axis=0))(samples)
+        return best_of(samples, values), carry
+
+    def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        sample_key, noise_key = jax.random.split(key)
+        action = actions(policy["actor"], observation, sample_key)
+        return action + policy["exploration_noise"] * jax.random.normal(noise_key, action.shape), carry
+
+    return Algorithm(
+        hparams=hparams_of(config, HParams),
+        init=init,
+        stages=(Stage("qsm", config.num_updates, config.batch_size, update),),
+        policy=lambda state: {
+            "actor": state.actor.params,
+            "critic": state.critic.params,
+            "exploration_noise": state.hparams.exploration_noise,
+        },
+        init_carry=no_carry,
+        act=act,
+        columns=(lambda dataset: steps_ahead(dataset, config.n_step)) if config.n_step > 1 else None,
+        lookahead=config.n_step,
+        explore=explore,
+    )

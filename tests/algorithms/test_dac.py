@@ -1,0 +1,168 @@
+"""DAC: closed forms of its sampler and guidance, the dual variable, the bound, the averaged actor."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+from support import act, make_dataset, quick, runs_of, train_stages
+
+from diffrl.algorithms import dac
+from diffrl.diffusion.samplers import ancestral, sample
+from diffrl.diffusion.schedules import grid
+from diffrl.diffusion.targets import as_model
+from diffrl.registry import make
+from diffrl.types import Spec
+
+KEY = jax.random.key(0)
+SAMPLES = 200_000
+SMALL = dac.Config(
+    hidden_dims=(32, 32), critic_hidden_dims=(32, 32), num_critics=3, num_next_actions=2, num_updates=3, batch_size=64
+)
+
+
+def moments(num_steps: int, variance: str = "forward", weight: str = "", eta: float = 1.0) -> tuple[float, float]:
+    """Of samples for data N(.2, .3²), guided by Q = -(a - .5)² where a weight is named; nothing is clipped."""
+
+    def predict(x: Array, t: Array) -> Array:
+        alpha, sigma = (f(t)[:, None] for f in (dac.SCHEDULE.alpha, dac.SCHEDULE.sigma))
+        noise = sigma * (x - alpha * 0.2) / (alpha**2 * 0.09 + sigma**2)
+        if not weight:
+            return noise
+        return noise + (sigma if weight == "soft" else 1.0) * 2.0 * (x - 0.5) / (2.0 * eta)
+
+    start = jax.random.normal(KEY, (SAMPLES, 1))
+    levels = grid(dac.SCHEDULE, num_steps)
+    x = jax.jit(lambda: sample(as_model(predict, dac.SCHEDULE), levels, ancestral(variance), jax.random.key(1), start))()
+    return float(jnp.mean(x)), float(jnp.std(x))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "variance", "std"),
+    [
+        (5, "forward", 0.22211),
+        (10, "forward", 0.30068),
+        (50, "forward", 0.30946),
+        (5, "posterior", 0.14146),
+        (10, "posterior", 0.19478),
+        (50, "posterior", 0.26309),
+    ],
+)
+def test_even_a_perfect_network_is_too_narrow_in_five_steps(num_steps: int, variance: str, std: float) -> None:
+    """Card, section 8.1: the spread at T steps, of both variances."""
+    mean, found = moments(num_steps, variance)
+    assert mean == pytest.approx(0.19988, abs=0.004)
+    assert found == pytest.approx(std, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("eta", "weight", "num_steps", "mean", "std"),
+    [
+        (4.0, "soft", 5, 0.23760, 0.17025),
+        (4.0, "soft", 50, 0.22517, 0.29365),
+        (4.0, "hard", 5, 0.25623, 0.12142),
+        (4.0, "hard", 50, 0.25481, 0.26460),
+        (1.0, "soft", 5, 0.27187, 0.06839),
+        (1.0, "soft", 50, 0.26467, 0.26459),
+        (1.0, "hard", 50, 0.33781, 0.19065),
+        (0.5, "soft", 50, 0.29398, 0.24068),
+        (0.5, "hard", 50, 0.39065, 0.14034),
+    ],
+)
+def test_guided_moments(eta: float, weight: str, num_steps: int, mean: float, std: float) -> None:
+    """Card, section 8.1: soft guidance overshoots the exact tilt's mean, hard more."""
+    found = moments(num_steps, weight=weight, eta=eta)
+    assert found == pytest.approx((mean, std), abs=0.004)
+
+
+def test_small_eta_is_unstable_without_clipping() -> None:
+    assert moments(5, weight="soft", eta=0.5)[1] == pytest.approx(2.116, rel=0.02)
+
+
+def test_dual_step() -> None:
+    """Card, section 8.2."""
+    assert float(dac.dual_step(1.0, 3.0, 1.0, 0.001)) == pytest.approx(1.001)
+    assert float(dac.dual_step(1.0, 0.5, 1.0, 0.001)) == pytest.approx(0.9995)
+    assert float(dac.dual_step(0.001, 0.0, 1.0, 1.0)) == pytest.approx(0.001)
+    assert float(dac.dual_step(100.0, 9.0, 1.0, 1.0)) == pytest.approx(100.0)
+
+
+def test_lower_bound_is_of_members_maxima() -> None:
+    """Population deviation: (1, 3) with ρ = 1 is 1; "max" is per member, before the bound (card, section 8.2)."""
+    q = jnp.array([[[1.0]], [[3.0]]])
+    np.testing.assert_allclose(dac.next_value(q, "mean", 1.0), [1.0])
+    two = jnp.array([[[0.0], [4.0]], [[2.0], [0.0]]])  # [critics, candidates, batch]
+    np.testing.assert_allclose(dac.next_value(two, "max", 1.0), [3.0 - 1.0])
+    np.testing.assert_allclose(dac.next_value(two, "mean", 1.0), [1.5 - 0.5])
+
+
+def bandit(reward: Any) -> Any:
+    action = np.random.default_rng(0).normal(0.0, 0.3, (4096, 1)).clip(-1, 1)
+    return make_dataset(np.ones((4096, 1)), action, reward(action[:, 0]))
+
+
+def test_constant_values_give_no_guidance() -> None:
+    """Q ≡ const: g = 0 whatever its size (card, section 8.2): the critics' last kernel zeroed, their bias -7."""
+    algorithm = dac.make(dataclasses.replace(SMALL, critic_learning_rate=0.0), Spec.plain(1, 1))
+    state = algorithm.init(KEY, algorithm.hparams)
+
+    def constant(params: Any) -> Any:
+        names = sorted(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+        last = names[-1].rsplit("[", 1)[0]
+
+        def replace(path: Any, x: Array) -> Array:
+            name = jax.tree_util.keystr(path)
+            return x if not name.startswith(last) else jnp.full_like(x, -7.0 if "bias" in name else 0.0)
+
+        return jax.tree_util.tree_map_with_path(replace, params)
+
+    params = constant(state.critic.params)
+    state = dataclasses.replace(state, critic=dataclasses.replace(state.critic, params=params), target_critic_params=params)
+    data = bandit(lambda a: 0.0 * a)
+    metrics = quick(algorithm.stages[0].update)(state, data[:64], KEY)[1]
+    assert float(metrics["q"]) == pytest.approx(-7.0)
+    assert float(metrics["q_gradient"]) == 0.0
+
+
+def test_averaged_actor_waits_and_then_moves_every_fifth_update() -> None:
+    algorithm = dac.make(SMALL, Spec.plain(1, 1))
+    data, update = bandit(lambda a: a)[:64], quick(algorithm.stages[0].update)
+    for step, moves in ((0, False), (1_000, False), (1_001, False), (1_004, False), (1_005, True)):
+        state = algorithm.init(KEY, algorithm.hparams)
+        state = dataclasses.replace(state, step=jnp.int32(step))
+        after, _ = update(state, data, KEY)
+        moved = any(
+            not np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(state.ema_actor_params), jax.tree.leaves(after.ema_actor_params), strict=True)
+        )
+        assert moved is moves, step
+
+
+@pytest.mark.parametrize("guidance", ["soft", "hard"])
+def test_policy_moves_where_it_pays_and_stays_near_the_data(guidance: str) -> None:
+    """Data N(0, .3²) that pay a: with a fixed η the mean rises, but not to the bound of the actions."""
+    config = dataclasses.replace(
+        SMALL,
+        guidance=guidance,
+        eta=2.0,
+        eta_learning_rate=0.0,
+        actor_learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+        tau=0.05,
+        num_updates=1_000,
+        batch_size=128,
+        act=dac.Act(num_candidates=1),
+    )
+    algorithm = make(config, Spec.plain(1, 1))
+    actions = act(algorithm, train_stages(algorithm, runs_of(config, 2), bandit(lambda a: a)), jnp.ones((512, 1)))
+    assert actions.mean() > 0.12
+    assert (actions < 0.95).mean() > 0.6
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"guidance": "none"}, "soft"), ({"backup": "min"}, "max")])
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dac.make(dataclasses.replace(SMALL, **changes), Spec.plain(3, 2))

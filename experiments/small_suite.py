@@ -12,11 +12,11 @@ gives in a minute, not what it can give; launch/suite.py --budget=10 lengthens i
 import dataclasses
 from typing import Any
 
-from diffrl.algorithms import bc, diffusion_bc, gaussian_bc, iql, srpo, swg, td3_bc
+from diffrl.algorithms import bc, dac, diffusion_bc, gaussian_bc, iql, qsm, srpo, swg, td3_bc
 from diffrl.config import Config, DatasetConfig
 
 BATCH_SIZE = 128
-METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo", "swg")
+METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo", "swg", "qsm", "dac")
 # Of the PointMaze experiments, chosen on the medium maze of collection seed 1 by IQL's and SRPO's returns.
 MAZE: dict[str, Any] = {"discount": 0.98, "tau": 0.02}
 EXPECTILE = {"pointmaze": 0.9, "hopper": 0.7, "halfcheetah": 0.7, "walker2d": 0.7}
@@ -27,6 +27,9 @@ BETA = {"pointmaze": 0.2, "hopper": 0.002, "halfcheetah": 0.01, "walker2d": 0.05
 # updates of 64 units, in 56, 78, 86 and 94 % after 10,000, 20,000, 30,000 and 40,000 of 128 units (2 seeds).
 FORKS = "pointmaze/tworoutes"
 CLONING: dict[str, Any] = {"num_updates": 40_000, "batch_size": 256}
+# QSM with its denoising term: of .001, .01, .1 and 1 on the medium-replay dataset (training seed 100, evaluation seed 77).
+Q_GAIN = {"pointmaze": 0.1, "hopper": 0.01, "halfcheetah": 0.01, "walker2d": 0.01}
+PESSIMISM = {"pointmaze": 1.0, "hopper": 1.5, "halfcheetah": 0.0, "walker2d": 1.0}  # DAC's published ρ
 GUIDANCE_SCALE = 5.0  # of SWG: the least of the released grid above 1
 
 
@@ -94,6 +97,34 @@ def _algorithm(method: str, task: str) -> Any:
                 diffusion_batch_size=BATCH_SIZE,
                 cosine_horizon=denoiser_updates,
                 act=swg.Act(guidance_scale=GUIDANCE_SCALE),
+            )
+        case "qsm":
+            return qsm.Config(
+                **values,
+                actor_learning_rate=1e-3,
+                critic_learning_rate=1e-3,
+                q_gain=Q_GAIN[task],
+                bc_weight=1.0,
+                hidden_dims=(128, 128),
+                critic_hidden_dims=(128, 128),
+                gradient_of="target",
+                actor_decay_updates=critic_updates,
+                num_updates=critic_updates,
+                batch_size=BATCH_SIZE,
+                act=qsm.Act(num_candidates=10),
+            )
+        case "dac":
+            return dac.Config(
+                **values,
+                actor_learning_rate=1e-3,
+                critic_learning_rate=1e-3,
+                pessimism=PESSIMISM[task],
+                hidden_dims=(128, 128),
+                critic_hidden_dims=(128, 128),
+                num_critics=5,
+                num_next_actions=2,
+                num_updates=critic_updates,
+                batch_size=BATCH_SIZE,
             )
         case "td3_bc":
             return td3_bc.Config(**mlp, **values, num_updates=critic_updates)

@@ -19,15 +19,21 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
         # orbax tells its every step; whoever wants to hear it passes --verbosity.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
+        from diffrl.data.collection import CollectionError
         from diffrl.data.dataset import DatasetError
+        from diffrl.data.recipes.base import RecipeError
+        from diffrl.envs.gymnasium_backend import BackendError
         from diffrl.evaluation.evaluate import EvaluationError
         from diffrl.logging.writers import LogError
         from diffrl.training.checkpoint import CheckpointError
+        from diffrl.training.replay import ReplayError
         from diffrl.training.workdir import WorkdirError
 
+        data_errors = (CollectionError, DatasetError, RecipeError, BackendError)
+        training_errors = (configs.ConfigError, WorkdirError, CheckpointError, ReplayError, LogError)
         try:
             code = main(argv)
-        except (configs.ConfigError, DatasetError, WorkdirError, CheckpointError, LogError, EvaluationError) as error:
+        except (*data_errors, *training_errors, EvaluationError) as error:
             fail(str(error))
         except KeyboardInterrupt:
             code = 130

@@ -5,8 +5,8 @@
     python launch/plan.py --workdir=runs/cartpole --starts=1 --variant='beta=0,40'
 
 The task's own cost is planned with, so that the reward model serves closed loops alone. True cost of the cart-pole's plans: 0.15
-with the score (β = 40), 1.82 without; round the hole and along the corridor 100 % and 0 % succeed (docs/planning.md). The trainings were paused for
-others, so no time is stated; beside other jobs the stages ran at 20 to 70 updates/s of five seeds.
+with the score (β = 40), 1.82 without; round the hole and along the corridor 100 % and 0 % succeed (docs/planning.md). The
+trainings were paused for others, so no time is stated; beside other jobs the stages ran at 20 to 70 updates/s of five seeds.
 """
 
 from diffrl.algorithms import sgp

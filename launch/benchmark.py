@@ -7,6 +7,7 @@ the time of choosing an action, and the steps per second of every simulator.
     python launch/benchmark.py --stages=none --tasks= --acting=experiments/swg_mujoco.py \
         --variants='hidden_dim=64,128,256,512 act.guidance_scale=0,1' --variants='act.num_denoising_steps=5,10,15'
     python launch/benchmark.py --stages=none --acting= --envs=1,8,64,512 --mjx    # simulators only
+    python launch/benchmark.py --stages=none --acting= --tasks= --online=experiments/qsm_dmc.py    # training by interaction
 
 Prints and writes results.json and results.md, and with --variants acting.png. MJX is measured on accelerators, and with --mjx on
 a CPU too, where each line compiles for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
@@ -47,6 +48,7 @@ TASKS = flags.DEFINE_list(
     ["PointMaze_UMaze-v3", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"],
     "Registered environments whose simulators are measured; empty for none.",
 )
+ONLINE = flags.DEFINE_string("online", "", "Experiment whose training by interaction is measured against a plain host loop.")
 ENVS = flags.DEFINE_list("envs", ["1", "8", "64", "512"], "Numbers of environments stepped together.")
 MJX = flags.DEFINE_bool("mjx", None, "Whether to measure MJX; by default on accelerators only.")
 ENV_SECONDS = flags.DEFINE_float("env_seconds", 0.5, "Timed seconds of one simulator with one number of environments.")
@@ -116,6 +118,16 @@ def main(argv: list[str]) -> None:
         simulators.add_row(*row.cells())
     console.print(simulators)
 
+    online = []
+    if ONLINE.value:
+        online_timing = importlib.import_module("diffrl.evaluation.online_timing")
+        interaction = Table("loop", "runs", "steps/s", "updates/s", "of the host loop's", title=f"{ONLINE.value}: by interaction")
+        for row in online_timing.online(cli.load_experiment(ONLINE.value), run_counts, SECONDS.value):
+            online.append(row)
+            interaction.add_row(*row.cells())
+            console.print("  ".join(row.cells()), highlight=False)
+        console.print(interaction)
+
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     results = {
@@ -125,6 +137,7 @@ def main(argv: list[str]) -> None:
         "training": [row._asdict() for row in rows],
         "acting": [row._asdict() for row in actions],
         "environments": [row._asdict() for row in steps],
+        "online": [row._asdict() for row in online],
     }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (out / "results.md").write_text(timing.markdown(results, columns))

@@ -19,6 +19,10 @@ from diffrl.training import devices
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, optionally with :argument.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and evaluations.", required=True)
+EXPORT = flags.DEFINE_string(
+    "export_dataset", "", "Of a training by interaction: save a run's transitions as this Minari dataset, e.g. mine/walker-v0."
+)
+EXPORT_RUN = flags.DEFINE_integer("export_run", 0, "Whose transitions.", lower_bound=0)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     0,
@@ -35,7 +39,13 @@ def main(argv: list[str]) -> int:
     from diffrl.training.train import train
 
     start = train_online if CONFIG.value.online.env_id else train
-    start(CONFIG.value, Path(WORKDIR.value))
+    if start(CONFIG.value, Path(WORKDIR.value)) and EXPORT.value:
+        from diffrl.data import collection
+        from diffrl.data.recipes import replay
+
+        recipe, rows = replay.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
+        made = collection.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
+        print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
     return 0
 
 

@@ -21,7 +21,7 @@ from diffrl.data.columns import steps_ahead
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, sample
-from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.schedules import Grid, LinearVP, grid
 from diffrl.diffusion.targets import Predict, as_model, clipped
 from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import mish
@@ -112,10 +112,10 @@ class State:
     eta: Array
 
 
-def draw(predict: Predict, num_steps: int, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
+def draw(predict: Predict, levels: Grid, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
     """Actions `[B, A]` from noise: DDPM with variance β_t and the predicted action in [-1, 1]."""
     model = clipped(as_model(predict, SCHEDULE), -1.0, 1.0)
-    return sample(model, grid(SCHEDULE, num_steps), ancestral("forward", temperature), key, start)
+    return sample(model, levels, ancestral("forward", temperature), key, start)
 
 
 def next_value(q: Float[Array, "critics candidates batch"], backup: str, pessimism: Array | float) -> Float[Array, "batch"]:
@@ -146,6 +146,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     """
     check(config)
     num_steps = config.num_diffusion_steps
+    levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dim=32)
     critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense, activation=mish)
 
@@ -157,7 +158,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         start_key, key = jax.random.split(key)
         repeated = jnp.tile(observation, (count, 1))
         start = jax.random.normal(start_key, (len(repeated), spec.action_dim))
-        drawn = draw(lambda x, t: epsilon(params, x, t, repeated), num_steps, start, key, temperature)
+        drawn = draw(lambda x, t: epsilon(params, x, t, repeated), levels, start, key, temperature)
         return drawn.reshape(count, len(observation), spec.action_dim)
 
     def values(params: Params, observation: Array, actions: Array) -> Array:

@@ -20,7 +20,7 @@ from diffrl.data.columns import steps_ahead
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, boxed, sample
-from diffrl.diffusion.schedules import LinearVP, grid
+from diffrl.diffusion.schedules import Grid, LinearVP, grid
 from diffrl.diffusion.targets import Predict, as_model
 from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
@@ -109,10 +109,10 @@ class State:
     target_critic_params: Params
 
 
-def draw(predict: Predict, num_steps: int, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
+def draw(predict: Predict, levels: Grid, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
     """Actions `[B, A]` from noise by the released sampler: DDPM with variance β_t, and x itself in [-1, 1] after every step."""
     solver = boxed(ancestral("forward", temperature), -1.0, 1.0)
-    return sample(as_model(predict, SCHEDULE), grid(SCHEDULE, num_steps), solver, key, start)
+    return sample(as_model(predict, SCHEDULE), levels, solver, key, start)
 
 
 def noise_target(hparams: HParams, guidance: str, gradient: Array, t: Array) -> Array:
@@ -140,6 +140,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     """
     check(config)
     num_steps = config.num_diffusion_steps
+    levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims)
     critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense)
 
@@ -149,7 +150,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def actions(params: Params, observation: Array, key: Key, temperature: float = 1.0) -> Array:
         start_key, key = jax.random.split(key)
         start = jax.random.normal(start_key, (len(observation), spec.action_dim))
-        return draw(lambda x, t: epsilon(params, x, t, observation), num_steps, start, key, temperature)
+        return draw(lambda x, t: epsilon(params, x, t, observation), levels, start, key, temperature)
 
     def actor_optimizer(hparams: HParams) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(hparams.actor_learning_rate, config.actor_decay_updates))

@@ -23,6 +23,7 @@ class Reference(NamedTuple):
 
 
 _D4RL = "D4RL, REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (Fu et al. 2020, arXiv 2004.07219)"
+DM_CONTROL = Reference(0.0, 1000.0, "dm_control: rewards in [0, 1] over 1,000 steps (Tassa et al. 2018, arXiv 1801.00690)")
 OGBENCH = Reference(0.0, 1.0, "OGBench scores by the rate of success (Park et al. 2025, arXiv 2410.20092)", "success")
 
 # By the environment's name without its version. D4RL's constants were measured on -v2 locomotion and -v0 Adroit tasks;
@@ -68,6 +69,8 @@ def reference_for(card: Card) -> Reference | None:
         return Reference(card.ref_min_score, card.ref_max_score, card.ref_provenance or f"metadata of {card.id}")
     if _is_ogbench(card):
         return OGBENCH
+    if str(json.loads(card.env_spec or "{}").get("id", "")).startswith("dmc/"):
+        return DM_CONTROL
     for name in _names(card):
         if name in TABLE:
             return TABLE[name]

@@ -18,7 +18,7 @@ from diffrl.registry import make
 from diffrl.types import Spec
 
 KEY = jax.random.key(0)
-SAMPLES = 200_000
+SAMPLES = 100_000
 SMALL = dac.Config(
     hidden_dims=(32, 32), critic_hidden_dims=(32, 32), num_critics=3, num_next_actions=2, num_updates=3, batch_size=64
 )

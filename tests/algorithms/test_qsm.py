@@ -21,7 +21,7 @@ from diffrl.types import Spec, Transition
 
 KEY = jax.random.key(0)
 CENTRE = 0.3
-SAMPLES = 200_000
+SAMPLES = 100_000
 
 
 def test_schedule_is_the_published_table() -> None:
@@ -128,7 +128,7 @@ def test_boxed_sampler(slope: float, gain: float, num_steps: int, expected: dict
 
     def run() -> Array:
         start = jax.random.normal(KEY, (SAMPLES, 1))
-        return qsm.draw(lambda x, t: gain * (x - CENTRE) - slope, num_steps, start, jax.random.key(1))
+        return qsm.draw(lambda x, t: gain * (x - CENTRE) - slope, grid(qsm.SCHEDULE, num_steps), start, jax.random.key(1))
 
     x = np.asarray(jax.jit(run)())
     found = {
@@ -147,7 +147,7 @@ def test_boxed_sampler_finds_both_modes(curvature: float, size: float) -> None:
     """Q = -k (a² - ¼)²: half of the samples on either side, overshooting to ±1 (card, section 8.3)."""
     start = jax.random.normal(KEY, (SAMPLES, 1))
     predict = lambda x, t: 4.0 * curvature * x * (x**2 - 0.25)  # noqa: E731
-    x = np.asarray(jax.jit(lambda: qsm.draw(predict, 5, start, jax.random.key(1)))())
+    x = np.asarray(jax.jit(lambda: qsm.draw(predict, grid(qsm.SCHEDULE, 5), start, jax.random.key(1)))())
     assert (x > 0).mean() == pytest.approx(0.5, abs=0.005)
     assert np.abs(x).mean() == pytest.approx(size, abs=0.005)
 

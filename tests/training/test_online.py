@@ -150,6 +150,23 @@ def test_host_simulator(root: Path) -> None:
     assert "dm_control" in result.stdout
 
 
+def test_a_run_becomes_a_dataset_to_train_on(root: Path, uninterrupted: Path) -> None:
+    """--export_dataset: the run's transitions as a Minari dataset, in the environment's units; behaviour cloning loads it."""
+    result = run(root, *HOLE, f"--workdir={uninterrupted}", "--export_dataset=mine/hole-v0", "--export_run=1")
+    assert "160 transitions of run 1" in result.stdout
+    rows = load_rows(uninterrupted / "replay", 160)[1, 0]
+    code = (
+        "import numpy as np; from diffrl.data.load import load; s = load('mine/hole-v0').transitions;"
+        f"saved = np.load('{root / 'rows.npy'}');"
+        "np.testing.assert_allclose(s.observation, saved[:, :2]); np.testing.assert_allclose(s.reward, saved[:, 6]);"
+        "assert s.timeout.sum() == 7 and not s.terminal.any() and len(s.reward) == 160"
+    )
+    np.save(root / "rows.npy", rows)
+    run(root, "-c", code)
+    wrong = run(root, *HOLE, f"--workdir={uninterrupted}", "--export_dataset=mine/x-v0", "--export_run=9", code=2)
+    assert "runs 0 to 2" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

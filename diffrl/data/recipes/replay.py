@@ -1,0 +1,87 @@
+"""The transitions of a run that learnt by interaction, as a dataset: behaviour of mixed quality for offline methods."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffrl.data.dataset import Card
+from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard, split_episodes
+from diffrl.data.scores import reference_for
+from diffrl.training.replay import load_rows
+from diffrl.types import Spec
+
+
+def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
+    """What makes a dataset of one run of a finished workdir, and how many transitions it has.
+
+    Raises:
+        RecipeError: the workdir was not trained by interaction to the end, or has no such run.
+    """
+    config = _json(workdir / "config.json")
+    if not config.get("online", {}).get("env_id") or not (workdir / "DONE").exists():
+        raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
+    iterations = _json(workdir / "DONE")["step"] // config["online"]["num_envs"]
+    runs, envs, steps, _ = load_rows(workdir / "replay", iterations).shape
+    if not 0 <= run < runs:
+        raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
+    method = config["algorithm"]["name"]
+    made = Recipe(
+        name=f"replay/{workdir.name}-{run}",
+        summary=f"replay buffer of {method}",
+        rows=envs * steps,
+        shards=lambda seed, rows: [Shard("replay", rows, transitions, (str(workdir), run, iterations))],
+        assemble=lambda seed, rows, shards: _product(workdir, run, method, shards["replay"]),
+        fingerprint=lambda: f"{method}-{_json(workdir / 'versions.json')['diffrl']}",
+    )
+    return made, envs * steps
+
+
+def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray]:
+    """Rows in order of time, environment by environment, in the environment's units; the last episode of each is cut."""
+    spec = Spec.from_json(_json(Path(workdir) / "spec.json"))
+    o, a = spec.observation_dim, spec.action_dim
+    low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+    saved = load_rows(Path(workdir) / "replay", iterations)[run]
+    terminal, timeout = saved[..., -2] > 0.5, saved[..., -1] > 0.5
+    timeout[:, -1] |= ~terminal[:, -1]
+    rows = saved.reshape(-1, saved.shape[-1])
+    return {
+        "observation": rows[:, :o],
+        "action": np.clip(low + (rows[:, o : o + a] + 1.0) / 2.0 * (high - low), low, high),
+        "next_observation": rows[:, o + a : 2 * o + a],
+        "reward": rows[:, 2 * o + a],
+        "terminal": terminal.ravel(),
+        "timeout": timeout.ravel(),
+    }
+
+
+def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) -> Product:
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    card = Card.from_json(_json(workdir / "dataset.json"))
+    assert card.env_spec is not None
+    episodes = split_episodes(rows)
+    returns = [float(episode["rewards"].sum()) for episode in episodes]
+    reference = reference_for(card)
+    if reference is None:
+        span = (min(returns), max(max(returns), min(returns) + 1.0))
+        source = "worst and best episode of these data"
+    else:
+        span, source = (reference.min, reference.max), reference.source
+    return Product(
+        episodes=episodes,
+        env=gymnasium.make(EnvSpec.from_json(card.env_spec)),
+        eval_env=gymnasium.make(EnvSpec.from_json(card.env_spec)),
+        metadata={"algorithm_name": method, "mean_return": float(np.mean(returns))},
+        reference=span,
+        reference_source=source,
+        description=f"Replay buffer of {method} in {card.id}, run {run}: {len(rows['reward'])} transitions in order of time.",
+        requirements=["gymnasium>=1.2,<2"],
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -27,7 +27,7 @@ BETA = {"pointmaze": 0.2, "hopper": 0.002, "halfcheetah": 0.01, "walker2d": 0.05
 # updates of 64 units, in 56, 78, 86 and 94 % after 10,000, 20,000, 30,000 and 40,000 of 128 units (2 seeds).
 FORKS = "pointmaze/tworoutes"
 CLONING: dict[str, Any] = {"num_updates": 40_000, "batch_size": 256}
-# QSM with its denoising term: the best of .001, .01, .1 and 1 on the medium-replay dataset (training seed 100, evaluation seed 77);
+# QSM with its denoising term: best of .001, .01, .1 and 1 on the medium-replay dataset (training seed 100, evaluation seed 77);
 # mazes and Walker2d have not been tuned.
 Q_GAIN = {"pointmaze": 0.1, "hopper": 0.1, "halfcheetah": 1.0, "walker2d": 0.1}
 PESSIMISM = {"pointmaze": 1.0, "hopper": 1.5, "halfcheetah": 0.0, "walker2d": 1.0}  # DAC's published ρ

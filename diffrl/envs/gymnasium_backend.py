@@ -61,32 +61,35 @@ class GymnasiumEnvironments:
         self._action_shape, self._action_dtype = env.action_space.shape, env.action_space.dtype
         self._observation = np.zeros((0, 0), np.float32)
         self._done = np.ones(num_envs, bool)
+        self._steps = np.zeros(num_envs, np.int64)
 
     def reset(self, seeds: list[int]) -> Float[np.ndarray, "batch observation"]:
         """Start one episode per seed; `len(seeds)` is `num_envs`."""
         if len(seeds) != self.num_envs:
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(seeds)}")
         self._observation = np.stack([self._start(env, seed) for env, seed in zip(self._envs, seeds, strict=True)])
-        self._done = np.zeros(self.num_envs, bool)
+        self._done, self._steps = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, np.int64)
         return self._observation.copy()
 
     def reset_some(self, which: Bool[np.ndarray, "batch"], seeds: list[int]) -> Float[np.ndarray, "some observation"]:
         """Start new episodes in the copies that `which` marks, one per seed in order; returns their observations."""
         for i, seed in zip(np.flatnonzero(which), seeds, strict=True):
             self._observation[i] = self._start(self._envs[i], seed)
-        self._done[which] = False
+        self._done[which], self._steps[which] = False, 0
         return self._observation[which]
 
     def step(self, action: Num[np.ndarray, "batch action"]) -> Step:
-        """Apply actions in the environment's units. An early truncation of the environment's own counts as terminated."""
-        reward, success = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        """Apply actions in the environment's units. An episode that its environment truncates early ends there."""
+        reward, success, cut = np.zeros(self.num_envs, np.float32), *np.zeros((2, self.num_envs), bool)
+        self._steps += ~self._done
         for i in np.flatnonzero(~self._done):
             one = np.asarray(action[i], self._action_dtype).reshape(self._action_shape)
             observation, reward[i], terminated, truncated, info = self._envs[i].step(one)
             self._observation[i] = flatten_one(observation, self._keys)
             success[i] = any(bool(info[key]) for key in _SUCCESS_KEYS if key in info)
-            self._done[i] = terminated or truncated
-        return Step(self._observation.copy(), reward, self._done.copy(), success)
+            self._done[i], cut[i] = terminated or truncated, truncated and not terminated
+        early = self._done & ~(cut & (self._steps >= self.max_episode_steps))
+        return Step(self._observation.copy(), reward, early, success, cut)
 
     def _start(self, env: Any, seed: int) -> Float[np.ndarray, " observation"]:
         np.random.seed(int(seed) % 2**32)  # noqa: NPY002 - some environments (OGBench's mazes) draw their start from it

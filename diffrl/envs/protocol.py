@@ -1,6 +1,6 @@
-"""What the evaluator asks of an environment: a batch of episodes, either stepped on the host or inside the program."""
+"""What evaluator and online trainer ask of an environment: a batch of episodes, stepped on the host or inside the program."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -16,8 +16,9 @@ class Step(NamedTuple):
 
     observation: Any  # [B, O] float32
     reward: Any  # [B] float32
-    terminated: Any  # [B] bool: the task ended
+    terminated: Any  # [B] bool: the episode ended before its time limit
     success: Any  # [B] bool
+    truncated: Any = False  # [B] bool: it ended, but the task would have gone on: by the time limit, or by another cut
 
 
 @runtime_checkable
@@ -26,6 +27,8 @@ class HostEnvironments(Protocol):
 
     num_envs: int
     max_episode_steps: int
+    action_low: Any  # [A] bounds of actions: float32, or a tuple of floats
+    action_high: Any
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         """Start one episode per seed; returns observations `[B, O]` float32."""
@@ -37,13 +40,9 @@ class HostEnvironments(Protocol):
 
     def close(self) -> None: ...
 
-    if TYPE_CHECKING:  # for online training; evaluation, which checks its arguments at run time, does without
-        action_low: Any  # [A] bounds of actions: float32, or a tuple of floats
-        action_high: Any
-
-        def reset_some(self, which: np.ndarray, seeds: list[int]) -> np.ndarray:
-            """Start new episodes where `which` `[B]` says so, one per seed in order; returns observations `[some, O]`."""
-            ...
+    def reset_some(self, which: np.ndarray, seeds: list[int]) -> np.ndarray:
+        """Start new episodes where `which` `[B]` says so, one per seed in order; returns observations `[some, O]`."""
+        ...
 
 
 @runtime_checkable
@@ -53,6 +52,16 @@ class DeviceEnvironment(Protocol):
     @property
     def max_episode_steps(self) -> int: ...
 
+    @property
+    def action_low(self) -> Any:
+        """`[A]` lower bounds of actions: float32, or a tuple of floats."""
+        ...
+
+    @property
+    def action_high(self) -> Any:
+        """`[A]` upper bounds."""
+        ...
+
     def reset(self, key: Key) -> tuple[Any, Array]:
         """Returns (state, observation `[O]`)."""
         ...
@@ -60,15 +69,3 @@ class DeviceEnvironment(Protocol):
     def step(self, state: Any, action: Array) -> tuple[Any, Step]:
         """Returns (state, Step without the batch axis)."""
         ...
-
-    if TYPE_CHECKING:  # for online training, as above
-
-        @property
-        def action_low(self) -> Any:
-            """`[A]` lower bounds of actions: float32, or a tuple of floats."""
-            ...
-
-        @property
-        def action_high(self) -> Any:
-            """`[A]` upper bounds."""
-            ...

@@ -98,8 +98,8 @@ def interact(algorithm: Algorithm, stage: Stage, spec: Spec, config: Config, max
         run: RunState, action: Array, result: Any, env_state: Any, begin: Callable[[Array], tuple[Any, Array]], count: Array
     ) -> tuple[RunState, Metrics]:
         life = run.life
-        terminal = jnp.asarray(result.terminated, bool)
-        timeout = (life.time + 1 >= max_episode_steps) & ~terminal
+        terminal = jnp.asarray(result.terminated & ~jnp.asarray(result.truncated), bool)
+        timeout = ((life.time + 1 >= max_episode_steps) | result.terminated) & ~terminal
         ended = terminal | timeout
         transition = Transition(
             observation=life.observation,
@@ -228,10 +228,9 @@ class HostLoop:
             runs, self.action = self._begin(start < self.warmup)(runs, keys, self._count(start), begun)
         totals = None
         for iteration in range(start, start + length):
-            result = self.envs.step(np.asarray(self.action).reshape(self.shape[0] * self.shape[1], -1))
-            result = result._replace(
-                **{name: np.reshape(x, (*self.shape, *np.shape(x)[1:])) for name, x in result._asdict().items()}
-            )
+            step = self.envs.step(np.asarray(self.action).reshape(self.shape[0] * self.shape[1], -1))
+            step = step._replace(truncated=np.broadcast_to(step.truncated, np.shape(step.terminated)))
+            result = jax.tree.map(lambda x: np.reshape(x, (*self.shape, *np.shape(x)[1:])), step)
             self.time += 1
             ended = result.terminated | (self.time >= self.envs.max_episode_steps)
             begun = np.array(result.observation)

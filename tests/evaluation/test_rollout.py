@@ -16,6 +16,7 @@ class Line:
     """DeviceEnvironment; starts where its key says if `random_start`."""
 
     max_episode_steps = LIMIT
+    action_low, action_high = (-1.0,), (1.0,)
 
     def __init__(self, random_start: bool = False, after: float = jnp.nan):
         self.random_start, self.after = random_start, after
@@ -32,9 +33,13 @@ class Line:
 
 class HostLine:
     max_episode_steps = LIMIT
+    action_low, action_high = (-1.0,), (1.0,)
 
     def __init__(self, num_envs):
         self.num_envs, self.steps = num_envs, 0
+
+    def reset_some(self, which, seeds):
+        raise NotImplementedError("an evaluation begins each episode once")
 
     def reset(self, seeds):
         assert len(seeds) == self.num_envs

@@ -103,6 +103,7 @@ class Drift:
     """A DeviceEnvironment that compiles fast: actions move a point; the reward is 1 + x."""
 
     max_episode_steps = 15
+    action_low, action_high = (-1.0, -1.0), (1.0, 1.0)
 
     def reset(self, key):
         x = jax.random.uniform(key, (6,))

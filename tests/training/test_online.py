@@ -150,6 +150,32 @@ def test_host_simulator(root: Path) -> None:
     assert "dm_control" in result.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["dmc/cartpole-swingup-v0", "Hopper-v5", "Pendulum-v1"])
+def test_on_the_host_a_time_limit_is_no_end_of_the_task(root: Path, env_id: str) -> None:
+    """Hopper falls, which is an end; a time limit is a timeout and no terminal, whoever truncates."""
+    pytest.importorskip("dm_control")
+    workdir = root / env_id.replace("/", "-")
+    backend = () if env_id == "Hopper-v5" else ("--config.online.backend=gymnasium",)
+    run(
+        root,
+        *TINY,
+        f"--config.online.env_id={env_id}",
+        *backend,
+        "--config.online.num_env_steps=2100",
+        "--config.online.buffer_size=2100",
+        f"--workdir={workdir}",
+    )
+    rows = load_rows(workdir / "replay", 2100)
+    if env_id == "Hopper-v5":
+        assert rows[..., -2].sum() > 10
+        assert not (rows[..., -2] * rows[..., -1]).any()
+    else:
+        limit = {"dmc/cartpole-swingup-v0": 1_000, "Pendulum-v1": 200}[env_id]
+        assert rows[..., -2].sum() == 0
+        np.testing.assert_array_equal(np.flatnonzero(rows[0, 0, :, -1]), np.arange(limit - 1, 2100, limit))
+
+
 def test_a_run_becomes_a_dataset_to_train_on(root: Path, uninterrupted: Path) -> None:
     """--export_dataset: the run's transitions as a Minari dataset, in the environment's units; behaviour cloning loads it."""
     result = run(root, *HOLE, f"--workdir={uninterrupted}", "--export_dataset=mine/hole-v0", "--export_run=1")

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from diffrl.data.dataset import Card
 from diffrl.evaluation import results, statistics
 from diffrl.evaluation.maze import Maze, maze_of
-from diffrl.evaluation.tables import Series, data_value, unit_of, values_of
+from diffrl.evaluation.tables import Series, data_value, step_unit, unit_of, values_of
 
 STYLE: Any = {
     "font.size": 10,
@@ -51,7 +51,7 @@ def learning_curves(group: list[Series], colour: dict[str, str], path: Path) -> 
         data = data_value(group[0])
         if data is not None:
             axes.axhline(data, color=DATA, linestyle="--", linewidth=1.2, label="data (mean of its episodes)", zorder=1)
-        axes.set_xlabel("updates")
+        axes.set_xlabel(step_unit(group[0]))
         axes.set_ylabel(unit_of(group[0].last))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

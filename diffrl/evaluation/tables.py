@@ -72,12 +72,21 @@ def unit_of(result: Result) -> str:
 
 
 def data_value(series: Series) -> float | None:
-    """The data's own mean episode return, in the unit of `values_of`; None where that counts successes, which data do not."""
+    """The data's own mean episode return, in the unit of `values_of`; None where that counts successes, which data do not, and
+    where there are none: a run that learnt by interaction.
+    """
+    if not series.card.rows:
+        return None
     reference = series.last.reference
     mean = series.card.return_mean
     if reference is None:
         return mean
     return None if reference.quantity == "success" else float(normalized(np.array([mean]), reference)[0])
+
+
+def step_unit(series: Series) -> str:
+    """What checkpoints are counted in: "updates", or online "steps" of the environment."""
+    return "updates" if series.card.rows else "steps"
 
 
 def read(workdirs: list[Path], last: int | None = None) -> list[Series]:
@@ -169,7 +178,7 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
             "95% low": summary.interval[0] if summary.interval else None,
             "95% high": summary.interval[1] if summary.interval else None,
             "success rate": float(result.success_rates.mean()),
-            "data return mean": one.card.return_mean,
+            "data return mean": one.card.return_mean if one.card.rows else None,
             "reference": reference_in_words(result),
             "simulator": result.settings.simulator,
             "workdir": one.workdir.name,
@@ -217,16 +226,21 @@ _SHOWN = {
 
 
 def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for reading, of one setting, without empty columns; the last row is the data's own mean."""
+    """Header and cells for reading, of one setting, without empty columns; the last row is the data's own mean, where there are data."""
     table = rows(group, best)
     for row in table:
         low, high = row["95% low"], row["95% high"]
         row["95% interval"] = None if low is None else f"{low:.2f} … {high:.2f}"
+    online = not group[0].card.rows
     data = {"method": "(the data)", "return mean": group[0].card.return_mean}
     if group[0].last.reference is not None:
         data["score mean"] = data_value(group[0])
-    shown = _SHOWN | ({"best mean over training (optimistic)": "best over training (optimistic)"} if best else {})
-    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, data]]
+    shown = (
+        _SHOWN
+        | {"updates": step_unit(group[0])}
+        | ({"best mean over training (optimistic)": "best over training (optimistic)"} if best else {})
+    )
+    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, *([] if online else [data])]]
     kept = [name for name in shown if not all(row[name] in ("", "-", "as trained") for row in cells)]
     if len({row["workdir"] for row in table}) == 1:
         kept.remove("workdir")
@@ -261,8 +275,9 @@ def explanation(group: list[Series]) -> list[str]:
         f"Simulator: {group[0].last.settings.simulator}.",
         f"IQM and 95 % interval (bootstrap of the mean over runs) are in units of the {unit_of(group[0].last)}; every run"
         " counts once, by the mean of its episodes at the last evaluated checkpoint.",
-        f"The data's own mean return is {group[0].card.return_mean:.2f}.",
     ]
+    if group[0].card.rows:
+        lines.append(f"The data's own mean return is {group[0].card.return_mean:.2f}.")
     lines += [f"Reference: {text}." for text in dict.fromkeys(reference_in_words(one.last) for one in group)]
     lines += [f"{one.name}: {note}." for one in group for note in one.all_notes]
     return lines

@@ -226,7 +226,7 @@ _SHOWN = {
 
 
 def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for reading, of one setting, without empty columns; the last row is the data's own mean, where there are data."""
+    """Header and cells for reading, of one setting, without empty columns; the last row is the mean of the data, if any."""
     table = rows(group, best)
     for row in table:
         low, high = row["95% low"], row["95% high"]

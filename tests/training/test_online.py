@@ -148,6 +148,9 @@ def test_host_simulator(root: Path) -> None:
     np.testing.assert_array_equal(rows[:, :, 1:, :5], rows[:, :, :-1, 6:11])
     result = run(root, "launch/evaluate.py", f"--workdir={workdir}", "--step=last", "--episodes=1")
     assert "dm_control" in result.stdout
+    report = run(root, "launch/report.py", str(workdir), f"--out={root / 'report'}").stdout
+    assert "steps" in report
+    assert "the data" not in report
 
 
 @pytest.mark.slow

@@ -67,7 +67,8 @@ class Config:
         algorithm: the method's own config dataclass.
         online: an environment to learn in, in place of the dataset.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
-        sweep: hyper-parameter points crossed with the seeds, e.g. "beta=0.05,0.1 discount=0.99,0.995".
+        sweep: hyper-parameter points crossed with the seeds: "beta=0.05,0.1 discount=0.99,0.995" is four points, the joint axis
+            "beta:discount=0.05:0.99,0.1:0.995" two.
         updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.

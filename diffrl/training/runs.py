@@ -40,11 +40,11 @@ def make_runs(config: Config) -> Runs:
     """Seeds × swept points. The key of a run depends on its seed alone: seed 3 draws the same in any sweep.
 
     Raises:
-        ConfigError: a swept name is unknown or not a float hyper-parameter.
+        ConfigError: what is swept cannot be; see `points_of`.
     """
-    points = _points(config)
-    seeds = list(range(config.first_seed, config.first_seed + config.num_seeds))
     declared = _declared(config)
+    points = points_of(config)
+    seeds = list(range(config.first_seed, config.first_seed + config.num_seeds))
     stacked = [hparams_of(dataclasses.replace(config.algorithm, **point), declared) for point in points for _ in seeds]
     return Runs(
         seeds=seeds * len(points),
@@ -54,23 +54,55 @@ def make_runs(config: Config) -> Runs:
     )
 
 
+def sweepable(config: Config) -> list[str]:
+    """Names of the method's float hyper-parameters: what may vary within one program."""
+    return sorted(field.name for field in dataclasses.fields(_declared(config)))
+
+
+def points_of(config: Config) -> list[dict[str, float]]:
+    """The hyper-parameter points of `config.sweep`; one empty point where nothing is swept.
+
+    Axes are separated by blanks and crossed: "beta=0.1,0.2 discount=0.99,0.995" is four points. A joint axis ties its values:
+    "beta:discount=0.1:0.99,0.2:0.995" is two.
+
+    Raises:
+        ConfigError: a name is unknown, no float hyper-parameter or given twice, a value is no number, the values of a joint
+            axis are not as many as its names, or a point occurs twice.
+    """
+    axes = [_axis(config, text) for text in config.sweep.split()]
+    names = [name for axis_names, _ in axes for name in axis_names]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"sweep names {name!r} twice: put all its values into one axis")
+    combinations = itertools.product(*(values for _, values in axes))
+    points = [dict(zip(names, itertools.chain(*values), strict=True)) for values in combinations]
+    for i, point in enumerate(points):
+        if point in points[:i]:
+            words = ", ".join(f"{name}={value:g}" for name, value in point.items())
+            raise ConfigError(f"sweep has the point {words} twice: its runs would be the same")
+    return points
+
+
 def _declared(config: Config) -> type:
     """The class that declares the method's hyper-parameters: its config's parent, registered as a tree of floats."""
     return type(config.algorithm).__mro__[1]
 
 
-def _points(config: Config) -> list[dict[str, float]]:
-    """Parse "beta=0.1,0.2 discount=0.99" into the product of its values."""
-    swept = {field.name for field in dataclasses.fields(_declared(config))}
-    axes: dict[str, list[float]] = {}
-    for axis in config.sweep.split():
-        name, _, values = axis.partition("=")
+def _axis(config: Config, text: str) -> tuple[list[str], list[list[float]]]:
+    """Names and values of "beta=0.1,0.2" or of "beta:discount=0.1:0.99,0.2:0.995"."""
+    joined, _, listed = text.partition("=")
+    names, known = joined.split(":"), sweepable(config)
+    for name in names:
         find(config.algorithm, name)
-        if name not in swept:
-            raise ConfigError(f"{name!r} changes the program and cannot be swept in one; sweepable: {', '.join(sorted(swept))}")
-        axes[name] = []
-        for value in values.split(","):
-            scratch = dataclasses.replace(config.algorithm)
-            override(scratch, f"{name}={value}")
-            axes[name].append(getattr(scratch, name))
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        if name not in known:
+            raise ConfigError(f"{name!r} changes the program and cannot be swept in one; sweepable: {', '.join(known)}")
+    values = []
+    for value in listed.split(","):
+        numbers = value.split(":")
+        if len(numbers) != len(names):
+            raise ConfigError(f"sweep: {joined!r} takes {len(names)} numbers a value, separated by colons, got {value!r}")
+        scratch = dataclasses.replace(config.algorithm)
+        for name, number in zip(names, numbers, strict=True):
+            override(scratch, f"{name}={number}")
+        values.append([getattr(scratch, name) for name in names])
+    return names, values

@@ -1,6 +1,7 @@
 """What the programs under `launch/` share: finding experiment files and turning a user's mistake into one clear line."""
 
 import difflib
+import errno
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from diffrl import config as configs
+
+DIVERGED = 3  # exit code of work that is complete, but for runs whose metrics stopped being finite
 
 
 def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], None]:
@@ -26,15 +29,20 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
         from diffrl.evaluation.evaluate import EvaluationError
         from diffrl.logging.writers import LogError
         from diffrl.training.checkpoint import CheckpointError
+        from diffrl.training.devices import DeviceError
         from diffrl.training.replay import ReplayError
         from diffrl.training.workdir import WorkdirError
 
         data_errors = (CollectionError, DatasetError, RecipeError, BackendError)
-        training_errors = (configs.ConfigError, WorkdirError, CheckpointError, ReplayError, LogError)
+        training_errors = (configs.ConfigError, DeviceError, WorkdirError, CheckpointError, ReplayError, LogError)
         try:
             code = main(argv)
         except (*data_errors, *training_errors, EvaluationError) as error:
             fail(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            fail(f"{error.strerror}: {error.filename or 'a file'} could not be written. Make room, and the same command goes on")
         except KeyboardInterrupt:
             code = 130
         sys.exit(code or 0)

@@ -60,6 +60,26 @@ class OnlineConfig:
 
 
 @dataclasses.dataclass
+class HalvingConfig:
+    """Successive halving (Jamieson & Talwalkar, AISTATS 2016) over the hyper-parameter points of a sweep (`training/halving.py`).
+
+    Points are dropped with all their seeds: dropping unlucky seeds would flatter those that stay.
+
+    Attributes:
+        rungs: updates, over all stages, after which points are dropped; empty for none.
+        keep: share of the points that goes on at each rung, rounded up.
+        criterion: "evaluation" for the mean episode return in the environment, or the name of a training metric, of which more is
+            better, with a "-" before it less: "-loss".
+        episodes: per run, of the evaluation.
+    """
+
+    rungs: tuple[int, ...] = ()
+    keep: float = 0.5
+    criterion: str = "evaluation"
+    episodes: int = 16
+
+
+@dataclasses.dataclass
 class Config:
     """One sweep: a method on a dataset or in an environment, for some seeds and hyper-parameter points, in one program.
 
@@ -69,6 +89,8 @@ class Config:
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
         sweep: hyper-parameter points crossed with the seeds: "beta=0.05,0.1 discount=0.99,0.995" is four points, the joint axis
             "beta:discount=0.05:0.99,0.1:0.995" two.
+        halving: dropping the worst points on the way; off by default.
+        batch_devices: devices over which each run's batch is split; for runs too large for one.
         updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
@@ -83,6 +105,8 @@ class Config:
     num_seeds: int = 4
     first_seed: int = 0
     sweep: str = ""
+    halving: HalvingConfig = dataclasses.field(default_factory=HalvingConfig)
+    batch_devices: int = 1
     updates_per_chunk: int = 1000
     checkpoint_every: int = 50_000
     max_to_keep: int = 0
@@ -93,7 +117,7 @@ class Config:
 
 # May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
 # stands for that must not change, which the dataset's card holds.
-RESUMABLE = ("max_to_keep", "tensorboard", "wandb_project", "dataset.download", "dataset.env_id")
+RESUMABLE = ("batch_devices", "max_to_keep", "tensorboard", "wandb_project", "dataset.download", "dataset.env_id")
 
 
 def algorithm_name(config: Config) -> str:
@@ -190,6 +214,7 @@ def validate(config: Config) -> None:
         "updates_per_chunk": config.updates_per_chunk,
         "checkpoint_every": config.checkpoint_every,
     }
+    positive |= {"batch_devices": config.batch_devices, "halving.episodes": config.halving.episodes}
     not_negative: dict[str, Any] = {"first_seed": config.first_seed, "max_to_keep": config.max_to_keep}
     for name, value in flatten(dataclasses.asdict(config.algorithm), "algorithm.").items():
         leaf = name.rsplit(".", 1)[-1]
@@ -217,6 +242,13 @@ def validate(config: Config) -> None:
             raise ConfigError(f"algorithm.{name} must be at most {upper}, got {value}")
     if config.precision not in PRECISIONS:
         raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    rungs = config.halving.rungs
+    if list(rungs) != sorted({rung for rung in rungs if rung > 0}):
+        raise ConfigError(f"halving.rungs must be numbers of updates in ascending order, got {rungs}")
+    if rungs and not 0.0 < config.halving.keep < 1.0:
+        raise ConfigError(f"halving.keep must lie between 0 and 1, got {config.halving.keep}")
+    if rungs and online.env_id:
+        raise ConfigError("halving.rungs and online.env_id are both set: only training on a dataset can drop points on the way")
     if config.dataset.reward_scale not in REWARD_SCALES:
         raise ConfigError(
             f"dataset.reward_scale {config.dataset.reward_scale!r} is unknown; choose one of {', '.join(REWARD_SCALES)}"

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
         began = time.monotonic()
         console.rule(f"{number + 1}/{len(todo)}  {method} on {name}, {began - started:,.0f} s so far", align="left")
         workdir = Path(OUT.value) / name.replace("/", "-") / method
-        if not train(configs[cell], workdir):
+        if not train(configs[cell], workdir).complete:
             raise SystemExit(1)
         evaluate_workdir(workdir, Options(episodes=EPISODES.value, step="last"), console)
         jax.clear_caches()  # a hundred programs would fill the memory

@@ -5,6 +5,10 @@
     python launch/train.py --config=experiments/srpo_pointmaze.py --config.sweep="beta=0.05,0.1,0.2" --workdir=runs/srpo_beta
 
 Every field of the experiment's config can be set as --config.name=value. The same command goes on where it stopped.
+Exit codes: 0 complete, or stopped by a signal with the state saved; 2 something to mend, named; 3 complete, but runs diverged.
+
+On several hosts start the same command on each, under Slurm (srun) and on TPU slices without more, elsewhere with
+--coordinator=FIRST_HOST:PORT --num_hosts=N --host=0 … N-1, and a --workdir that all of them see.
 Installed, the program is `diffrl-train`, and an experiment of the package may be named without path or ending.
 """
 
@@ -29,17 +33,23 @@ CPU_DEVICES = flags.DEFINE_integer(
     "Without accelerator: devices that the host's cores present themselves as; 0 for one per core.",
     lower_bound=0,
 )
+COORDINATOR = flags.DEFINE_string("coordinator", "", "Several hosts: address:port of the first, as seen by all.")
+NUM_HOSTS = flags.DEFINE_integer("num_hosts", 0, "Several hosts: how many processes, one on each.", lower_bound=0)
+HOST = flags.DEFINE_integer("host", -1, "Several hosts: this process's number, from 0.")
+HOST_TIMEOUT = flags.DEFINE_integer("host_timeout", 30, "Seconds of silence after which a host counts as dead.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0 when training is complete or was preempted with its state saved."""
+    """Returns 0 when training is complete or was preempted with its state saved, 3 when it is complete but runs diverged."""
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
+    devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
     from diffrl.training.online import train_online
     from diffrl.training.train import train
 
     start = train_online if CONFIG.value.online.env_id else train
-    if start(CONFIG.value, Path(WORKDIR.value)) and EXPORT.value:
+    outcome = start(CONFIG.value, Path(WORKDIR.value))
+    if outcome.complete and EXPORT.value:
         from diffrl.data import collection
         from diffrl.data.recipes import replay
 

@@ -98,7 +98,8 @@ def train_stages(algorithm: Algorithm, runs: Runs, dataset: Dataset, states: Any
     dataset = attach(dataset, algorithm.columns)
     for stage in algorithm.stages:
         columns = make_prepare(stage, mesh)(states, runs.keys, dataset)
-        states, _ = make_chunk(stage, stage.num_updates, mesh)(states, runs.keys, columns, dataset)
+        alive = jnp.ones(runs.size, bool)
+        states, _, _ = make_chunk(stage, stage.num_updates, mesh)(states, alive, runs.keys, columns, dataset)
     return states
 
 

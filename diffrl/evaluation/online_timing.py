@@ -86,7 +86,7 @@ def _one_program(config: Config, count: int, seconds: float) -> tuple[str, float
     state, life = init_all(algorithm, backend.device if backend.host is None else None, spec, runs, online.num_envs)
     empty = Replay.empty(online.num_envs, online.buffer_size // online.num_envs, spec.observation_dim, spec.action_dim)
     replay = jax.vmap(lambda _: empty)(jnp.arange(runs.size))
-    states = place(pad(RunState(algorithm=state, life=life, replay=replay), size), mesh, RUN)
+    states = place(pad(RunState(algorithm=state, life=life, replay=replay, alive=jnp.ones(runs.size, bool)), size), mesh, RUN)
     keys = place(pad(runs.keys, size), mesh, RUN)
     loop = (
         HostLoop(parts, envs, config, runs, size, mesh)

@@ -15,9 +15,9 @@ class TrainingDisplay:
     Rates are measured from the end of the stage's first chunk, so that compilation is not in them.
     """
 
-    def __init__(self, num_runs: int, console: Console | None = None, plain_every: float = 10.0) -> None:
+    def __init__(self, num_runs: int, console: Console | None = None, plain_every: float = 10.0, silent: bool = False) -> None:
         self.num_runs = num_runs
-        self.console = console or Console()
+        self.console = console or Console(quiet=silent)
         self.plain_every = plain_every
         self._progress = Progress(
             TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, min_width=8)),

@@ -13,11 +13,12 @@ class LogError(RuntimeError):
 
 
 class Entry(NamedTuple):
-    """Metrics of one chunk: means over its updates, `[R]` per name, at the step that ended it."""
+    """Metrics of one chunk: means over its updates at the step that ended it, per name one value for each of `runs`."""
 
     step: int
     stage: str
     metrics: dict[str, np.ndarray]
+    runs: list[int]
 
 
 @runtime_checkable
@@ -42,11 +43,11 @@ class JsonLinesWriter:
 
     def write(self, entry: Entry) -> None:
         for name, values in entry.metrics.items():
-            for run, value in zip(self.runs, values.tolist(), strict=True):
+            for run, value in zip(entry.runs, values.tolist(), strict=True):
                 row = {
                     "step": entry.step,
                     "stage": entry.stage,
-                    **run,
+                    **self.runs[run],
                     "name": name,
                     "value": value if math.isfinite(value) else None,
                 }
@@ -71,8 +72,8 @@ class TensorBoardWriter:
     def write(self, entry: Entry) -> None:
         for name, values in entry.metrics.items():
             self.writer.add_scalar(f"{entry.stage}/{name}/mean", float(values.mean()), entry.step)
-            for label, value in zip(self.labels, values.tolist(), strict=True):
-                self.writer.add_scalar(f"{entry.stage}/{name}/{label}", value, entry.step)
+            for run, value in zip(entry.runs, values.tolist(), strict=True):
+                self.writer.add_scalar(f"{entry.stage}/{name}/{self.labels[run]}", value, entry.step)
 
     def close(self) -> None:
         self.writer.close()
@@ -100,7 +101,7 @@ class WandbWriter:
                 f"{prefix}/min": float(values.min()),
                 f"{prefix}/max": float(values.max()),
             }
-            row |= {f"{prefix}/{label}": value for label, value in zip(self.labels, values.tolist(), strict=True)}
+            row |= {f"{prefix}/{self.labels[run]}": value for run, value in zip(entry.runs, values.tolist(), strict=True)}
         self.run.log(row, step=entry.step)
 
     def close(self) -> None:

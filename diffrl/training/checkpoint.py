@@ -3,20 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax import Array
 
 from diffrl.types import Policy, State
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing or cannot be read; the message names it and says what to do."""
+    """A checkpoint is missing, cannot be read or cannot be written; the message names it and says what to do."""
 
 
 class Checkpoints:
     """The checkpoints of one workdir.
 
     A step appears under its final name only once it is whole: a process killed inside a save leaves a temporary folder
-    that no reader takes for a checkpoint and the next writer removes.
+    that no reader takes for a checkpoint and the next writer removes. What is read is compared with checksums taken of the
+    arrays before they were written. Nothing is ever unpickled: arrays come as arrays, the rest as JSON.
     """
 
     def __init__(self, workdir: Path, *, write: bool = False, max_to_keep: int = 0) -> None:
@@ -50,32 +54,61 @@ class Checkpoints:
         self._manager.reload()
 
     def save(self, step: int, state: State, policy: Policy, metadata: dict[str, Any]) -> None:
-        """Start saving; returns when the arrays are copied. They must not be donated before: pass a snapshot."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-                policy=ocp.args.StandardSave(policy),  # pyright: ignore[reportCallIssue]
-                metadata=ocp.args.JsonSave(metadata),  # pyright: ignore[reportCallIssue]
-            ),
-        )
+        """Start saving; returns when the arrays are copied. They must not be donated before: pass a snapshot.
+
+        Raises:
+            CheckpointError: this save could not begin or the one before it did not end, as when the disk is full.
+        """
+        checksums = {"state": _checksums(state), "policy": _checksums(policy)}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+                    policy=ocp.args.StandardSave(policy),  # pyright: ignore[reportCallIssue]
+                    metadata=ocp.args.JsonSave(metadata | {"checksums": checksums}),  # pyright: ignore[reportCallIssue]
+                ),
+            )
+        except Exception as error:  # orbax, tensorstore and the file system each raise their own kinds
+            raise self._unsaved(error) from error
 
     def restore_state(self, step: int, abstract: State) -> State:
-        """The state of all runs, in the structure, shapes and dtypes of `abstract` (from `jax.eval_shape`)."""
-        return self._restore(step, "state", ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+        """The state, in the structure, shapes, dtypes and shardings of `abstract`."""
+        return self._restore_arrays(step, "state", abstract)
 
     def restore_policy(self, step: int, abstract: Policy) -> Policy:
         """The policy of all runs; optimisers and critics are not read."""
-        return self._restore(step, "policy", ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+        return self._restore_arrays(step, "policy", abstract)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was said of a step when it was saved."""
         return self._restore(step, "metadata", ocp.args.JsonRestore())  # pyright: ignore[reportCallIssue]
 
+    def wait(self) -> None:
+        """Until the save under way is on disk.
+
+        Raises:
+            CheckpointError: it did not end.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # see `save`
+            raise self._unsaved(error) from error
+
     def close(self) -> None:
-        """Wait for saves under way."""
-        self._manager.wait_until_finished()
+        """Wait for the save under way, and let go; raises as `wait` does."""
+        self.wait()
         self._manager.close()
+
+    def _restore_arrays(self, step: int, item: str, abstract: Any) -> Any:
+        restored = self._restore(step, item, ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+        expected = self.metadata(step).get("checksums", {}).get(item)  # none in checkpoints from before there were any
+        if expected is not None:
+            found = _checksums(restored)
+            bad = [name for name in expected if found.get(name) != expected[name]]
+            if bad:
+                raise self._damaged(step, item, f"{len(bad)} arrays are not what was saved, first {bad[0]}")
+        return restored
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
         if step not in self._manager.all_steps():
@@ -83,5 +116,44 @@ class Checkpoints:
             raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are: {steps}")
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except Exception as error:  # orbax, tensorstore and the file system each raise their own kinds
-            raise CheckpointError(f"checkpoint {self.path / str(step)} cannot be read ({item}): {error}") from error
+        except Exception as error:  # see `save`
+            raise self._damaged(step, item, str(error).splitlines()[0][:300] if str(error) else repr(error)) from error
+
+    def _damaged(self, step: int, item: str, reason: str) -> CheckpointError:
+        before = [other for other in self.steps() if other < step]
+        remedy = f"move that folder away and the same command goes on from {before[-1]}" if before else "there is none before it"
+        return CheckpointError(f"checkpoint {self.path / str(step)} cannot be read ({item}: {reason}); {remedy}")
+
+    def _unsaved(self, error: Exception) -> CheckpointError:
+        whole = [int(path.name) for path in self.path.iterdir() if path.name.isdigit()] if self.path.is_dir() else []
+        last = f"the last whole checkpoint is {max(whole)}" if whole else "there is no whole checkpoint yet"
+        return CheckpointError(
+            f"a checkpoint could not be saved in {self.path}: {str(error).splitlines()[0][:300] if str(error) else repr(error)}; "
+            f"{last}. Make room or mend the file system, and the same command goes on from there"
+        )
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """A number per array that changes with any of its bits, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+@jax.jit
+def _sums(leaves: list[Array]) -> list[Array]:
+    return [_sum(leaf) for leaf in leaves]
+
+
+def _sum(x: Array) -> Array:
+    """Words times odd numbers, summed modulo 2³²: an odd factor is invertible, so no single changed word goes unseen."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        words = x.astype(jnp.uint32)
+    elif x.dtype.itemsize == 8:
+        words = jax.lax.bitcast_convert_type(x, jnp.uint32)  # two for each number
+    else:
+        words = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
+    words = words.ravel()
+    return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)

@@ -11,43 +11,64 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Stage
 from diffrl.data.dataset import Dataset
-from diffrl.training.devices import RUN, SHARED
+from diffrl.training.devices import BATCH, RUN, SHARED
 from diffrl.training.runs import PREPARE
 from diffrl.types import Key, Metrics, State
 
 Columns = dict[str, Array]
-Chunk = Callable[[State, Array, Columns, Dataset], tuple[State, Metrics]]
+Chunk = Callable[[State, Array, Array, Columns, Dataset], tuple[State, Array, Metrics]]
 
 
 def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
     """Compile-once function that advances all runs by `num_updates` updates of a stage.
 
-    The result maps (states, keys, columns, dataset) to (states, metrics): states `[R, ...]` are donated, keys are one
-    per run `[R]`, columns are what the stage prepared `[R, N, ...]`, the dataset and its own columns `[N, ...]` are shared;
-    a batch's `extras` hold both. Metrics are means over the
-    chunk `[R]`, and `finite`, the share of updates whose metrics were all finite.
+    The result maps (states, alive, keys, columns, dataset) to (states, alive, metrics): states `[R, ...]` are donated, `alive`
+    `[R]` says which runs have not diverged, keys are one per run `[R]`, columns are what the stage prepared `[R, N, ...]`, the
+    dataset and its own columns `[N, ...]` are shared; a batch's `extras` hold both. Metrics are means over the chunk `[R]`, and
+    `finite`, the share of updates whose metrics were all finite.
 
     Randomness is counted: update number t of a run draws from fold_in(key of the run, t), so results do not depend on
     how updates are cut into chunks nor on which runs share the program. Rows are drawn uniformly with replacement.
-    """
 
-    def chunk(state: State, key: Key, columns: Columns, dataset: Dataset) -> tuple[State, Metrics]:
-        def body(state: State, _: None) -> tuple[State, Metrics]:
+    Where the mesh has several devices on its axis `batch`, each run's batch is split over them: the program is the same, and
+    XLA's partitioner averages the gradients.
+    """
+    split_batch = mesh.shape["batch"] > 1
+
+    def chunk(state: State, alive: Array, key: Key, columns: Columns, dataset: Dataset) -> tuple[State, Array, Metrics]:
+        def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], Metrics]:
+            state, alive = carry
             batch_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
             index = jax.random.randint(batch_key, (stage.batch_size,), 0, dataset.size)
+            if split_batch:
+                index = jax.lax.with_sharding_constraint(index, BATCH)
             shared = dataset[index]
             own = {name: column[index] for name, column in columns.items()}
             batch = dataclasses.replace(shared, extras=shared.extras | own)
-            state, metrics = stage.update(state, batch, update_key)
-            finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
-            return state, metrics | {"finite": finite.astype(jnp.float32)}
+            after, metrics = stage.update(state, batch, update_key)
+            after, alive, finite = freeze(after, state, alive, metrics)
+            return (after, alive), metrics | {"finite": finite}
 
-        state, metrics = jax.lax.scan(body, state, length=num_updates)
-        return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+        (state, alive), metrics = jax.lax.scan(body, (state, alive), length=num_updates)
+        return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
-    runs = jax.vmap(chunk, in_axes=(0, 0, 0, None))
-    mapped = jax.shard_map(runs, mesh=mesh, in_specs=(RUN, RUN, RUN, SHARED), out_specs=RUN)
+    runs = jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))
+    in_specs = (RUN, RUN, RUN, RUN, SHARED)
+    mapped = jax.shard_map(runs, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names={"run"})
     return jax.jit(mapped, donate_argnums=0)
+
+
+def freeze(after: State, before: State, alive: Array, metrics: Metrics) -> tuple[State, Array, Array]:
+    """A run whose metrics stop being finite keeps its last state for good.
+
+    Returns:
+        the state, whether the run is still alive, and whether this update's metrics were finite, as 0 or 1.
+    """
+    finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+    alive = alive & finite
+    # What an update leaves alone is the very same array; choosing between it and itself would cost a copy.
+    state = jax.tree.map(lambda new, old: new if new is old else jnp.where(alive, new, old), after, before)
+    return state, alive, finite.astype(jnp.float32)
 
 
 def make_prepare(stage: Stage, mesh: Mesh) -> Callable[[State, Array, Dataset], Any]:
@@ -58,5 +79,7 @@ def make_prepare(stage: Stage, mesh: Mesh) -> Callable[[State, Array, Dataset], 
             return {}
         return stage.prepare(state, dataset, jax.random.fold_in(key, PREPARE))
 
-    mapped = jax.shard_map(jax.vmap(prepare, in_axes=(0, 0, None)), mesh=mesh, in_specs=(RUN, RUN, SHARED), out_specs=RUN)
+    mapped = jax.shard_map(
+        jax.vmap(prepare, in_axes=(0, 0, None)), mesh=mesh, in_specs=(RUN, RUN, SHARED), out_specs=RUN, axis_names={"run"}
+    )
     return jax.jit(mapped)

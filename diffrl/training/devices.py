@@ -1,7 +1,8 @@
-"""Topology: the mesh, placement on it, and padding of the run axis. The only file that knows how many devices there are."""
+"""Topology: hosts, the mesh, placement on it, padding of the run axis. The only file that knows how many devices there are."""
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 RUN = PartitionSpec("run")
+BATCH = PartitionSpec("batch")
 SHARED = PartitionSpec()
+
+
+class DeviceError(RuntimeError):
+    """The devices or hosts that were asked for cannot be had; the message says what there is."""
 
 
 def configure(cpu_devices: int = 0, cache_dir: Path | None = None) -> None:
@@ -31,11 +37,56 @@ def configure(cpu_devices: int = 0, cache_dir: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir))
 
 
-def make_mesh(num_runs: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over the run axis, with no more devices than runs. The second axis, `batch`, is for data parallelism."""
+def join_hosts(coordinator: str = "", num_hosts: int = 0, host: int = -1, timeout: int = 30) -> None:
+    """Make one machine of several processes, each of which calls this before its first use of JAX.
+
+    Args:
+        coordinator: "address:port" at which process 0 can be reached; empty to find out from the scheduler.
+        num_hosts, host: number of processes and this one's number; 0 and -1 to find out.
+        timeout: seconds of silence after which a process counts as dead and all others stop.
+
+    Does nothing where no coordinator is given and neither Slurm (a step of several tasks) nor a TPU slice says that there are
+    several processes.
+
+    Raises:
+        DeviceError: only some of the three are given, or the others do not answer.
+    """
+    given = [bool(coordinator), num_hosts > 0, host >= 0]
+    detected = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if not any(given) and not detected:
+        return
+    if any(given) and not all(given):
+        raise DeviceError("--coordinator, --num_hosts and --host go together (or none of them, under Slurm and on TPU slices)")
+    explicit = {"coordinator_address": coordinator, "num_processes": num_hosts, "process_id": host} if all(given) else {}
+    try:
+        jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=timeout, initialization_timeout=10 * timeout)
+    except (RuntimeError, ValueError) as error:
+        where = f"the coordinator {coordinator}" if coordinator else "the scheduler's coordinator"
+        raise DeviceError(f"the {num_hosts or ''} processes did not meet at {where}: {error}") from error
+
+
+def is_primary() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def make_mesh(num_runs: int, devices: Sequence[Any] | None = None, batch_devices: int = 1) -> Mesh:
+    """A mesh (run, batch) with no more devices than runs on the first axis, and `batch_devices` of them for each on the second.
+
+    Raises:
+        DeviceError: there are not that many devices, or with several hosts, more devices than runs.
+    """
     devices = jax.devices() if devices is None else devices
-    used = devices[: min(len(devices), num_runs)]
-    return Mesh(np.array(used).reshape(-1, 1), ("run", "batch"), axis_types=(AxisType.Auto, AxisType.Auto))
+    rows = min(len(devices) // batch_devices, num_runs)
+    if rows == 0:
+        raise DeviceError(f"batch_devices={batch_devices} needs as many devices; there are {len(devices)}")
+    used = devices[: rows * batch_devices]
+    if len({device.process_index for device in used}) < jax.process_count():
+        raise DeviceError(
+            f"{num_runs} runs on {batch_devices} devices each leave some of {jax.process_count()} hosts idle: train more runs in "
+            "this program, or use fewer hosts"
+        )
+    return Mesh(np.array(used).reshape(rows, batch_devices), ("run", "batch"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def padded_size(num_runs: int, mesh: Mesh) -> int:
@@ -54,5 +105,42 @@ def pad(tree: Any, size: int) -> Any:
 
 
 def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """Put a tree on the mesh: RUN splits the leading axis, SHARED copies to every device."""
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    """Put a tree on the mesh: RUN splits the leading axis, SHARED copies to every device. Each host sends its own part only."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
+
+
+def sharding_of(rows: int, mesh: Mesh) -> NamedSharding:
+    """Of arrays `[rows, ...]` that need no padding: split over runs where that divides, else a copy on every device."""
+    return NamedSharding(mesh, RUN if rows % mesh.shape["run"] == 0 else SHARED)
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """A tree of device arrays as numpy arrays, whole on every host."""
+    if jax.process_count() > 1:
+        tree = _replicate(mesh)(tree)
+    return jax.device_get(tree)
+
+
+def any_host(flag: bool) -> bool:
+    """Whether any host says so. All hosts must ask together."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    with jax.transfer_guard("allow"):
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+@cache
+def _replicate(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, SHARED))

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
+from diffrl.training.chunk import freeze
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.replay import Replay
 from diffrl.training.runs import INIT, ONLINE, Runs
@@ -43,11 +44,12 @@ class Life:
 
 @flax.struct.dataclass
 class RunState:
-    """All that changes in a run."""
+    """All that changes in a run; `alive` until it diverges."""
 
     algorithm: State
     life: Life
     replay: Replay
+    alive: Array
 
 
 class Interaction(NamedTuple):
@@ -127,21 +129,22 @@ def interact(algorithm: Algorithm, stage: Stage, spec: Spec, config: Config, max
         return run, {"_returns": jnp.sum(jnp.where(ended, total, 0.0)), "_ended": jnp.sum(ended).astype(jnp.float32)}
 
     def learn(run: RunState, key: Key, count: Array) -> tuple[RunState, Metrics]:
-        def body(state: State, key: Key) -> tuple[State, Metrics]:
+        def body(carry: tuple[State, Array], key: Key) -> tuple[tuple[State, Array], Metrics]:
+            state, alive = carry
             batch_key, update_key = jax.random.split(key)
             lookahead = max(algorithm.lookahead, 1)
             batch = run.replay.draw(batch_key, count, stage.batch_size, algorithm.columns, lookahead)
-            state, metrics = stage.update(state, batch, update_key)
-            finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
-            return state, metrics | {"finite": finite.astype(jnp.float32)}
+            after, metrics = stage.update(state, batch, update_key)
+            after, alive, finite = freeze(after, state, alive, metrics)
+            return (after, alive), metrics | {"finite": finite}
 
         keys = jax.random.split(key, online.updates_per_step)
         if online.updates_per_step == 1:
-            state, metrics = body(run.algorithm, keys[0])
+            (state, alive), metrics = body((run.algorithm, run.alive), keys[0])
         else:
-            state, stacked = jax.lax.scan(body, run.algorithm, keys)
+            (state, alive), stacked = jax.lax.scan(body, (run.algorithm, run.alive), keys)
             metrics = jax.tree.map(jnp.mean, stacked)
-        return dataclasses.replace(run, algorithm=state), metrics
+        return dataclasses.replace(run, algorithm=state, alive=alive), metrics
 
     return Interaction(act, record, learn)
 

@@ -6,6 +6,7 @@ actions, for all runs as well.
 """
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config, ConfigError, to_json, validate
@@ -30,32 +32,32 @@ from diffrl.training.interaction import DeviceLoop, HostLoop, Life, RunState, in
 from diffrl.training.preemption import Preemption, watch_signals
 from diffrl.training.replay import Replay
 from diffrl.training.reporting import Reporter, passes
-from diffrl.training.runs import make_runs
-from diffrl.training.workdir import append_json, check_same, claim, write_json
+from diffrl.training.runs import Runs, make_runs
+from diffrl.training.train import Outcome
+from diffrl.training.workdir import append_json, check_same, claimed, write_json
 from diffrl.types import Metrics, Spec, State
 
 
-def train_online(config: Config, workdir: Path) -> bool:
+def train_online(config: Config, workdir: Path) -> Outcome:
     """Train all runs of a config in its environment, or until a signal asks to stop. Calling it again goes on where it stopped.
 
     With an environment on the device resuming is exact. A host simulator's state is not saved: there the episodes under way are
     given up, and everything else is as it was.
-
-    Returns:
-        True when training is complete, False when it was preempted (state saved).
 
     Raises:
         ConfigError, DatasetError, BackendError, WorkdirError, CheckpointError, ReplayError: with the reason and a remedy.
     """
     # ---------------------------------------------------------------- is there anything to do, and may we?
     validate(config)
+    if jax.process_count() > 1 or config.batch_devices > 1:
+        raise ConfigError("training by interaction takes one host and one device for each run: drop batch_devices or --num_hosts")
     online, runs = config.online, make_runs(config)
     workdir = Path(workdir).absolute()
     display = TrainingDisplay(runs.size)
     if (workdir / "DONE").exists():
         check_same(workdir / "config.json", to_json(config))
         display.say(f"{workdir} is already trained to the end")
-        return True
+        return Outcome(True, tuple(json.loads((workdir / "DONE").read_text()).get("diverged", ())))
 
     # ---------------------------------------------------------------- the environment and the method
     env_spec = env_spec_of(online.env_id)
@@ -71,15 +73,31 @@ def train_online(config: Config, workdir: Path) -> bool:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     stage = stage_of(algorithm)
-    claim(workdir, config, spec, card)
+    with claimed(workdir, config, spec, card):
+        return _train(config, workdir, algorithm, stage, runs, envs, spec, mesh, display)
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    algorithm: Algorithm,
+    stage: Stage,
+    runs: Runs,
+    envs: DeviceEnvironment | HostEnvironments,
+    spec: Spec,
+    mesh: Mesh,
+    display: TrainingDisplay,
+) -> Outcome:
+    online, size = config.online, padded_size(runs.size, mesh)
     jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
 
     # ---------------------------------------------------------------- restore everything, or start
-    on_device = None if backend.host is not None else backend.device
+    on_device = None if isinstance(envs, HostEnvironments) else envs
     keys = place(pad(runs.keys, size), mesh, RUN)
     checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
     steps = checkpoints.steps()
     start = steps[-1] // online.num_envs if steps else 0
+    diverged = {int(run): at for run, at in checkpoints.metadata(steps[-1]).get("diverged", {}).items()} if steps else {}
 
     def fresh() -> tuple[State, Life]:
         return init_all(algorithm, on_device, spec, runs, online.num_envs)
@@ -92,11 +110,12 @@ def train_online(config: Config, workdir: Path) -> bool:
     empty = Replay.empty(online.num_envs, online.buffer_size // online.num_envs, spec.observation_dim, spec.action_dim)
     rows = replays.restored(jnp.zeros((runs.size, *empty.rows.shape)), workdir / "replay", start)
     state, life = saved
-    run_states = RunState(algorithm=state, life=life, replay=dataclasses.replace(empty, rows=rows))
+    alive = jnp.array([run not in diverged for run in range(runs.size)])
+    run_states = RunState(algorithm=state, life=life, replay=dataclasses.replace(empty, rows=rows), alive=alive)
     run_states = place(pad(run_states, size), mesh, RUN)
 
     # ---------------------------------------------------------------- a loop over chunks
-    report = Reporter(config, workdir, runs, display, start * online.num_envs)
+    report = Reporter(config, workdir, runs, display, start * online.num_envs, diverged)
     interaction = interact(algorithm, stage, spec, config, envs.max_episode_steps)
     if isinstance(envs, HostEnvironments):
         advance: Any = HostLoop(interaction, envs, config, runs, size, mesh)
@@ -112,14 +131,15 @@ def train_online(config: Config, workdir: Path) -> bool:
         envs.close()
 
     # ---------------------------------------------------------------- end
+    stopped = tuple(sorted(report.diverged))
     if done < loop.end:
         display.say(
             f"stopped by {preemption.signal} at step {done * online.num_envs:,}; state saved, run the same command to go on"
         )
-        return False
-    write_json(workdir / "DONE", {"step": done * online.num_envs})
+        return Outcome(False, stopped)
+    write_json(workdir / "DONE", {"step": done * online.num_envs, "diverged": stopped})
     display.say(f"done: {done * online.num_envs:,} steps of {runs.size} runs in {workdir}")
-    return True
+    return Outcome(True, stopped)
 
 
 def describe(envs: DeviceEnvironment | HostEnvironments, env_id: str, env_spec: str) -> tuple[Spec, Card]:
@@ -175,11 +195,12 @@ class _Saver:
 
         self.snapshot = jax.jit(snapshot)
 
-    def __call__(self, iteration: int, runs: RunState, stage: str) -> None:
+    def __call__(self, iteration: int, runs: RunState, stage: str, diverged: dict[int, int]) -> None:
         # The rows first: a checkpoint that is there has its transitions.
         replays.save_rows(self.path, runs.replay.rows[: self.num_runs], self.saved, iteration)
         self.saved = iteration
         metadata = {"step": iteration * self.num_envs, "stage": stage, "stage_index": 0, "num_stages": 1}
+        metadata["diverged"] = {str(run): step for run, step in diverged.items()}
         state, policy = self.snapshot(runs)
         self.checkpoints.save(iteration * self.num_envs, state, policy, metadata)
 
@@ -237,9 +258,12 @@ class _Loop:
         """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
         if pending is not None:
             self._report(pending)
-            self.save(pending[0], runs, self.stage.name)
+            self.save(pending[0], runs, self.stage.name, self.report.diverged)
 
     def _report(self, pending: tuple[int, Metrics] | None) -> None:
         if pending is not None:
             step = pending[0] * self.config.online.num_envs
-            self.display.advance(step, self.report(step, self.stage.name, pending[1]))
+            size = self.report.runs.size
+            metrics = {name: np.asarray(value)[:size] for name, value in jax.device_get(pending[1]).items()}
+            self.report(step, self.stage.name, metrics)
+            self.display.advance(step, metrics)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from diffrl.training.devices import any_host
+
 
 class Preemption:
     """Set once SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) arrived; the trainer looks between chunks."""
@@ -14,6 +16,12 @@ class Preemption:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def anywhere(self) -> bool:
+        """Whether a signal has come to this host or any other; all must ask together."""
+        if any_host(bool(self)) and self.signal is None:
+            self.signal = "a signal to another host"
+        return bool(self)
 
 
 @contextmanager

@@ -117,7 +117,10 @@ def load_rows(path: Path, stop: int) -> Float[np.ndarray, "runs envs steps packe
                 f"{path} has no transitions from {at:,} on, of {stop:,}: it cannot be resumed; use another --workdir"
             )
         at, file = files[at]
-        parts.append(np.load(file, allow_pickle=False))
+        try:
+            parts.append(np.load(file, allow_pickle=False))
+        except (OSError, ValueError) as error:
+            raise ReplayError(f"{file} is damaged ({error}): it cannot be resumed; use another --workdir") from error
     if not parts:
         raise ReplayError(f"{path} has no transitions")
     return np.concatenate(parts, axis=2)

@@ -2,48 +2,60 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from diffrl.config import Config, algorithm_name, to_json
 from diffrl.logging.console import TrainingDisplay
 from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
+from diffrl.training.devices import is_primary
 from diffrl.training.runs import Runs
-from diffrl.types import Metrics
 
 
 class Reporter:
-    """Sends metrics to the writers that a config asks for. A run whose metrics are not finite is named once."""
+    """Sends metrics to the writers that a config asks for, and keeps count of runs that diverged.
 
-    def __init__(self, config: Config, workdir: Path, runs: Runs, display: TrainingDisplay, resume_step: int) -> None:
+    Attributes:
+        diverged: the update (online: step) before which each run's metrics stopped being finite, by run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        runs: Runs,
+        display: TrainingDisplay,
+        resume_step: int,
+        diverged: dict[int, int] | None = None,
+    ) -> None:
         labels = [
             "_".join([f"seed{seed}", *(f"{name}{value:g}" for name, value in point.items())])
             for seed, point in zip(runs.seeds, runs.points, strict=True)
         ]
-        path = workdir / "metrics" / "train.jsonl"
-        self.writers: list[Writer] = [JsonLinesWriter(path, runs.seeds, runs.points, resume_step)]
-        if config.tensorboard:
-            self.writers.append(TensorBoardWriter(workdir / "tensorboard", labels, resume_step))
-        if config.wandb_project:
-            settings = {"name": algorithm_name(config), **to_json(config)}
-            self.writers.append(WandbWriter(config.wandb_project, workdir, settings, labels))
+        self.writers: list[Writer] = []
+        if is_primary():
+            path = workdir / "metrics" / "train.jsonl"
+            self.writers.append(JsonLinesWriter(path, runs.seeds, runs.points, resume_step))
+            if config.tensorboard:
+                self.writers.append(TensorBoardWriter(workdir / "tensorboard", labels, resume_step))
+            if config.wandb_project:
+                settings = {"name": algorithm_name(config), **to_json(config)}
+                self.writers.append(WandbWriter(config.wandb_project, workdir, settings, labels))
         self.runs, self.display = runs, display
-        self.diverged: set[int] = set()
+        self.diverged: dict[int, int] = dict(diverged or {})
 
-    def __call__(self, step: int, stage: str, device_metrics: Metrics) -> dict[str, np.ndarray]:
-        """Returns the metrics on the host, `[R]` per name without padding."""
-        size = self.runs.size
-        metrics = {name: np.asarray(value)[:size] for name, value in jax.device_get(device_metrics).items()}
-        for run in np.flatnonzero(metrics.get("finite", np.ones(size)) < 1.0):
+    def __call__(self, step: int, stage: str, metrics: dict[str, np.ndarray], standing: list[int] | None = None) -> None:
+        """Metrics on the host, one value per run; of the runs `standing` alone where some were dropped."""
+        standing = list(range(self.runs.size)) if standing is None else standing
+        for i in np.flatnonzero(metrics.get("finite", np.ones(len(standing))) < 1.0):
+            run = standing[i]
             if run not in self.diverged:
-                self.diverged.add(int(run))
+                self.diverged[run] = step
                 self.display.say(
-                    f"run {run} (seed {self.runs.seeds[run]} {self.runs.points[run] or ''}) diverged before update {step:,}: "
-                    "its metrics are not finite. The other runs are untouched"
+                    f"run {run} (seed {self.runs.seeds[run]} {self.runs.points[run] or ''}) diverged before {step:,}: "
+                    "its metrics are not finite. It stays as it was before that; the other runs are untouched"
                 )
         for writer in self.writers:
-            writer.write(Entry(step, stage, metrics))
-        return metrics
+            writer.write(Entry(step, stage, metrics, standing))
 
     def close(self) -> None:
         for writer in self.writers:

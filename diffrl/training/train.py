@@ -1,32 +1,45 @@
-"""The trainer: one linear host loop around compiled chunks. Read this first, then chunk.py."""
+"""The trainer: one linear host program around compiled chunks. Read this first, then loop.py and chunk.py."""
 
 import dataclasses
-import time
+import json
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
-from diffrl.data.dataset import Dataset, Source, build
+from diffrl.data.dataset import Card, Dataset, Source, build
 from diffrl.data.load import load
-from diffrl.logging.console import TrainingDisplay, duration
+from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
+from diffrl.training import halving
 from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.chunk import make_chunk, make_prepare
-from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
-from diffrl.training.preemption import Preemption, watch_signals
-from diffrl.training.reporting import Reporter, passes
+from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
+from diffrl.training.devices import RUN, SHARED, is_primary, make_mesh, place, sharding_of
+from diffrl.training.loop import Population, Saver, SegmentLoop, segments
+from diffrl.training.preemption import watch_signals
+from diffrl.training.reporting import Reporter
 from diffrl.training.runs import INIT, Runs, make_runs
-from diffrl.training.workdir import append_json, check_same, claim, write_json
-from diffrl.types import Metrics, Policy, State
+from diffrl.training.workdir import check_same, claimed, write_json
+from diffrl.types import State
 
 
-def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        complete: False when a signal asked to stop; the state is saved, and calling again goes on.
+        diverged: runs whose metrics stopped being finite.
+    """
+
+    complete: bool
+    diverged: tuple[int, ...] = ()
+
+
+def train(config: Config, workdir: Path, source: Source | None = None) -> Outcome:
     """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
 
     Args:
@@ -34,11 +47,9 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
         workdir: where everything goes.
         source: rows in memory (`data.arrays.from_arrays`) in place of those the config's dataset.id names.
 
-    Returns:
-        True when training is complete, False when it was preempted (state saved).
-
     Raises:
-        ConfigError, DatasetError, WorkdirError, CheckpointError: before any training, with the reason and a remedy.
+        ConfigError, DatasetError, WorkdirError, CheckpointError, DeviceError: with the reason and a remedy; but for a save that
+            fails, before any training.
     """
     # ---------------------------------------------------------------- is there anything to do, and may we?
     if source is not None:
@@ -46,11 +57,11 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
     validate(config)
     runs = make_runs(config)
     workdir = Path(workdir).absolute()
-    display = TrainingDisplay(runs.size)
+    display = TrainingDisplay(runs.size, silent=not is_primary())
     if (workdir / "DONE").exists():
         check_same(workdir / "config.json", to_json(config))
         display.say(f"{workdir} is already trained to the end")
-        return True
+        return Outcome(True, tuple(json.loads((workdir / "DONE").read_text()).get("diverged", ())))
 
     # ---------------------------------------------------------------- data
     if source is None:
@@ -68,49 +79,78 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> bool:
         algorithm = make(config.algorithm, spec)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    claim(workdir, config, spec, card)
+    with claimed(workdir, config, spec, card):
+        return _train(config, workdir, algorithm, runs, dataset, card, display)
+
+
+def _train(
+    config: Config, workdir: Path, algorithm: Algorithm, runs: Runs, dataset: Dataset, card: Card, display: TrainingDisplay
+) -> Outcome:
     jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
 
     # ---------------------------------------------------------------- placement: runs over devices, data on all of them
-    mesh = make_mesh(runs.size)
-    size = padded_size(runs.size, mesh)
-    keys = place(pad(runs.keys, size), mesh, RUN)
-    dataset = place(columns.attach(dataset, algorithm.columns), mesh, SHARED)
+    mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
+    dataset = columns.attach(dataset, algorithm.columns)
+    same = equal_runs(algorithm, runs, dataset)
+    plan = segments(algorithm.stages, config.halving.rungs)
+    ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
+    halving.check(config, runs, same, ends, card.env_spec is not None)
+    for stage in algorithm.stages:
+        if stage.batch_size % config.batch_devices:
+            raise ConfigError(f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}")
+    dataset = place(dataset, mesh, SHARED)
 
     # ---------------------------------------------------------------- restore everything, or start
     checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
     steps = checkpoints.steps()
     step = steps[-1] if steps else 0
+    metadata = checkpoints.metadata(step) if steps else {}
+    diverged, dropped = ({int(run): at for run, at in metadata.get(kind, {}).items()} for kind in ("diverged", "dropped"))
+    index = tuple(metadata.get("rows", range(runs.size)))
     if steps:
-        states = checkpoints.restore_state(step, jax.eval_shape(lambda: init_states(algorithm, runs)))
+        rows = checkpoints.restore_state(step, abstract_states(algorithm, runs, max(index) + 1, mesh))
         display.say(f"resuming at update {step:,}")
+        population = None
     else:
-        states = init_states(algorithm, runs)
-    states = place(pad(states, size), mesh, RUN)
-    save = _Saver(checkpoints, algorithm, runs.size, mesh)
-    report = Reporter(config, workdir, runs, display, step)
+        cohort = make_cohort(same[0], set())
+        rows, population = None, Population(cohort, _fresh_states(algorithm, runs, cohort, mesh), None)
+    save = Saver(checkpoints, algorithm, runs, mesh)
+    report = Reporter(config, workdir, runs, display, step, diverged)
 
-    # ---------------------------------------------------------------- stages, each a loop over chunks
-    stage_start = 0
+    # ---------------------------------------------------------------- segments, each a loop over chunks
     with watch_signals() as preemption, display:
-        for index, stage in enumerate(algorithm.stages):
-            stage_end = stage_start + stage.num_updates
-            if step < stage_end:
-                loop = _StageLoop(algorithm, index, stage_start, config, mesh, display, report, save, workdir)
-                states, step = loop.run(states, step, keys, dataset, preemption)
-            stage_start = stage_end
-            if preemption:
+        for segment in plan:
+            if step >= segment.end:
+                continue
+            if preemption.anywhere():
+                break
+            if step == segment.begin and step in config.halving.rungs:
+                checkpoints.wait()
+                losers, why = halving.worst(config, workdir, runs, step, set(dropped))
+                dropped |= dict.fromkeys(losers, step)
+                display.say(why)
+            cohort = make_cohort(same[segment.index], set(dropped))
+            if population is None or population.cohort != cohort:
+                if population is not None:
+                    rows, index = jax.jit(rows_of, static_argnums=2)(*population[1:], population.cohort), population.cohort.index
+                population = Population(cohort, *place_rows(rows, index, jax.device_get(runs.hparams), cohort, mesh))
+                rows = None
+            loop = SegmentLoop(algorithm, segment, config, mesh, display, report, save, workdir, dropped)
+            population, step = loop.run(population, step, runs.keys, dataset, preemption)
+            if step < segment.end:
                 break
     checkpoints.close()
     report.close()
 
     # ---------------------------------------------------------------- end
-    if step < stage_start or preemption:
+    stopped = tuple(sorted(report.diverged.keys() - dropped.keys()))
+    if step < plan[-1].end and len(stopped) + len(dropped) < runs.size:
         display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
-        return False
-    write_json(workdir / "DONE", {"step": step})
-    display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}")
-    return True
+        return Outcome(False, stopped)
+    if is_primary():
+        write_json(workdir / "DONE", {"step": step, "diverged": stopped})
+    display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}" + (f"; {len(stopped)} diverged" if stopped else ""))
+    return Outcome(True, stopped)
 
 
 def init_states(algorithm: Algorithm, runs: Runs) -> State:
@@ -119,96 +159,16 @@ def init_states(algorithm: Algorithm, runs: Runs) -> State:
     return jax.jit(jax.vmap(algorithm.init))(keys, runs.hparams)
 
 
-class _Saver:
-    """Saves the first R runs of the padded states. Chunks donate their state, so the checkpointer gets a copy."""
-
-    def __init__(self, checkpoints: Checkpoints, algorithm: Algorithm, num_runs: int, mesh: Mesh) -> None:
-        self.checkpoints = checkpoints
-
-        def snapshot(states: State) -> tuple[State, Policy]:
-            copies = jax.tree.map(lambda x: jnp.copy(x[:num_runs]), states)
-            return copies, jax.tree.map(jnp.copy, jax.vmap(algorithm.policy)(copies))
-
-        sharding = NamedSharding(mesh, RUN if num_runs % mesh.shape["run"] == 0 else SHARED)
-        self.snapshot = jax.jit(snapshot, out_shardings=sharding)
-
-    def __call__(self, step: int, states: State, metadata: dict[str, Any]) -> None:
-        state, policy = self.snapshot(states)
-        self.checkpoints.save(step, state, policy, {"step": step, **metadata})
+def abstract_states(algorithm: Algorithm, runs: Runs, rows: int, mesh: Mesh) -> State:
+    """Shapes, dtypes and shardings of saved states `[rows, ...]`."""
+    state = jax.eval_shape(algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
+    sharding = sharding_of(rows, mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=sharding), state)
 
 
-class _StageLoop:
-    """The chunks of one stage."""
-
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        index: int,
-        start: int,
-        config: Config,
-        mesh: Mesh,
-        display: TrainingDisplay,
-        report: Reporter,
-        save: _Saver,
-        workdir: Path,
-    ) -> None:
-        self.stage = algorithm.stages[index]
-        self.start = start
-        self.config, self.mesh, self.display, self.report, self.save = config, mesh, display, report, save
-        self.metadata = {"stage": self.stage.name, "stage_index": index, "num_stages": len(algorithm.stages)}
-        self.timings = workdir / "metrics" / "timings.jsonl"
-
-    def run(self, states: State, step: int, keys: jax.Array, dataset: Dataset, preemption: Preemption) -> tuple[State, int]:
-        """From update `step` to the end of the stage or the first signal; returns the states and the step reached."""
-        stage, per_chunk = self.stage, self.config.updates_per_chunk
-        end = self.start + stage.num_updates
-        self.display.start(stage.name, step - self.start, stage.num_updates)
-        began, first = time.monotonic(), step
-        prepared = make_prepare(stage, self.mesh)(states, keys, dataset)
-        chunks: dict[int, Any] = {}
-        pending: tuple[int, Metrics] | None = None
-        with jax.transfer_guard("disallow"):
-            while step < end and not preemption:
-                length = min(per_chunk - (step - self.start) % per_chunk, end - step)
-                if length not in chunks:
-                    chunks[length] = make_chunk(stage, length, self.mesh).lower(states, keys, prepared, dataset).compile()
-                    if len(chunks) == 1:
-                        compiled = time.monotonic()
-                states, metrics = chunks[length](states, keys, prepared, dataset)
-                # The device works on this chunk while the host reports the one before.
-                self._report(pending)
-                step += length
-                pending = (step, metrics)
-                if step == end or passes(step - self.start, length, self.config.checkpoint_every):
-                    pending = self._commit(pending, states)
-            self._commit(pending, states)
-        jax.block_until_ready(states)
-        if step > first:
-            seconds = time.monotonic() - compiled
-            append_json(
-                self.timings,
-                {
-                    "stage": stage.name,
-                    "from": first,
-                    "to": step,
-                    "runs": self.report.runs.size,
-                    "compile_seconds": round(compiled - began, 3),
-                    "seconds": round(seconds, 3),
-                    "updates_per_second": round((step - first) / seconds, 3),
-                },
-            )
-            self.display.say(
-                f"{stage.name}: {step - first:,} updates in {duration(seconds)}, compiled in {compiled - began:.1f}s"
-            )
-        return states, step
-
-    def _commit(self, pending: tuple[int, Metrics] | None, states: State) -> None:
-        """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
-        if pending is not None:
-            self._report(pending)
-            self.save(pending[0], states, self.metadata)
-
-    def _report(self, pending: tuple[int, Metrics] | None) -> None:
-        if pending is not None:
-            step, metrics = pending
-            self.display.advance(step - self.start, self.report(step, self.stage.name, metrics))
+def _fresh_states(algorithm: Algorithm, runs: Runs, cohort: Cohort, mesh: Mesh) -> State:
+    """Of the cohort's members, padded, each made on its own device."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
+    args = place(jax.tree.map(lambda x: cohort.padded(x, mesh), (keys, runs.hparams)), mesh, RUN)
+    mapped = jax.shard_map(jax.vmap(algorithm.init), mesh=mesh, in_specs=RUN, out_specs=RUN, axis_names={"run"})
+    return jax.jit(mapped)(*args)

@@ -1,15 +1,20 @@
-"""What identifies an experiment on disk, and the refusal to mix two of them in one directory."""
+"""What identifies an experiment on disk, and the refusal to mix two of them, or two trainers, in one directory."""
 
 import dataclasses
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from diffrl.config import RESUMABLE, Config, flatten, to_json
+from diffrl.config import RESUMABLE, Config, flatten, load, to_json
 from diffrl.data.dataset import Card
 from diffrl.types import Spec
 
@@ -18,27 +23,58 @@ class WorkdirError(RuntimeError):
     """The workdir cannot be used: not writable, or it belongs to another experiment."""
 
 
-def claim(workdir: Path, config: Config, spec: Spec, card: Card) -> None:
-    """Write what identifies the experiment, or check that the workdir holds the same one.
+@contextmanager
+def claimed(workdir: Path, config: Config, spec: Spec, card: Card) -> Iterator[None]:
+    """Own a workdir for the time of a `with` block: write what identifies the experiment, or check that it is the same one.
+
+    The ownership is a lock of the operating system, which ends with the process however that ends. Of several hosts' processes
+    the first owns it for all.
 
     Raises:
-        WorkdirError: not writable, or it holds another config or dataset; the message lists the differences.
+        WorkdirError: not writable, another trainer is at work in it, or it holds another config or dataset; the message lists
+            the differences.
     """
+    if jax.process_index() > 0:
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with (workdir / ".write_test").open("w"):
-            pass
-        (workdir / ".write_test").unlink()
+        lock = (workdir / ".lock").open("a+")
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
-    identity = {"dataset.json": dataclasses.asdict(card), "spec.json": dataclasses.asdict(spec), "config.json": to_json(config)}
-    # The config goes last: a directory that has it has the others.
-    for name, values in identity.items():
-        if (workdir / "config.json").exists():
-            check_same(workdir / name, values)
-        else:
-            write_json(workdir / name, values)
-    write_json(workdir / "versions.json", _versions())
+    with lock:
+        _lock(lock, workdir)
+        identity = {
+            "dataset.json": dataclasses.asdict(card),
+            "spec.json": dataclasses.asdict(spec),
+            "config.json": to_json(config),
+        }
+        # The config goes last: a directory that has it has the others.
+        for name, values in identity.items():
+            if (workdir / "config.json").exists():
+                check_same(workdir / name, values)
+            else:
+                write_json(workdir / name, values)
+        write_json(workdir / "versions.json", _versions())
+        yield
+
+
+def _lock(lock: Any, workdir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise WorkdirError(
+            f"{workdir} is in use by another trainer ({lock.read().strip() or 'unknown'}); wait for it, stop it, or use another "
+            "--workdir"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise WorkdirError(f"cannot lock {workdir}: {error.strerror}") from error
+        return  # a file system without locks: whoever mounted it that way must see to it that one trainer runs at a time
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}")
+    lock.flush()
 
 
 def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RESUMABLE) -> None:
@@ -47,7 +83,9 @@ def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RES
     Raises:
         WorkdirError: they differ in more than `ignore`; the message lists the differences.
     """
-    saved, wanted = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(values)))
+    # Settings that are younger than the workdir have their defaults there.
+    there = to_json(load(path.parent)) if path.name == "config.json" else json.loads(path.read_text())
+    saved, wanted = flatten(there), flatten(json.loads(json.dumps(values)))
     different = [
         name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
     ]

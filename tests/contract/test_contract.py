@@ -102,10 +102,11 @@ def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
 
     def arguments(states: Any, keys: jax.Array) -> tuple[Any, ...]:
         states, keys, data = place(copy(states), mesh, RUN), place(keys, mesh, RUN), place(data_of(name), mesh, SHARED)
-        return states, keys, prepare(states, keys, data), data
+        return states, place(jnp.ones(num_runs, bool), mesh, RUN), keys, prepare(states, keys, data), data
 
     def run(states: Any, keys: jax.Array) -> tuple[Any, Any]:
-        return chunk(*arguments(states, keys))
+        states, _, metrics = chunk(*arguments(states, keys))
+        return states, metrics
 
     run.chunk, run.arguments = chunk, arguments
     return run
@@ -313,11 +314,11 @@ def compilations() -> Iterator[list[str]]:
 def test_a_chunk_compiles_once(name: str, stage: str) -> None:
     """Feeding a chunk its own result compiles nothing: shapes, types and weak types are a fixed point."""
     case, run = trained(name), chunk_of(name, stage, RUNS, UPDATES)
-    states, keys, columns, data = run.arguments(case.before[stage], case.runs.keys)
-    states, _ = run.chunk(states, keys, columns, data)
+    states, *rest = run.arguments(case.before[stage], case.runs.keys)
+    states, *_ = run.chunk(states, *rest)
     with compilations() as events:
         for _ in range(2):
-            states, _ = run.chunk(states, keys, columns, data)
+            states, *_ = run.chunk(states, *rest)
     assert events == []
     with compilations() as events:  # the count does see a compilation
         jax.jit(lambda x: x + 1)(jnp.zeros(3))

@@ -101,7 +101,7 @@ def tiny(**dataset) -> Config:
 @pytest.mark.usefixtures("_trainer_in_process")
 def test_training_on_rows_in_memory(tmp_path, capsys):
     source = memory()
-    assert train(tiny(), tmp_path / "w", source)
+    assert train(tiny(), tmp_path / "w", source).complete
     card = json.loads((tmp_path / "w" / "dataset.json").read_text())
     assert (card["id"], card["rows"], card["env_spec"]) == ("in memory", 60, None)
     assert json.loads((tmp_path / "w" / "config.json").read_text())["dataset"]["id"] == "in memory"
@@ -113,7 +113,7 @@ def test_training_on_rows_in_memory(tmp_path, capsys):
     # And an environment that was not there before: its spec is part of the card.
     with pytest.raises(WorkdirError, match="env_spec: None there"):
         train(tiny(), tmp_path / "w", memory(env_id="Hopper-v5"))
-    assert train(tiny(), tmp_path / "w", source)
+    assert train(tiny(), tmp_path / "w", source).complete
 
 
 @pytest.mark.usefixtures("_trainer_in_process")
@@ -150,7 +150,7 @@ def test_declared_columns_reach_every_batch_and_resume(tmp_path, monkeypatch):
     make = trainer.make
     monkeypatch.setattr(trainer, "make", lambda config, spec: with_columns(make(config, spec)))
     config = tiny()
-    assert train(config, tmp_path / "whole", memory())
+    assert train(config, tmp_path / "whole", memory()).complete
     text = (tmp_path / "whole" / "metrics" / "train.jsonl").read_text()
     values = {row["name"]: [] for row in map(json.loads, text.splitlines())}
     for row in map(json.loads, text.splitlines()):
@@ -175,8 +175,8 @@ def test_declared_columns_reach_every_batch_and_resume(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "watch_signals", watch)
-        assert not train(config, tmp_path / "halves", memory())
-    assert train(config, tmp_path / "halves", memory())
+        assert not train(config, tmp_path / "halves", memory()).complete
+    assert train(config, tmp_path / "halves", memory()).complete
     assert (tmp_path / "halves" / "metrics" / "train.jsonl").read_text() == text
 
 

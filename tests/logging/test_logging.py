@@ -19,7 +19,7 @@ def test_json_lines_are_long_format(tmp_path: Path) -> None:
     """One line per run and name; what is not finite becomes null, which JSON has."""
     path = tmp_path / "train.jsonl"
     writer = JsonLinesWriter(path, [3, 4], [{}, {"beta": 0.5}], resume_step=0)
-    writer.write(Entry(10, "policy", {"loss": np.array([1.5, np.nan])}))
+    writer.write(Entry(10, "policy", {"loss": np.array([1.5, np.nan])}, [0, 1]))
     writer.close()
     assert rows(path) == [
         {"step": 10, "stage": "policy", "run": 0, "seed": 3, "hparams": {}, "name": "loss", "value": 1.5},
@@ -32,7 +32,7 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     writer = JsonLinesWriter(path, [0], [{}], resume_step=0)
     for step in (10, 20, 30):
-        writer.write(Entry(step, "s", {"loss": np.array([float(step)])}))
+        writer.write(Entry(step, "s", {"loss": np.array([float(step)])}, [0]))
     writer.close()
     with path.open("a") as file:
         file.write('{"step": 40, "sta')
@@ -42,7 +42,7 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_tensorboard_writes_event_files(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path, ["seed0", "seed1"], resume_step=0)
-    writer.write(Entry(10, "policy", {"loss": np.array([1.0, 2.0])}))
+    writer.write(Entry(10, "policy", {"loss": np.array([1.0, 2.0])}, [0, 1]))
     writer.close()
     (event,) = tmp_path.glob("events*")
     content = event.read_bytes()

@@ -16,8 +16,9 @@ from programs import ROOT, TINY_SRPO, collect, environment, run
 from diffrl import config as configs
 from diffrl.registry import make
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
+from diffrl.training.devices import make_mesh
 from diffrl.training.runs import make_runs
-from diffrl.training.train import init_states
+from diffrl.training.train import abstract_states
 from diffrl.types import Spec
 
 TRAIN = ("launch/train.py", *TINY_SRPO)
@@ -46,9 +47,8 @@ def final_state(workdir: Path) -> Any:
     algorithm = make(config.algorithm, Spec.from_json(json.loads((workdir / "spec.json").read_text())))
     runs = make_runs(config)
     checkpoints = Checkpoints(workdir)
-    return jax.device_get(
-        checkpoints.restore_state(checkpoints.steps()[-1], jax.eval_shape(lambda: init_states(algorithm, runs)))
-    )
+    abstract = abstract_states(algorithm, runs, runs.size, make_mesh(runs.size))
+    return jax.device_get(checkpoints.restore_state(checkpoints.steps()[-1], abstract))
 
 
 def assert_same_training(a: Path, b: Path) -> None:

@@ -1,0 +1,80 @@
+"""Shares of a group's runs that are trained one after another, where all together do not fit into memory."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from diffrl.config import Config, ConfigError
+from diffrl.sweeps.plan import Group
+
+
+class Part(NamedTuple):
+    """A share of a group's runs: some seeds of the points that `sweep` says."""
+
+    first_seed: int
+    num_seeds: int
+    sweep: str
+
+
+def whole(group: Group) -> Part:
+    """All runs of a group."""
+    return Part(group.config.first_seed, group.config.num_seeds, group.config.sweep)
+
+
+def split_group(group: Group, parts: list[Part]) -> list[Group]:
+    """The group as parts that are trained one after another, each in a directory of its own; itself where there is one part."""
+    if len(parts) == 1:
+        return [group]
+    groups = []
+    for number, part in enumerate(parts):
+        config = dataclasses.replace(group.config, **part._asdict())
+        workdir = group.workdir / f"part{number}"
+        changed = tuple(f"--config.{name}={value}" for name, value in part._asdict().items())
+        kept = tuple(
+            text for text in group.arguments if not text.startswith(("--workdir=", *(c.split("=")[0] + "=" for c in changed)))
+        )
+        arguments = (*kept, *changed, f"--workdir={workdir}")
+        groups.append(Group(f"{group.label}/{workdir.name}", workdir, arguments, config, group.settings))
+    return groups
+
+
+def sweep_of(points: list[dict[str, float]]) -> str:
+    """`Config.sweep` of some points that all have the same names."""
+    if not points[0]:
+        return ""
+    values = (":".join(repr(value) for value in point.values()) for point in points)
+    return f"{':'.join(points[0])}={','.join(values)}"
+
+
+def share_out(config: Config, points: list[dict[str, float]], needed: Callable[[int, int], int], limit: int) -> list[Part]:
+    """Parts whose (number of seeds, number of points) need no more than `limit`.
+
+    Raises:
+        ConfigError: (1, 1) needs more.
+    """
+    seeds, first = config.num_seeds, config.first_seed
+    if needed(seeds, len(points)) <= limit:
+        return [Part(first, seeds, config.sweep)]
+    if needed(1, len(points)) <= limit:
+        sizes = _even(seeds, largest(lambda count: needed(count, len(points)), seeds, limit))
+        return [Part(first + sum(sizes[:i]), size, config.sweep) for i, size in enumerate(sizes)]
+    if needed(1, 1) > limit:
+        raise ConfigError(f"a single run needs {needed(1, 1) / 1e9:.3g} GB, which does not fit into {limit / 1e9:.3g} GB")
+    sizes = _even(len(points), largest(lambda count: needed(1, count), len(points), limit))
+    shares = [sweep_of(points[sum(sizes[:i]) : sum(sizes[: i + 1])]) for i in range(len(sizes))]
+    return [Part(seed, 1, share) for seed in range(first, first + seeds) for share in shares]
+
+
+def largest(needed: Callable[[int], int], too_many: int, limit: int) -> int:
+    """The largest count that needs no more than `limit`, of which 1 is known to and `too_many` not; needs grow about linearly."""
+    one, many = needed(1), needed(too_many)
+    count = min(too_many - 1, 1 + int((limit - one) / (many - one) * (too_many - 1)))
+    while count > 1 and needed(count) > limit:
+        count -= 1
+    return count
+
+
+def _even(total: int, most: int) -> list[int]:
+    """As few sizes as possible, none above `most`, that add up to `total` and differ by at most one."""
+    count = -(-total // most)
+    return [total // count + (i < total % count) for i in range(count)]

@@ -125,7 +125,7 @@ def _train(
     loop = _Loop(config, stage, display, report, save, advance, workdir)
     with watch_signals() as preemption, display:
         done = loop.run(run_states, start, keys, preemption)
-    checkpoints.close()
+        checkpoints.close()
     report.close()
     if isinstance(envs, HostEnvironments):
         envs.close()

@@ -26,14 +26,16 @@ class Preemption:
 
 @contextmanager
 def watch_signals() -> Iterator[Preemption]:
-    """Install handlers for the time of a `with` block. A second signal acts as usual, for whoever will not wait."""
+    """Install handlers for the time of a `with` block, which should reach until the state is saved."""
     preemption = Preemption()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     previous = {number: signal.getsignal(number) for number in numbers}
 
     def handle(number: int, _: FrameType | None) -> None:
         preemption.signal = signal.Signals(number).name
-        signal.signal(number, previous[signal.Signals(number)])
+        # Schedulers repeat their signals and mean the same; a second Ctrl-C is from somebody who will not wait.
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
 
     for number in numbers:
         signal.signal(number, handle)

@@ -139,7 +139,7 @@ def _train(
             population, step = loop.run(population, step, runs.keys, dataset, preemption)
             if step < segment.end:
                 break
-    checkpoints.close()
+        checkpoints.close()
     report.close()
 
     # ---------------------------------------------------------------- end

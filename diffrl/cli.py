@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
         # orbax tells its every step; whoever wants to hear it passes --verbosity.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)
+        import jax
+
         from diffrl.data.collection import CollectionError
         from diffrl.data.dataset import DatasetError
         from diffrl.data.recipes.base import RecipeError
@@ -39,6 +42,12 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             code = main(argv)
         except (*data_errors, *training_errors, EvaluationError) as error:
             fail(str(error))
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            print(f"error: another host died or was cut off ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+            print("Start the same command on all hosts again: it goes on from the last checkpoint", file=sys.stderr, flush=True)
+            os._exit(1)  # an orderly exit would wait for the dead
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise

@@ -10,6 +10,10 @@ of each workdir. Runs from different simulators or datasets are never put into o
 With --suite, writes suite.md, suite.csv and pictures instead: a row per dataset, a column per method, mean and IQM over the
 datasets that all methods share, probability of improvement, score distributions and evaluation budgets.
 
+    python launch/report.py --sweep=runs/beta             # what launch/sweep.py writes at its end, to runs/beta/report
+
+With --sweep, needs no workdir: a table of points per group, a picture per swept number, and where the time went.
+
     python launch/report.py --figures=sgp --out=report    # figures of a method's paper, about a minute on two cores
 
 With --figures, needs no workdir: trains what the figures need, writes them with figures.md, and prints what it wrote.
@@ -28,7 +32,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diffrl import cli
-from diffrl.evaluation import plots, suite_plots, suite_tables, tables
+from diffrl.config import ConfigError
+from diffrl.evaluation import plots, suite_plots, suite_tables, sweep_report, tables
 from diffrl.evaluation.results import atomically
 from diffrl.evaluation.suite import gather
 from diffrl.evaluation.tables import ReportError, Series
@@ -38,6 +43,7 @@ OUT = flags.DEFINE_string("out", "report", "Directory for the tables and picture
 BEST = flags.DEFINE_bool("best", False, "Add the best mean over training, which chooses by the test's own scores: optimistic.")
 IMPROVEMENT = flags.DEFINE_bool("improvement", False, "Add the probability that a run of one series scores above one of another.")
 SUITE = flags.DEFINE_bool("suite", False, "One table of methods and datasets, with what they say together.")
+SWEEP = flags.DEFINE_string("sweep", None, "Directory of a launch/sweep.py: the report of that sweep.")
 FIGURES = flags.DEFINE_string("figures", None, "Name of a method: the figures of its paper that need no training run.")
 DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
 
@@ -172,6 +178,12 @@ def main(argv: list[str]) -> None:
             if named:
                 raise ReportError("--figures needs no workdir: drop one or the other")
             return report_figures(FIGURES.value, out, console)
+        if SWEEP.value is not None:
+            if named:
+                raise ReportError("--sweep needs no workdir: drop one or the other")
+            return sweep_report.write(
+                Path(SWEEP.value), out if flags.FLAGS["out"].present else Path(SWEEP.value) / "report", console
+            )
         workdirs = workdirs_of(named)
         if SUITE.value and BEST.value:
             raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")
@@ -179,7 +191,7 @@ def main(argv: list[str]) -> None:
             report_suite(workdirs, out, console)
         else:
             report(workdirs, out, console, BEST.value, IMPROVEMENT.value, DATA.value)
-    except ReportError as error:
+    except (ConfigError, ReportError) as error:
         cli.fail(str(error))
 
 

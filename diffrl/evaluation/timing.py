@@ -15,9 +15,9 @@ from diffrl.config import Config, ConfigError, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.evaluation.env_timing import EnvTime
+from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure
 from diffrl.registry import make
-from diffrl.training.chunk import make_chunk, make_prepare
-from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
+from diffrl.training.devices import RUN, make_mesh, padded_size, place
 from diffrl.training.runs import make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
@@ -113,43 +113,16 @@ def stages(
             config.num_seeds, config.sweep = count, ""
             runs = make_runs(config)
             mesh = make_mesh(runs.size)
-            size = padded_size(runs.size, mesh)
-            states = place(pad(init_states(algorithm, runs), size), mesh, RUN)
-            keys = place(pad(runs.keys, size), mesh, RUN)
-            shared = place(dataset, mesh, SHARED)
-            columns = make_prepare(stage, mesh)(states, keys, shared)
-            flops = _flops(make_chunk(stage, 1, mesh).lower(states, keys, columns, shared).compile()) / (size / mesh.size)
-            length = 1
-            while True:
-                began = time.perf_counter()
-                chunk = make_chunk(stage, length, mesh).lower(states, keys, columns, shared).compile()
-                compile_seconds = time.perf_counter() - began
-                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
-                began = time.perf_counter()
-                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
-                elapsed = time.perf_counter() - began
-                if elapsed > seconds / 3:
-                    break
-                length = max(2 * length, min(int(length * seconds / elapsed), 10_000))
-            times = []
-            for _ in range(chunks):
-                began = time.perf_counter()
-                states, _ = jax.block_until_ready(chunk(states, keys, columns, shared))
-                times.append(time.perf_counter() - began)
-            rate = length / statistics.median(times)
-            memory = chunk.memory_analysis()
-            used = (
-                memory.argument_size_in_bytes
-                + memory.output_size_in_bytes
-                + memory.temp_size_in_bytes
-                - memory.alias_size_in_bytes
-            )
+            given = inputs(algorithm, stage, runs, dataset, mesh)
+            flops = _flops(compile_chunk(stage, 1, mesh, given)) / (padded_size(runs.size, mesh) / mesh.shape["run"])
+            cost = measure(stage, mesh, given, seconds, chunks)
+            rate = cost.updates_per_second
             yield StageTime(
                 stage=stage.name,
                 runs=count,
                 updates_per_second=rate,
-                compile_seconds=compile_seconds,
-                memory_bytes=used * mesh.size,
+                compile_seconds=cost.compile_seconds,
+                memory_bytes=cost.memory_bytes * mesh.size,
                 flops_per_update=flops,
                 flops_per_second=flops * rate * count,
                 of_ceiling=flops * rate * count / ceiling,

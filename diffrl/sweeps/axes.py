@@ -47,7 +47,8 @@ def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -
     Raises:
         ConfigError: not of that form, an unknown name (with the nearest), or values that cannot be swept so.
     """
-    axes, drawn = [], {}
+    axes: list[Axis] = []
+    drawn: dict[str, list[str]] = {}
     for text in texts:
         joined, equals, listed = text.partition("=")
         if not (joined.strip() and equals and listed.strip()):
@@ -55,12 +56,13 @@ def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -
         names = tuple(full_name(name.strip(), config) for name in joined.split(":"))
         kind = _kind(names, config)
         if re.search(r"\b(log)?uniform\(", listed):
-            if kind != RUN or len(names) > 1 or len(split(listed)) > 1:
+            first, *others = names
+            if kind != RUN or others or len(split(listed)) > 1:
                 raise ConfigError(
                     f"--sweep {text!r}: drawing is for one float hyper-parameter of the method, in one range, e.g. "
                     f"{sweepable(config)[0]}=loguniform(0.01,1)"
                 )
-            drawn[names[0]] = _draw(names[0], listed, num_points, search_seed)
+            drawn[first] = _draw(first, listed, num_points, search_seed)
             continue
         values = tuple(_values(names, value, text) for value in split(listed))
         if len(set(values)) < len(values):

@@ -1,0 +1,184 @@
+"""What the groups of a sweep cost on this machine, and how they are split where their runs do not fit into its memory."""
+
+import dataclasses
+import functools
+import os
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffrl.algorithm import Algorithm
+from diffrl.config import Config, ConfigError
+from diffrl.data.dataset import Dataset
+from diffrl.evaluation.stage_cost import compile_chunk, inputs, peak_bytes, prepare_seconds, run_chunks, shapes, tree_bytes
+from diffrl.sweeps.parts import Part, share_out, split_group, sweep_of
+from diffrl.sweeps.plan import Group
+from diffrl.sweeps.subjects import Subject
+from diffrl.training.cohort import equal_runs
+from diffrl.training.devices import make_mesh, padded_size
+from diffrl.training.online import stage_of
+from diffrl.training.replay import Replay
+from diffrl.training.runs import Runs, make_runs, points_of
+from diffrl.training.train import init_states
+
+SHARE = 0.9  # of the memory: fragmentation and the programs themselves need the rest
+SHORT, CHUNKS = 20, 5  # updates of a measured chunk, and how many of them
+
+
+class Limit(NamedTuple):
+    """Memory that a program may use.
+
+    Attributes:
+        bytes: in all.
+        source: where the number comes from, in words.
+        shared: whether all devices share it, as a host's cores do; else each device has it to itself.
+    """
+
+    bytes: int
+    source: str
+    shared: bool
+
+
+class StageCost(NamedTuple):
+    """Of one stage of one training. Times are of the stage's updates and what it prepares, without compiling.
+
+    `distinct_runs` are really trained: runs that differ only in what later stages read share this one.
+    """
+
+    stage: str
+    runs: int
+    distinct_runs: int
+    updates: int
+    memory_bytes: int  # as `Limit` counts it
+    updates_per_second: float | None = None
+    seconds: float | None = None
+
+
+def limit_of(memory_gb: float) -> Limit:
+    """`memory_gb` where it is positive, else nine tenths of a device's memory, or of what the host has left."""
+    device = jax.devices()[0]
+    shared = device.platform == "cpu"
+    if memory_gb > 0:
+        return Limit(int(memory_gb * 1e9), "as --memory_gb says", shared)
+    total = None if shared else (device.memory_stats() or {}).get("bytes_limit")
+    if total is not None:
+        return Limit(int(SHARE * total), f"{SHARE:.0%} of {device.device_kind}", False)
+    return Limit(int(SHARE * _host_memory()), f"{SHARE:.0%} of what the host has left", shared)
+
+
+def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None) -> list[Part]:
+    """The group's runs in as few parts as the memory allows: by seeds, and where one seed is too much by points.
+
+    Args:
+        group, subject, limit: what must fit where.
+        length: of the chunks that are compiled; the trainer's own by default, so that it finds these programs in the cache.
+
+    Raises:
+        ConfigError: a single run does not fit, or the runs do not where they must be compared on the way.
+    """
+    points = points_of(group.config)
+
+    @functools.cache
+    def needed(num_seeds: int, num_points: int) -> int:
+        config = dataclasses.replace(group.config, num_seeds=num_seeds, sweep=sweep_of(points[:num_points]))
+        return max(cost.memory_bytes for cost in stage_costs(config, subject, limit, length))
+
+    try:
+        parts = share_out(group.config, points, needed, limit.bytes)
+    except ConfigError as error:
+        raise ConfigError(f"group {group.label}: {error}, {limit.source}: smaller batches or networks would help") from error
+    if len(parts) > 1 and group.config.halving.rungs:
+        raise ConfigError(
+            f"group {group.label} does not fit into {limit.bytes / 1e9:.3g} GB, {limit.source}, and halving.rungs compares all "
+            "its points in one program: sweep fewer seeds or points, or drop the rungs"
+        )
+    return parts
+
+
+def stage_costs(
+    config: Config, subject: Subject, limit: Limit, length: int | None = None, timed: bool = False
+) -> list[StageCost]:
+    """Memory of every stage and, with `timed`, its time by running it on the data. Memory does not depend on a chunk's length."""
+    runs = make_runs(config)
+    if subject.dataset is None:
+        return [_online_cost(config, subject, runs, limit)]
+    costs = []
+    mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
+    algorithm, dataset = subject.algorithm, subject.dataset
+    for stage, distinct in zip(algorithm.stages, distinct_runs(algorithm, runs, dataset), strict=True):
+        with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
+            given = (inputs if timed else shapes)(algorithm, stage, distinct, dataset, mesh)
+            updates = min(stage.num_updates, length or config.updates_per_chunk)
+            chunk = compile_chunk(stage, updates, mesh, given)
+            used = peak_bytes(chunk, algorithm, stage, distinct, given, mesh, runs.size) * (mesh.size if limit.shared else 1)
+            cost = StageCost(stage.name, runs.size, distinct.size, stage.num_updates, used)
+            if timed:
+                preparing = prepare_seconds(stage, mesh, given)
+                times, _ = run_chunks(chunk, given, 1 + CHUNKS)
+                rate = updates / statistics.median(times[1:])
+                cost = cost._replace(updates_per_second=rate, seconds=preparing + stage.num_updates / rate)
+        costs.append(cost)
+    return costs
+
+
+def predict(group: Group, parts: list[Part], subject: Subject, limit: Limit) -> list[tuple[Group, list[StageCost]]]:
+    """Memory and time of the trainings that the group is; parts of equal size are measured once."""
+    costs: dict[int, list[StageCost]] = {}
+    found = []
+    for one in split_group(group, parts):
+        if one.num_runs not in costs:
+            costs[one.num_runs] = stage_costs(one.config, subject, limit, SHORT, timed=True)
+        found.append((one, costs[one.num_runs]))
+    return found
+
+
+def distinct_runs(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[Runs]:
+    """For every stage the runs that it trains: of those that nothing has told apart yet the first."""
+    found = []
+    for same in equal_runs(algorithm, runs, dataset):
+        index = np.unique(same)
+        found.append(
+            Runs(
+                seeds=[runs.seeds[run] for run in index],
+                points=[runs.points[run] for run in index],
+                hparams=jax.tree.map(lambda x, index=index: x[index], runs.hparams),
+                keys=runs.keys[index],
+            )
+        )
+    return found
+
+
+def _online_cost(config: Config, subject: Subject, runs: Runs, limit: Limit) -> StageCost:
+    """States, their copies for a checkpoint, and the buffers; what the compiled program needs beside them is not counted."""
+    online, spec = config.online, subject.spec
+    states = jax.eval_shape(lambda: init_states(subject.algorithm, runs))
+    capacity = online.buffer_size // online.num_envs
+    buffer = jax.eval_shape(lambda: Replay.empty(online.num_envs, capacity, spec.observation_dim, spec.action_dim))
+    mesh = make_mesh(runs.size)
+    total = padded_size(runs.size, mesh) * (2 * tree_bytes(states) // runs.size + tree_bytes(buffer))
+    stage = stage_of(subject.algorithm)
+    updates = online.num_env_steps // online.num_envs * online.updates_per_step
+    return StageCost(stage.name, runs.size, runs.size, updates, total if limit.shared else total // mesh.shape["run"])
+
+
+def _host_memory() -> int:
+    """Bytes that this process may still take: of the host, or of its container where that is less."""
+    available = _read(Path("/proc/meminfo"), "MemAvailable:")
+    total = _read(Path("/sys/fs/cgroup/memory.max"))
+    used = _read(Path("/sys/fs/cgroup/memory.current"))
+    candidates = [available * 1024] if available is not None else []
+    candidates += [total - used] if total is not None and used is not None else []
+    return min(candidates, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _read(path: Path, word: str = "") -> int | None:
+    """The number after a word of a file, or at its start."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    number = text.partition(word)[2].split() if word else text.split()
+    return int(number[0]) if number and number[0].isdigit() else None

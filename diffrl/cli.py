@@ -22,7 +22,7 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
     def wrapped(argv: list[str]) -> None:
         # orbax tells its every step; whoever wants to hear it passes --verbosity.
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.FATAL)
         import jax
 
         from diffrl.data.collection import CollectionError

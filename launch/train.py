@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         recipe, rows = replay.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
         made = collection.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
-    return 0
+    return cli.DIVERGED if outcome.complete and outcome.diverged else 0
 
 
 def run() -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from diffrl.training.checkpoint import Checkpoints
+
 ROOT = Path(__file__).parents[1]
 
 # Small enough that a whole training is seconds, large enough that every stage has several chunks and checkpoints.
@@ -55,3 +57,15 @@ def run(
 def collect(root: Path, recipe: str = "pointmaze/umaze-fixedgoal-v0", rows: int = 2000, *more: str) -> None:
     """A small dataset from the real simulator."""
     run(root, "launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1", *more)
+
+
+def checksums(workdir: Path) -> dict[int, object]:
+    """Of every checkpoint what was noted of its arrays: equal if and only if they are, bit for bit."""
+    checkpoints = Checkpoints(workdir)
+    return {step: checkpoints.metadata(step)["checksums"] for step in checkpoints.steps()}
+
+
+def assert_same_checkpoints(a: Path, b: Path) -> None:
+    """Two trainings with equal checkpoints, bit for bit, and equal metric files."""
+    assert checksums(a) == checksums(b)
+    assert (a / "metrics/train.jsonl").read_bytes() == (b / "metrics/train.jsonl").read_bytes()

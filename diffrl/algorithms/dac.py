@@ -109,7 +109,7 @@ class State:
     ema_actor_params: Params
     critic: Learner
     target_critic_params: Params
-    eta: Array
+    eta: Params
 
 
 def draw(predict: Predict, levels: Grid, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:

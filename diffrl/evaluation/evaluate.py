@@ -207,6 +207,13 @@ class _Evaluator:
             task = bar.add_task(f"update {step}, acting {variant.settings.acting}", total=env.max_episode_steps)
             with jax.default_matmul_precision(self.precision):
                 rolled = self.rollouts[variant.label](policies, seeds, self.options.seed, lambda n: bar.advance(task, n))
+        returns = rolled.returns.astype(np.float64)
+        metadata, stopped = self.checkpoints.metadata(step), [""] * len(seeds)
+        for run, at in metadata.get("dropped", {}).items():
+            stopped[int(run)] = f"dropped at update {at}"
+        for run, at in metadata.get("diverged", {}).items():
+            stopped[int(run)] = f"diverged before {at}"
+            returns[int(run)] = np.nan  # its last finite policy is no result of the method
         result = Result(
             step=step,
             settings=variant.settings,
@@ -214,9 +221,10 @@ class _Evaluator:
             reference_note=self.note,
             seeds=seeds,
             hparams=list(self.runs.points),
-            returns=rolled.returns.astype(np.float64),
+            returns=returns,
             lengths=rolled.lengths,
             successes=rolled.successes,
+            stopped=tuple(stopped),
         )
         results.save(self.workdir, result, rolled.observations)
         return result

@@ -67,6 +67,7 @@ class Result:
         returns: [R, E], NaN for a diverged run.
         lengths: [R, E] int.
         successes: [R, E] bool.
+        stopped: of each run why its training ended early, "" where it did not.
     """
 
     step: int
@@ -78,6 +79,7 @@ class Result:
     returns: np.ndarray
     lengths: np.ndarray
     successes: np.ndarray
+    stopped: tuple[str, ...] = ()
 
     @property
     def mean_returns(self) -> Float[np.ndarray, "runs"]:
@@ -150,6 +152,7 @@ def load(path: Path) -> Result:
             returns=np.array([run["returns"] for run in runs], np.float64),  # null becomes NaN
             lengths=np.array([run["lengths"] for run in runs], np.int32),
             successes=np.array([run["successes"] for run in runs], bool),
+            stopped=tuple(run.get("stopped", "") for run in runs),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultError(f"{path} is not a result of an evaluation ({error}); delete it and evaluate again") from error
@@ -191,6 +194,7 @@ def _to_json(result: Result) -> dict[str, Any]:
                 "returns": _nulls(result.returns[run].tolist()),
                 "lengths": result.lengths[run].tolist(),
                 "successes": result.successes[run].tolist(),
+                **({"stopped": result.stopped[run]} if any(result.stopped[run : run + 1]) else {}),
             }
             for run, (seed, hparams) in enumerate(zip(result.seeds, result.hparams, strict=True))
         ],

@@ -56,9 +56,10 @@ class Series(NamedTuple):
 
     @property
     def all_notes(self) -> list[str]:
-        """`notes`, and how many runs diverged."""
+        """`notes`, how many runs diverged, and whether the point was dropped on the way."""
         count = int((~np.isfinite(self.last.mean_returns)).sum())
-        return self.notes + ([f"{count} of {len(self.last.seeds)} runs diverged"] if count else [])
+        dropped = sorted({reason for reason in self.last.stopped if reason.startswith("dropped")})
+        return self.notes + ([f"{count} of {len(self.last.seeds)} runs diverged"] if count else []) + dropped
 
 
 def values_of(result: Result) -> np.ndarray:
@@ -120,6 +121,7 @@ def _read_one(workdir: Path, last: int | None) -> list[Series]:
                 returns=result.returns[runs],
                 lengths=result.lengths[runs],
                 successes=result.successes[runs],
+                stopped=tuple(result.stopped[run] for run in runs if result.stopped),
             )
             point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
             grouped.setdefault((point, result.settings.label), []).append(part)

@@ -1,5 +1,7 @@
 """Checkpoints: items `state`, `policy` and `metadata` per step, asynchronous and atomic. The only file that imports orbax."""
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Checkpoints:
         Raises:
             CheckpointError: opened for reading where nothing was saved.
         """
+        _ignore_late_completions()
         self.path = Path(workdir).absolute() / "checkpoints"
         if not write and not self.path.is_dir():
             raise CheckpointError(f"{workdir} has no checkpoints yet")
@@ -131,6 +134,18 @@ class Checkpoints:
             f"a checkpoint could not be saved in {self.path}: {str(error).splitlines()[0][:300] if str(error) else repr(error)}; "
             f"{last}. Make room or mend the file system, and the same command goes on from there"
         )
+
+
+@cache
+def _ignore_late_completions() -> None:
+    """After an error tensorstore goes on with the other arrays and complains, traceback and all, that nobody waits for them."""
+    usual = sys.unraisablehook
+
+    def quiet(what: Any) -> None:
+        if not (isinstance(what.exc_value, RuntimeError) and "Event loop is closed" in str(what.exc_value)):
+            usual(what)
+
+    sys.unraisablehook = quiet
 
 
 def _checksums(tree: Any) -> dict[str, int]:

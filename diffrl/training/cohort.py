@@ -15,11 +15,11 @@ from jax import Array
 from jax.extend.core import Literal
 from jax.sharding import Mesh, NamedSharding
 
-from diffrl.algorithm import Algorithm
+from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.dataset import Dataset
 from diffrl.training.devices import RUN, padded_size, sharding_of
 from diffrl.training.runs import Runs
-from diffrl.types import HParams, State
+from diffrl.types import HParams, Key, State
 
 
 class Cohort(NamedTuple):
@@ -92,13 +92,13 @@ def _reads(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[set[str]]
             own = jax.eval_shape(stage.prepare, state, dataset, key)
             names |= _read_by(stage.prepare, state, dataset, key)
 
-        def batch_of(data: Dataset, own: dict[str, Array], size: int = stage.batch_size) -> Any:
-            rows = data[jnp.zeros(size, jnp.int32)]
-            more = {name: column[jnp.zeros(size, jnp.int32)] for name, column in own.items()}
-            return dataclasses.replace(rows, extras=rows.extras | more)
+        def update(state: State, data: Dataset, own: dict[str, Array], key: Key, stage: Stage = stage) -> Any:
+            index = jnp.zeros(stage.batch_size, jnp.int32)
+            rows = data[index]
+            extras = rows.extras | {name: column[index] for name, column in own.items()}
+            return stage.update(state, dataclasses.replace(rows, extras=extras), key)
 
-        batch = jax.eval_shape(batch_of, dataset, own)
-        found.append(names | _read_by(stage.update, state, batch, key))
+        found.append(names | _read_by(update, state, dataset, own, key))
     return found
 
 

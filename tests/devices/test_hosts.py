@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import ROOT, TINY_SRPO, collect, environment, run
-
-from diffrl.training.checkpoint import Checkpoints
+from programs import ROOT, TINY_SRPO, assert_same_checkpoints, collect, environment, run
 
 FLAGS = (*TINY_SRPO, "--config.num_seeds=4")
 TIMEOUT = 20  # seconds of silence after which a host counts as dead
@@ -60,12 +58,6 @@ def finish(pair: list[subprocess.Popen[str]], timeout: float = 240.0) -> list[st
             process.kill()
 
 
-def checksums(workdir: Path) -> dict[int, object]:
-    """Of every checkpoint what was noted of its arrays: equal if and only if they are, bit for bit."""
-    checkpoints = Checkpoints(workdir)
-    return {step: checkpoints.metadata(step)["checksums"] for step in checkpoints.steps()}
-
-
 @pytest.mark.timeout(400)
 def test_two_hosts_equal_one(root: Path, one_process: Path) -> None:
     """Each host feeds its own two runs; one writes the metrics, both the checkpoints; the second says nothing."""
@@ -74,8 +66,7 @@ def test_two_hosts_equal_one(root: Path, one_process: Path) -> None:
     assert [process.returncode for process in pair] == [0, 0], first + second
     assert "updates of 4 runs" in first
     assert "updates" not in second
-    assert checksums(root / "two") == checksums(one_process)
-    assert (root / "two/metrics/train.jsonl").read_bytes() == (one_process / "metrics/train.jsonl").read_bytes()
+    assert_same_checkpoints(root / "two", one_process)
 
 
 @pytest.mark.timeout(600)
@@ -95,8 +86,7 @@ def test_a_dead_host_stops_the_other_and_both_go_on(root: Path, one_process: Pat
     first, second = finish(pair)
     assert [process.returncode for process in pair] == [0, 0], first + second
     assert "resuming at update" in first
-    assert checksums(workdir) == checksums(one_process)
-    assert (workdir / "metrics/train.jsonl").read_bytes() == (one_process / "metrics/train.jsonl").read_bytes()
+    assert_same_checkpoints(workdir, one_process)
 
 
 def test_part_of_the_addresses_is_refused(root: Path) -> None:

@@ -1,0 +1,241 @@
+"""What goes wrong on machines: full disks, damaged files, two trainers, runs that diverge, clocks. Each ends in one clear line,
+loses nothing that was saved, and lets the same command go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import ROOT, TINY_SRPO, assert_same_checkpoints, collect, environment, run
+from support import trees_equal
+
+from diffrl import config as configs
+from diffrl.registry import make
+from diffrl.training.checkpoint import CheckpointError, Checkpoints
+from diffrl.training.devices import make_mesh
+from diffrl.training.runs import make_runs
+from diffrl.training.train import abstract_states
+from diffrl.types import Spec
+
+TRAIN = ("launch/train.py", *TINY_SRPO)
+SPARE = 60  # kilobytes left on a full disk: less than a checkpoint
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("faults")
+    collect(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> Path:
+    """The workdir of a training that nothing disturbed."""
+    run(root, *TRAIN, f"--workdir={root / 'whole'}")
+    return root / "whole"
+
+
+def unfinished(whole: Path, workdir: Path, last: int) -> Path:
+    """A copy of a finished training as it was when killed after the checkpoint `last`."""
+    shutil.copytree(whole, workdir)
+    (workdir / "DONE").unlink()
+    for path in (workdir / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > last:
+            shutil.rmtree(path)
+    return workdir
+
+
+def largest_file(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def damage(path: Path, kind: str) -> None:
+    data = bytearray(path.read_bytes())
+    if kind == "missing":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("item", ["state", "metadata", "policy"])
+@pytest.mark.parametrize("kind", ["flipped", "missing", "cut"])
+def test_damaged_checkpoint_is_refused_by_name(root: Path, whole: Path, item: str, kind: str) -> None:
+    """The programs name the checkpoint and offer the one before."""
+    workdir = unfinished(whole, root / f"{kind}-{item}", 58)
+    folder = workdir / "checkpoints" / "58" / item
+    for path in folder.rglob("d/*") if item == "policy" else [largest_file(folder)]:
+        damage(path, kind)
+    program = ("launch/evaluate.py", "--step=58", "--episodes=1") if item == "policy" else TRAIN
+    result = run(root, *program, f"--workdir={workdir}", code=2)
+    assert str(workdir / "checkpoints" / "58") in result.stderr
+    assert "goes on from 50" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("item", ["state", "policy"])
+def test_whatever_file_is_damaged_nothing_wrong_is_read(root: Path, whole: Path, item: str) -> None:
+    """Every file of an item, in three ways: what is restored is what was saved, or it is refused."""
+    config, spec = configs.load(whole), Spec.from_json(json.loads((whole / "spec.json").read_text()))
+    algorithm, runs = make(config.algorithm, spec), make_runs(config)
+    abstract = abstract_states(algorithm, runs, runs.size, make_mesh(1))
+    abstract = abstract if item == "state" else algorithm.policy(abstract)
+
+    def restore(workdir: Path) -> Any:
+        checkpoints = Checkpoints(workdir)
+        try:
+            return (checkpoints.restore_state if item == "state" else checkpoints.restore_policy)(58, abstract)
+        finally:
+            checkpoints.close()
+
+    saved = restore(whole)
+    refused = 0
+    files = [path.relative_to(whole) for path in (whole / "checkpoints" / "58" / item).rglob("*") if path.is_file()]
+    for i, name in enumerate(files):
+        for kind in ("flipped", "missing", "cut"):
+            workdir = unfinished(whole, root / f"{item}-{i}-{kind}", 58)
+            damage(workdir / name, kind)
+            try:
+                assert trees_equal(restore(workdir), saved)
+            except CheckpointError as error:
+                refused += str(workdir / "checkpoints" / "58") in str(error)
+            shutil.rmtree(workdir)
+    assert len(files) > 5
+    assert refused > len(files) // 2
+
+
+def test_after_moving_a_damaged_checkpoint_away_training_goes_on(root: Path, whole: Path) -> None:
+    workdir = unfinished(whole, root / "mended", 42)
+    damage(largest_file(workdir / "checkpoints" / "42" / "state"), "flipped")
+    assert "goes on from 34" in run(root, *TRAIN, f"--workdir={workdir}", code=2).stderr
+    shutil.move(workdir / "checkpoints" / "42", root / "damaged")
+    assert "resuming at update 34" in run(root, *TRAIN, f"--workdir={workdir}").stdout
+    assert_same_checkpoints(workdir, whole)
+
+
+def test_two_trainers_on_one_workdir(root: Path, whole: Path) -> None:
+    """The second is refused while the first lives, at work or stopped; a dead one holds nothing."""
+    workdir = unfinished(whole, root / "owned", 16)
+    command = [sys.executable, *TRAIN, f"--workdir={workdir}"]
+    env = environment(root) | {"PYTHONUNBUFFERED": "1"}
+    first = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert first.stdout is not None
+        while "resuming" not in (line := first.stdout.readline()):
+            assert line, "the first trainer ended early"
+        first.send_signal(signal.SIGSTOP)
+        result = run(root, *TRAIN, f"--workdir={workdir}", code=2)
+        assert f"in use by another trainer (process {first.pid} on" in result.stderr
+    finally:
+        first.kill()
+        first.communicate()
+    run(root, *TRAIN, f"--workdir={workdir}")
+    assert_same_checkpoints(workdir, whole)
+
+
+def test_a_diverged_run_is_frozen_and_harms_nobody(root: Path) -> None:
+    """Exit code 3, the run by name, its neighbours bit-equal to those of a sweep without it, and no score for it."""
+
+    def train(name: str, rates: str, code: int) -> str:
+        sweep = ("--config.num_seeds=2", f"--config.sweep=learning_rate={rates}")
+        return run(root, *TRAIN, *sweep, f"--workdir={root / name}", code=code).stdout
+
+    def neighbours(name: str) -> list[dict]:
+        rows = [json.loads(line) for line in (root / name / "metrics" / "train.jsonl").read_text().splitlines()]
+        return [row for row in rows if row["run"] < 2]
+
+    train("healthy", "1e-3,2e-3", 0)
+    output = train("sick", "1e-3,1e38", 3)
+    assert "run 2 (seed 0 {'learning_rate': 1e+38}) diverged before" in output
+    assert "2 diverged" in output
+    assert "already trained" in train("sick", "1e-3,1e38", 3)
+    assert neighbours("healthy") == neighbours("sick")
+    assert len(neighbours("sick")) == 100
+    assert sorted(Checkpoints(root / "sick").metadata(58)["diverged"]) == ["2", "3"]
+
+    runs = {}
+    for name in ("healthy", "sick"):
+        run(root, "launch/evaluate.py", f"--workdir={root / name}", "--episodes=2", "--step=last")
+        (path,) = (root / name / "evaluations" / "58").glob("*.json")
+        runs[name] = json.loads(path.read_text())["runs"]
+    assert runs["sick"][:2] == runs["healthy"][:2]
+    assert [each["returns"] for each in runs["sick"][2:]] == [[None, None]] * 2
+    assert runs["sick"][2]["stopped"].startswith("diverged before")
+
+
+@cache
+def can_mount() -> bool:
+    """Whether this machine lets us have a file system of our own."""
+    probe = ["unshare", "--mount", "--map-root-user", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(probe, capture_output=True).returncode == 0
+
+
+needs_mount = pytest.mark.skipif(not can_mount(), reason="needs a mount namespace (unshare --mount) to have a disk to fill")
+
+
+def on_own_disk(root: Path, disk: Path, script: str) -> str:
+    """Output of a shell script that sees an empty file system of 400 MB at `disk`, gone afterwards; $TRAIN trains in disk/w."""
+    disk.mkdir()
+    train = " ".join([sys.executable, *(f"'{word}'" for word in TRAIN), f"--workdir={disk / 'w'}"])
+    setup = f"set -e; mount -t tmpfs -o size=400m tmpfs {disk}; TRAIN={json.dumps(train)}; "
+    command = ["unshare", "--mount", "--map-root-user", "bash", "-c", setup + script]
+    result = subprocess.run(command, cwd=ROOT, env=environment(root), capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@needs_mount
+def test_disk_full_during_a_save(root: Path, whole: Path) -> None:
+    """Exit code 2, one line, the checkpoints before whole; with room again the same command ends as if nothing had been."""
+    unfinished(whole, root / "almost", 16)
+    disk = root / "disk"
+    script = f"""
+        cp -r {root / "almost"} {disk / "w"}
+        free=$(df --output=avail -k {disk} | tail -1)
+        head -c $(( (free - {SPARE}) * 1024 )) /dev/zero > {disk / "ballast"}
+        code=0; eval "$TRAIN" || code=$?; echo "exit code $code"
+        ls {disk / "w" / "checkpoints"} | tr '\\n' ' '
+        rm {disk / "ballast"}
+        eval "$TRAIN"
+        cp -r {disk / "w"} {root / "refilled"}
+        """
+    output = on_own_disk(root, disk, script)
+    assert "exit code 2" in output
+    assert "Traceback" not in output
+    assert "No space left on device" in output
+    assert "16 8" in output
+    assert_same_checkpoints(root / "refilled", whole)
+
+
+@needs_mount
+def test_read_only_workdir(root: Path, whole: Path) -> None:
+    unfinished(whole, root / "frozen", 16)
+    disk = root / "readonly"
+    script = f"""
+        cp -r {root / "frozen"} {disk / "w"}
+        mount -o remount,ro {disk}
+        code=0; eval "$TRAIN" || code=$?; echo "exit code $code"
+        """
+    output = on_own_disk(root, disk, script)
+    assert f"error: cannot write to {disk / 'w'}: Read-only file system" in output
+    assert "exit code 2" in output
+
+
+@pytest.mark.parametrize("shift", [-10 * 365 * 86400, 10 * 365 * 86400], ids=["ten-years-ago", "in-ten-years"])
+def test_clocks_that_disagree(root: Path, whole: Path, shift: int) -> None:
+    """Files from a host whose clock is wrong: nothing asks a file for its time."""
+    workdir = unfinished(whole, root / f"clock{shift}", 34)
+    when = time.time() + shift
+    for path in workdir.rglob("*"):
+        os.utime(path, (when, when))
+    run(root, *TRAIN, f"--workdir={workdir}")
+    assert_same_checkpoints(workdir, whole)

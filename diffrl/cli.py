@@ -49,14 +49,29 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             print("Start the same command on all hosts again: it goes on from the last checkpoint", file=sys.stderr, flush=True)
             os._exit(1)  # an orderly exit would wait for the dead
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                place = error.filename or "a file"
+                fail(f"{error.strerror}: {place} could not be written. Make room, and the same command goes on")
+            if error.filename is None:
                 raise
-            fail(f"{error.strerror}: {error.filename or 'a file'} could not be written. Make room, and the same command goes on")
+            fail(f"{error.strerror}: {error.filename}")
         except KeyboardInterrupt:
             code = 130
         sys.exit(code or 0)
 
     return wrapped
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """For `app.run`: parse the flags; a wrong one ends the program with one message and exit code 2, as other mistakes do.
+
+    Returns:
+        The arguments that are no flags.
+    """
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        fail(f"{error} (--help lists the flags)")
 
 
 def fail(message: str) -> NoReturn:
@@ -81,7 +96,8 @@ def resolve_config(argv: Sequence[str]) -> list[str]:
     Exits with 2 where the file does not exist, its config cannot be made, or an override names no field or has a value
     of the wrong type.
     """
-    arguments = list(argv)
+    # absl takes flags with one dash too.
+    arguments = [f"-{argument}" if argument.startswith("-config") else argument for argument in argv]
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             arguments[i : i + 2] = [f"--config={arguments[i + 1]}", ""]

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import json
+import sys
 import types
 import typing
 from pathlib import Path
@@ -13,6 +14,15 @@ from diffrl.data.dataset import REWARD_SCALES, Transforms
 from diffrl.registry import REGISTRY, name_of
 
 PRECISIONS = ("default", "high", "highest")
+LARGEST_FLOAT = 3.4e38  # that float32 holds
+# By the end of a setting's name. Updates of all stages together are counted in 32 bits.
+_LARGEST = {"num_seeds": 10_000, "updates": 2**29} | dict.fromkeys(
+    ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs"), 2**31 - 1
+)
+_LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
+_AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_rate")
+_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps")
+_MAY_BE_NEGATIVE = ("dataset.reward_shift",)
 
 
 class ConfigError(ValueError):
@@ -159,7 +169,9 @@ def load(workdir: Path) -> Config:
         raise ConfigError(f"{workdir} is not a training directory: it has no config.json")
     try:
         return from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:  # no JSON, or not of a config
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
@@ -209,37 +221,16 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    positive: dict[str, Any] = {
-        "num_seeds": config.num_seeds,
-        "updates_per_chunk": config.updates_per_chunk,
-        "checkpoint_every": config.checkpoint_every,
-    }
-    positive |= {"batch_devices": config.batch_devices, "halving.episodes": config.halving.episodes}
-    not_negative: dict[str, Any] = {"first_seed": config.first_seed, "max_to_keep": config.max_to_keep}
-    for name, value in flatten(dataclasses.asdict(config.algorithm), "algorithm.").items():
-        leaf = name.rsplit(".", 1)[-1]
-        if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):
-            continue
-        if isinstance(value, float):
-            not_negative[name] = value
-        elif leaf.endswith("updates"):
-            positive[name] = value
-        elif isinstance(value, list | tuple):
-            positive |= {f"{name}[{i}]": width for i, width in enumerate(value)}
-        else:
-            positive[name] = value
+    try:
+        values = to_json(config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a setting is neither number, text nor tuple of such: {error}") from None
+    from_json(values)  # every value is of its declared type, whichever way it came in
+    del values["algorithm"]
+    for name, value in flatten(values).items():
+        _check_range(name, value)
+    validate_method(config.algorithm)
     online = config.online
-    positive |= {f"online.{name}": getattr(online, name) for name in ("num_env_steps", "num_envs", "updates_per_step")}
-    for name, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-    for name, value in not_negative.items():
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"{name} must be finite and not negative, got {value}")
-    for name, upper in (("discount", 1.0), ("tau", 1.0), ("expectile", 1.0), ("dropout_rate", 1.0)):
-        value = getattr(config.algorithm, name, 0.0)
-        if value > upper:
-            raise ConfigError(f"algorithm.{name} must be at most {upper}, got {value}")
     if config.precision not in PRECISIONS:
         raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     rungs = config.halving.rungs
@@ -264,6 +255,35 @@ def validate(config: Config) -> None:
         raise ConfigError(
             "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0, or a file"
         )
+
+
+def validate_method(algorithm: Any) -> None:
+    """Refuse numbers with which no method can be trained, in a method's config.
+
+    Raises:
+        ConfigError: names the setting, its value and what would do.
+    """
+    for name, value in flatten(dataclasses.asdict(algorithm), "algorithm.").items():
+        _check_range(name, value)
+
+
+def _check_range(name: str, value: Any) -> None:
+    """The range of a number is told by its kind and the end of its name."""
+    if isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_range(f"{name}[{i}]", item)
+    elif isinstance(value, float):
+        if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT or (value < 0 and name not in _MAY_BE_NEGATIVE):
+            raise ConfigError(f"{name} must be finite and not negative, got {value}")
+        if value > 1.0 and name.endswith(_AT_MOST_1):
+            raise ConfigError(f"{name} must be at most 1.0, got {value}")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        low = 0 if name in _MAY_BE_0 else 1
+        high = next((most for end, most in _LARGEST.items() if name.split("[")[0].endswith(end)), _LARGEST_SIZE)
+        if value < low:
+            raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if value > high:
+            raise ConfigError(f"{name} must be at most {high:,}, got {value}")
 
 
 def _fill(holder: Any, values: dict[str, Any], prefix: str) -> None:
@@ -294,7 +314,7 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, list | tuple):
             return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)
     elif hint is type(None):
         if value is None:
@@ -311,8 +331,8 @@ def _parse(text: str, hint: Any, name: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {text!r}") from None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {text[:100]!r}") from None
 
 
 def _leaves(config: Any) -> list[str]:

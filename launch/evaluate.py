@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-evaluate`."""
-    app.run(cli.guarded(main))
+    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
 
 
 if __name__ == "__main__":

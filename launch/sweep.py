@@ -246,7 +246,7 @@ def run() -> None:
     arguments = sys.argv[1:]
     overrides = [text.removeprefix("--config.") for text in arguments if text.startswith("--config.")]
     sys.argv[1:] = [text for text in arguments if not text.startswith("--config.")]
-    app.run(cli.guarded(lambda argv: main(argv, overrides)))
+    app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 def run() -> None:
     """Console entry: checks the config's overrides before absl parses them, so that a typo gets a suggestion."""
     sys.argv[1:] = cli.resolve_config(sys.argv[1:])
-    app.run(cli.guarded(main))
+    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class State:
 
 def check(config: Config) -> None:
     """Raises:
-    ValueError: a name is unknown, or what the planner asks for is not trained.
+    ValueError: a name is unknown, a number out of range, or what the planner asks for is not trained.
     """
     act = config.act
     for value, known in (
@@ -106,6 +106,11 @@ def check(config: Config) -> None:
     zeroth, of_actions = act.planner in ("cem", "mppi"), act.uncertainty in ("spread", "distance")
     for wrong, message in (
         (min(act.horizon, act.num_iterations) < 1, "act.horizon and act.num_iterations must be at least 1"),
+        (
+            not 0.0 < config.sigma_min <= config.sigma_max,
+            f"noise levels fall from sigma_max to sigma_min above 0, got {config.sigma_max} and {config.sigma_min}",
+        ),
+        (config.next_observation_stretch <= 0.0, "next_observation_stretch must be above 0"),
         (
             act.uncertainty == "score" and zeroth and act.beta,
             f"of the likelihood only the gradient is known, and {act.planner!r} asks for values: choose uncertainty 'spread', "
@@ -167,6 +172,7 @@ class Models:
         self.reward_network = MLP(width, 1, activation=nn.elu, layer_norm=config.layer_norm)
         self.score_network = NoiseConditionedMLP(len(self.score_scale), config.num_levels, config.hidden_dim, config.num_layers)
         self.distance_network = MLP(width, 1, activation=nn.elu, layer_norm=config.layer_norm)
+        self.planner({})  # refuses choices that it cannot be made with, before anything is trained
 
     def normalized(self, observation: Array, action: Array) -> Array:
         return (jnp.concatenate([observation, action], axis=-1) - self.centre) / self.scale

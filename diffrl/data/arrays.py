@@ -47,26 +47,28 @@ def from_arrays(
         DatasetError: a shape does not fit, actions are integers, a flag is neither 0 nor 1, no row has a next
             observation, or gymnasium does not know `env_id`.
     """
-    reward = _numbers(id, "reward", reward, 1)
+    reward = numbers(id, "reward", reward, 1)
     if not len(reward):
         raise DatasetError(f"dataset {id!r} has no transitions")
-    if np.asarray(action).dtype.kind in "biu":
+    action = _array(id, "action", action)
+    if action.dtype.kind in "biu":
         raise DatasetError(
-            f"dataset {id!r}: actions are integers ({np.asarray(action).dtype}), that is discrete; only real-valued actions "
-            "are supported"
+            f"dataset {id!r}: actions are integers ({action.dtype}), that is discrete; only real-valued actions are supported"
         )
-    observation, action = _numbers(id, "observation", observation, 2), _numbers(id, "action", action, 2)
-    terminal = _flags(id, "terminal", terminal)
-    timeout = np.zeros(len(reward), bool) if timeout is None else _flags(id, "timeout", timeout)
-    if next_observation is not None:
-        next_observation = _numbers(id, "next_observation", next_observation, 2)
-    elif len(observation) == len(reward) + 1:
-        if (terminal | timeout)[:-1].any():
-            raise DatasetError(f"dataset {id!r}: one observation more than rows means one episode, but there are ends inside")
-        observation, next_observation = observation[:-1], observation[1:]
-    for name, value in (("observation", observation), ("action", action), ("terminal", terminal), ("timeout", timeout)):
+    observation, action = numbers(id, "observation", observation, 2), numbers(id, "action", action, 2)
+    terminal = flags(id, "terminal", terminal)
+    timeout = np.zeros(len(reward), bool) if timeout is None else flags(id, "timeout", timeout)
+    final = next_observation is None and len(observation) == len(reward) + 1
+    following = observation[1:] if final else observation
+    for name, value in (("observation", following), ("action", action), ("terminal", terminal), ("timeout", timeout)):
         if len(value) != len(reward):
             raise DatasetError(f"dataset {id!r}: {name} has {len(value)} rows, reward {len(reward)}")
+    if next_observation is not None:
+        next_observation = numbers(id, "next_observation", next_observation, 2)
+    elif final:
+        if (terminal | timeout)[:-1].any():
+            raise DatasetError(f"dataset {id!r}: one observation more than rows means one episode, but there are ends inside")
+        observation, next_observation = observation[:-1], following
     if next_observation is None:
         rows = _shifted(id, observation, action, reward, terminal, timeout)
     else:
@@ -98,8 +100,13 @@ def _shifted(
     return Rows(*(column[keep] for column in (observation, action, reward, following, terminal, cut)))
 
 
-def _numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
-    array = np.asarray(value)
+def numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
+    """A field as float32 with so many axes; what float32 cannot hold becomes infinite, which `dataset.build` refuses by row.
+
+    Raises:
+        DatasetError: the shape does not fit, or it holds no real numbers.
+    """
+    array = _array(id, name, value)
     if array.ndim > 2 and array.dtype == np.uint8:
         raise DatasetError(f"dataset {id!r}: {name} holds images of shape {array.shape[1:]}; only vectors are supported")
     if array.ndim != axes:
@@ -107,18 +114,32 @@ def _numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
         raise DatasetError(f"dataset {id!r}: {name} has shape {array.shape}, expected {form}")
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"dataset {id!r}: {name} has type {array.dtype}, expected numbers")
-    return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
 
 
-def _flags(id: str, name: str, value: Any) -> np.ndarray:
-    array = _numbers(id, name, value, 1)
+def flags(id: str, name: str, value: Any) -> np.ndarray:
+    """A field `[N]` of 0 and 1 as booleans.
+
+    Raises:
+        DatasetError: the shape does not fit, or there is another value.
+    """
+    array = numbers(id, name, value, 1)
     if not np.isin(array, (0.0, 1.0)).all():
         raise DatasetError(f"dataset {id!r}: {name} must be 0 or 1 everywhere, found {array[~np.isin(array, (0.0, 1.0))][0]:g}")
     return array > 0.5
 
 
+def _array(id: str, name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DatasetError(f"dataset {id!r}: {name} is no array ({error})") from None
+
+
 def _bound(id: str, name: str, value: Any, action_dim: int) -> np.ndarray:
-    array = np.asarray(value, np.float32)
+    array = _array(id, name, value)
     if array.shape not in ((), (action_dim,)):
         raise DatasetError(f"dataset {id!r}: {name} has shape {array.shape}, expected one number or {action_dim}")
+    array = numbers(id, name, array, array.ndim)
     return np.broadcast_to(array, (action_dim,)).copy()

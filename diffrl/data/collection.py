@@ -16,6 +16,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def _clear_errors(what: str, extra: str = "envs") -> Iterator[None]:
         raise CollectionError(
             f"cannot write under {root()}: {error}. Finished parts are kept: the same command goes on"
         ) from error
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except BrokenProcessPool as error:
         raise CollectionError(
             "a worker process died, perhaps for lack of memory. Finished parts are kept: the same command goes on; "
             "try --workers=1"

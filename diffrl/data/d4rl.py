@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data.arrays import from_arrays
+from diffrl.data.arrays import flags, from_arrays, numbers
 from diffrl.data.dataset import DatasetError, Source
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -37,8 +37,8 @@ def load(id: str, *, max_episode_steps: int | None = None) -> Source:
     try:
         with h5py.File(path, "r") as file:
             arrays = _read(id, file)
-    except OSError as error:
-        # h5py says everything that is wrong with a file by this type.
+    except (OSError, KeyError, RuntimeError) as error:
+        # What is wrong with a file, with a link in it, and with a part of it.
         raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({error}): fetch it anew") from error
     if "timeouts" not in arrays:
         arrays["timeouts"] = _timeouts(id, arrays, max_episode_steps)
@@ -63,6 +63,9 @@ def _read(id: str, file: Any) -> dict[str, np.ndarray]:
         hint = ". It looks like a Minari file: name that dataset by its Minari id" if "episode_0" in there else ""
         found = ", ".join(there[:20]) or "nothing"
         raise DatasetError(f"dataset {id!r} has no {', '.join(missing)}; there are {found}{hint}")
+    groups = [name for name in (*_REQUIRED, *_OPTIONAL) if name in there and not hasattr(file[name], "shape")]
+    if groups:
+        raise DatasetError(f"dataset {id!r}: {', '.join(groups)} holds no array but further groups")
     arrays = {name: np.asarray(file[name][()]) for name in (*_REQUIRED, *_OPTIONAL) if name in there}
     for name in ("rewards", "terminals", "timeouts"):
         # Some early files hold these as columns.
@@ -72,19 +75,22 @@ def _read(id: str, file: Any) -> dict[str, np.ndarray]:
 
 
 def _timeouts(id: str, arrays: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:
-    observation, following = arrays["observations"], arrays.get("next_observations")
-    if following is not None:
-        if observation.shape != following.shape or observation.ndim != 2:
-            raise DatasetError(f"dataset {id!r}: observations {observation.shape} and next_observations {following.shape} differ")
+    terminal = flags(id, "terminals", arrays["terminals"])
+    if "next_observations" in arrays:
+        observation, following = (numbers(id, name, arrays[name], 2) for name in ("observations", "next_observations"))
+        if observation.shape != following.shape or len(observation) != len(terminal):
+            shapes = f"observations {observation.shape}, next_observations {following.shape} and terminals {terminal.shape}"
+            raise DatasetError(f"dataset {id!r}: {shapes} do not fit")
         # The tolerance of IQL's code (Kostrikov et al. 2021), which cuts D4RL's rows so.
-        jump = np.linalg.norm(observation[1:] - following[:-1], axis=1) > 1e-6
-        return np.append(jump, True) & ~arrays["terminals"].astype(bool)
+        with np.errstate(over="ignore", invalid="ignore"):  # `build` says which values are not finite
+            jump = np.linalg.norm(observation[1:] - following[:-1], axis=1) > 1e-6
+        return np.append(jump, True)[: len(terminal)] & ~terminal
     if max_episode_steps is None:
         raise DatasetError(
             f"dataset {id!r} has neither timeouts nor next_observations, so nothing says where its episodes were cut: give "
             "dataset.env_id, whose time limit does"
         )
-    row = np.arange(len(arrays["rewards"]))
-    after_terminal = np.append(False, arrays["terminals"].astype(bool)[:-1])
+    row = np.arange(len(terminal))
+    after_terminal = np.append(False, terminal)[: len(terminal)]
     step = row - np.maximum.accumulate(np.where(after_terminal, row, 0))
     return (step + 1) % max_episode_steps == 0

@@ -15,6 +15,8 @@ from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 REWARD_SCALES = ("none", "return_range")
+# Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
+LARGEST = 1e8
 
 
 class DatasetError(ValueError):
@@ -143,16 +145,25 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     """Check raw rows, apply the transforms and put the result on the default device.
 
     Raises:
-        DatasetError: a shape does not fit, a value is not finite, an action is out of bounds, there are no rows, the
-            returns of all episodes are equal where their range is the scale, or the transform is unknown.
+        DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
+            bounds, there are no rows, the returns of all episodes are equal where their range is the scale, or the transform is
+            unknown.
     """
     t = source.transitions
     _check(source)
     returns = episode_returns(t)
     low, high = np.asarray(source.action_low, np.float32), np.asarray(source.action_high, np.float32)
-    scale = _reward_scale(transforms.reward_scale, returns)
+    scale = _reward_scale(source.id, transforms.reward_scale, returns)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
-    observation = (t.observation - mean) / std
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name
+        trained = {
+            "observation": (t.observation - mean) / std,
+            "action": 2.0 * (t.action - low) / (high - low) - 1.0,
+            "next_observation": (t.next_observation - mean) / std,
+            "reward": (t.reward * scale + transforms.reward_shift)[:, None],
+        }
+    _check_magnitude(source.id, trained)
+    observation = trained["observation"]
     card = Card(
         id=source.id,
         rows=len(t.reward),
@@ -182,17 +193,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         observation_min=tuple(observation.min(axis=0).tolist()),
         observation_max=tuple(observation.max(axis=0).tolist()),
     )
-    packed = np.concatenate(
-        [
-            observation,
-            2.0 * (t.action - low) / (high - low) - 1.0,
-            (t.next_observation - mean) / std,
-            (t.reward * scale + transforms.reward_shift)[:, None],
-            np.asarray(t.terminal)[:, None],
-            np.asarray(t.timeout)[:, None],
-        ],
-        axis=1,
-    )
+    packed = np.concatenate([*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]], axis=1)
     dataset = Dataset(jnp.asarray(packed, jnp.float32), observation_dim=spec.observation_dim, action_dim=spec.action_dim)
     return jax.block_until_ready(dataset), spec, card
 
@@ -222,14 +223,19 @@ def fingerprint(transitions: Rows | Transition) -> str:
 
 def _check(source: Source) -> None:
     t = source.transitions
-    n = len(t.reward)
+    n = np.size(t.reward)
     if n == 0:
         raise DatasetError(f"dataset {source.id!r} has no transitions")
     for name in FIELDS:
         value = np.asarray(getattr(t, name))
         if value.ndim != (2 if name in ("observation", "action", "next_observation") else 1) or len(value) != n:
             raise DatasetError(f"dataset {source.id!r}: {name} has shape {value.shape} where reward has {n} rows")
-        bad = ~np.isfinite(value.astype(np.float32))
+        if value.dtype.kind not in "biuf":
+            raise DatasetError(f"dataset {source.id!r}: {name} has type {value.dtype}, expected numbers")
+        if value.ndim == 2 and value.shape[1] == 0:
+            raise DatasetError(f"dataset {source.id!r}: {name} is empty, it has no numbers in any row")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(value.astype(np.float32))
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise DatasetError(
@@ -254,14 +260,27 @@ def _check(source: Source) -> None:
         )
 
 
-def _reward_scale(name: str, returns: np.ndarray) -> float:
+def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
+    for name, value in trained.items():
+        bad = ~(np.abs(value) <= LARGEST)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise DatasetError(
+                f"dataset {id!r}: {name} is {value[row, column]:.3g} in row {row} as training would see it, beyond what float32 "
+                f"can be trained on (±{LARGEST:.0e}): rescale the data, or set standardize_observations or reward_scale"
+            )
+
+
+def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
     if name not in REWARD_SCALES:
         raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(REWARD_SCALES)}")
     if name == "none":
         return 1.0
     spread = float(returns.max() - returns.min())
     if spread == 0.0:
-        raise DatasetError("reward_scale 'return_range' needs episodes of different return; all are equal here. Use 'none'")
+        raise DatasetError(
+            f"dataset {id!r}: reward_scale 'return_range' needs episodes of different return; all are equal here. Use 'none'"
+        )
     return 1000.0 / spread
 
 

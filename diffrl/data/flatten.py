@@ -42,13 +42,19 @@ def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[s
         keys = tuple(requested)
     else:
         keys = ("observation", "desired_goal") if set(GOAL_KEYS) <= set(available) else tuple(available)
+    if not keys:
+        raise FlattenError("the observation is a Dict without keys")
     for key in keys:
         _check(space.spaces[key], key)
     return keys
 
 
 def flatten(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, "batch observation"]:
-    """Batched observations (arrays, or nested dicts and tuples of arrays `[batch, ...]`) as one float32 matrix."""
+    """Batched observations (arrays, or nested dicts and tuples of arrays `[batch, ...]`) as one float32 matrix.
+
+    Raises:
+        FlattenError: they hold something else than real numbers.
+    """
     if keys is None:
         return _flatten_value(observation)
     return np.concatenate([_flatten_value(observation[key]) for key in keys], axis=1)
@@ -67,11 +73,15 @@ def _flatten_value(value: Any, batched: bool = True) -> np.ndarray:
     if isinstance(value, tuple):
         return np.concatenate([_flatten_value(part, batched) for part in value], axis=-1)
     array = np.asarray(value)
-    return array.reshape((len(array), -1) if batched else (-1,)).astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise FlattenError(f"observations of type {array.dtype} are no real numbers")
+    return array.reshape((len(array), array[0].size if len(array) else 0) if batched else (-1,)).astype(np.float32)
 
 
 def _check(space: Any, name: str) -> None:
     parts = getattr(space, "spaces", None)
+    if isinstance(parts, Mapping | tuple) and not parts:
+        raise FlattenError(f"{name} is an empty {type(space).__name__}")
     if isinstance(parts, Mapping):
         for key, value in parts.items():
             _check(value, f"{name}.{key}")

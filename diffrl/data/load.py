@@ -35,8 +35,12 @@ def load(id: str, *, download: bool = False, env_id: str = "", observation_keys:
 def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple[str, ...] | None) -> Source:
     if id.startswith(toys.PREFIX):
         return toys.load(id)
-    path = Path(id).expanduser()
-    is_path = path.is_dir() or path.suffix in (*_HDF5, ".npz") or id.startswith(("/", ".", "~"))
+    try:
+        path = Path(id).expanduser()
+        there = path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # of a name that no file can have, or no user
+        raise DatasetError(f"dataset {id[:100]!r} cannot be looked for: {error}") from None
+    is_path = there or path.suffix in (*_HDF5, ".npz") or id.startswith(("/", ".", "~"))
     # A Minari id may happen to name a directory here too.
     if not is_path or (minari.dataset_path(id) / "data").exists():
         return minari.load(id, download=download, observation_keys=observation_keys)

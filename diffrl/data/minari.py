@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from diffrl.data import arrow
+from diffrl.data.arrays import flags, numbers
 from diffrl.data.dataset import DatasetError, Rows, Source
 from diffrl.data.flatten import FlattenError, flatten, select_keys
 from diffrl.data.recipes import RECIPES
+from diffrl.envs.env_spec import read
 
 _PROBE_SECONDS = 3.0
 # Keys that gymnasium 1.x does not know in specs written by older versions; as Minari itself does.
@@ -49,10 +51,14 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
             raise DatasetError(f"dataset {id!r} is not on this machine (looked in {path}). {how_to_get(id)}")
         _download(id)
     try:
-        dataset = MinariDataset(path / "data")
-        metadata: dict[str, Any] = dataset.storage.metadata
+        metadata: dict[str, Any] = json.loads((path / "data" / "metadata.json").read_text())
+        # Where one is missing Minari makes the environment to ask it, and with it runs whatever code the file names.
+        missing = [name for name in ("observation_space", "action_space") if not isinstance(metadata.get(name), str)]
+        dataset = None if missing else MinariDataset(path / "data")
     except Exception as error:
         raise _damaged(id, path, error) from error
+    if dataset is None:
+        raise DatasetError(f"dataset {id!r} has no {' and no '.join(missing)} in its metadata; make or fetch it anew")
     try:
         keys = select_keys(dataset.observation_space, observation_keys)
     except FlattenError as error:
@@ -66,16 +72,16 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
     if not episodes:
         raise DatasetError(f"dataset {id!r} has no episodes")
     fix_goal = keys is not None and "desired_goal" in keys and _moves_goal(metadata.get("env_spec"))
-    minimum, maximum = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    minimum, maximum = (_score(id, metadata, name) for name in ("ref_min_score", "ref_max_score"))
     return Source(
-        transitions=_stack([_transitions(episode, keys, fix_goal, id) for episode in episodes]),
+        transitions=_stack(id, [_transitions(episode, keys, fix_goal, id) for episode in episodes]),
         action_low=low,
         action_high=high,
         id=id,
         env_spec=_modern(metadata.get("eval_env_spec") or metadata.get("env_spec")),
         observation_keys=keys,
-        ref_min_score=None if minimum is None or maximum is None else float(minimum),
-        ref_max_score=None if minimum is None or maximum is None else float(maximum),
+        ref_min_score=None if maximum is None else minimum,
+        ref_max_score=None if minimum is None else maximum,
         ref_provenance=str(metadata.get("ref_provenance") or ("" if maximum is None else f"Minari metadata of {id}")),
         description=str(metadata.get("description") or ""),
     )
@@ -104,15 +110,22 @@ def _damaged(id: str, path: Path, error: Exception) -> DatasetError:
 
 
 def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id: str) -> Rows:
-    observations = episode.observations
-    steps = len(episode.rewards)
+    where = f"{id}, episode {episode.id}"
+    reward = numbers(where, "rewards", episode.rewards, 1)
+    steps = len(reward)
     if steps == 0:
         raise DatasetError(f"dataset {id!r}: episode {episode.id} has no steps; leave it out, as `minari.split_dataset` can")
-    if fix_goal:
-        goal = np.array(observations["desired_goal"])
-        goal[0] = goal[1]
-        observations = {**observations, "desired_goal": goal}
-    rows = flatten(observations, keys)
+    try:
+        with np.errstate(over="ignore"):  # `build` refuses what is not finite
+            rows = flatten(episode.observations, keys)
+            if fix_goal:
+                goal = np.array(episode.observations["desired_goal"])
+                goal[:1] = goal[1:2]
+                rows = flatten({**episode.observations, "desired_goal": goal}, keys)
+            action = np.asarray(episode.actions).reshape(len(episode.actions), -1)
+    except (KeyError, TypeError, ValueError) as error:
+        # Parts that are missing, ragged, of unequal length or no numbers.
+        raise DatasetError(f"dataset {where!r} is malformed: {_first_line(error)}") from error
     for name, value, expected in (
         ("observations", rows, steps + 1),
         ("actions", episode.actions, steps),
@@ -123,19 +136,23 @@ def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id:
             raise DatasetError(
                 f"dataset {id!r}: episode {episode.id} has {len(value)} {name} for {steps} steps; expected {expected}"
             )
-    terminal, timeout = np.array(episode.terminations, bool), np.array(episode.truncations, bool)
+    terminal, timeout = flags(where, "terminations", episode.terminations), flags(where, "truncations", episode.truncations)
     timeout[-1] |= not terminal[-1]
     return Rows(
         observation=rows[:-1],
-        action=np.asarray(episode.actions, np.float32).reshape(steps, -1),
-        reward=np.asarray(episode.rewards, np.float32),
+        action=numbers(where, "actions", action, 2),
+        reward=reward,
         next_observation=rows[1:],
         terminal=terminal,
         timeout=timeout,
     )
 
 
-def _stack(parts: list[Rows]) -> Rows:
+def _stack(id: str, parts: list[Rows]) -> Rows:
+    for name in ("observation", "action"):
+        widths = sorted({getattr(part, name).shape[1] for part in parts})
+        if len(widths) > 1:
+            raise DatasetError(f"dataset {id!r}: {name} has {' or '.join(map(str, widths))} numbers a row, by episode")
     return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -149,8 +166,15 @@ def _action_bounds(id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+def _score(id: str, metadata: dict[str, Any], name: str) -> float | None:
+    score = metadata.get(name)
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite(score)):
+        raise DatasetError(f"dataset {id!r}: {name} in its metadata is {score!r}, expected a number")
+    return None if score is None else float(score)
+
+
 def _moves_goal(env_spec: str | None) -> bool:
-    kwargs = (json.loads(env_spec).get("kwargs") or {}) if env_spec else {}
+    kwargs = read(env_spec or "").get("kwargs") or {}
     return bool(kwargs.get("reset_target", False)) and bool(kwargs.get("continuing_task", True))
 
 

@@ -1,7 +1,5 @@
 """Files of numpy: OGBench's, and plain ones, singly or as a directory of episodes."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +88,6 @@ def _read(id: str, path: Path) -> dict[str, np.ndarray]:
             if isinstance(archive, np.ndarray):
                 raise ValueError("one array without a name")
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # Numpy has no type of its own for a file it cannot read.
+    except Exception as error:
+        # Numpy and zipfile have no type of their own for a file they cannot read, and many others.
         raise DatasetError(f"dataset {id!r} is damaged, cut short or no .npz file ({error}): write or fetch it anew") from error

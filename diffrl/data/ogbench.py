@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from diffrl.data.arrays import flags, numbers
 from diffrl.data.dataset import DatasetError
 
 # Arrays that OGBench's files have and files of plain transitions have not.
@@ -35,13 +36,13 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             f"dataset {id!r} is an OGBench file without rewards. OGBench computes them for its single tasks: save what "
             "ogbench.make_env_and_datasets('…-singletask-v0') returns with numpy.savez(path, **train_dataset), and name that file"
         )
-    masks, valids = arrays.get("masks"), arrays.get("valids")
+    reward, masks, valids = numbers(id, "rewards", arrays["rewards"], 1), arrays.get("masks"), arrays.get("valids")
     return {
         "observation": arrays["observations"],
         "action": arrays["actions"],
-        "reward": arrays["rewards"],
-        "terminal": np.zeros(len(arrays["rewards"])) if masks is None else 1.0 - np.asarray(masks, np.float32),
+        "reward": reward,
+        "terminal": np.zeros(len(reward)) if masks is None else ~flags(id, "masks", masks),
         # The compact form also sets `terminals` in the row before a trajectory's last.
-        "timeout": arrays["terminals"] if valids is None else 1.0 - np.asarray(valids, np.float32),
+        "timeout": arrays["terminals"] if valids is None else ~flags(id, "valids", valids),
         "next_observation": arrays.get("next_observations"),
     }

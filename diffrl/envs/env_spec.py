@@ -11,11 +11,22 @@ def read(text: str) -> dict[str, Any]:
     """The fields of `EnvSpec.to_json()`; {} where the text is something else."""
     try:
         spec = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, TypeError):
         return {}
-    return spec if isinstance(spec, dict) else {}
+    return spec if isinstance(spec, dict) and _well_formed(spec) else {}
 
 
 def wrappers(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """The spec's own wrappers, innermost first."""
     return list(spec.get("additional_wrappers") or ())
+
+
+def _well_formed(spec: dict[str, Any]) -> bool:
+    """Whether the parts that are read here are of the types gymnasium writes; it leaves none of them out, tests do."""
+    steps, around = spec.get("max_episode_steps"), spec.get("additional_wrappers")
+    return (
+        isinstance(spec.get("kwargs"), dict | None)
+        and isinstance(steps, int | None)
+        and isinstance(around, list | None)
+        and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in around or ())
+    )

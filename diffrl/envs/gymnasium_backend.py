@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from diffrl.data.flatten import FlattenError, flatten_one, select_keys
-from diffrl.envs import env_spec
+from diffrl.envs import env_spec, trust
 from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
@@ -39,8 +39,8 @@ class GymnasiumEnvironments:
             max_episode_steps: time limit; None for the spec's own.
 
         Raises:
-            BackendError: gymnasium or the package of the environment is missing, the environment cannot be made, has no
-                time limit, or its observations or actions are not vectors.
+            BackendError: gymnasium or the package of the environment is missing or not trusted, the environment cannot be made,
+                has no time limit, or its observations or actions are not vectors.
         """
         self._envs = [make_env(env_spec_json, max_episode_steps) for _ in range(num_envs)]
         env = self._envs[0]
@@ -105,7 +105,7 @@ class GymnasiumEnvironments:
 
 
 def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
-    """One gymnasium environment from its EnvSpec.
+    """One gymnasium environment from its EnvSpec, if that names no code but what `trust` knows.
 
     Raises:
         BackendError: as in `GymnasiumEnvironments`.
@@ -121,10 +121,13 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
         raise BackendError(f"{name} needs gymnasium, which is not installed: pip install 'diffrl[envs]'") from None
     try:
         with quiet_imports():
+            trust.check(fields)
             spec = EnvSpec.from_json(env_spec_json)
             options = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
             # The checker only warns about the environment's author's choices, at a third of the speed.
             env = gymnasium.make(spec, disable_env_checker=True, **options)
+    except trust.TrustError as error:
+        raise BackendError(str(error)) from None
     except ImportError as error:
         extra = "ogbench" if str(error.name).split(".")[0] in ("ogbench", "dm_control") else "envs"
         extra = "dmc" if dmc.from_env_spec(env_spec_json) else extra

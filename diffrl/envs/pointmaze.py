@@ -207,10 +207,10 @@ def from_env_spec(env_spec_json: str, observation_keys: tuple[str, ...] | None) 
     continuing = bool(kwargs.get("continuing_task", True))
     if continuing and kwargs.get("reset_target", False):
         return None
-    keys = _observed_keys(env_spec.wrappers(spec), observation_keys)
-    if keys is None:
-        return None
     try:
+        keys = _observed_keys(env_spec.wrappers(spec), observation_keys)
+        if keys is None:
+            return None
         return PointMaze(
             maze_map=tuple(tuple(row) for row in kwargs.get("maze_map", _U_MAZE)),
             max_episode_steps=int(spec["max_episode_steps"]),
@@ -218,7 +218,7 @@ def from_env_spec(env_spec_json: str, observation_keys: tuple[str, ...] | None) 
             continuing_task=continuing,
             observation_keys=keys,
         )
-    except ValueError:
+    except (KeyError, TypeError, ValueError):  # the arguments are of other types than they should be
         return None
 
 

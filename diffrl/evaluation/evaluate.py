@@ -96,6 +96,8 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
                 break
             if not steps:
                 time.sleep(options.poll_seconds)
+    except results.ResultError as error:
+        raise EvaluationError(str(error)) from error
     finally:
         evaluator.close()
     if not found:
@@ -123,8 +125,7 @@ class _Evaluator:
     def __init__(self, workdir: Path, options: Options, console: Console):
         self.workdir, self.options, self.console = workdir, options, console
         self.config = configs.load(workdir)
-        self.spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
-        self.card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+        self.spec, self.card = _read(workdir / "spec.json", Spec), _read(workdir / "dataset.json", Card)
         if self.card.env_spec is None:
             raise EvaluationError(f"{self.card.id!r} names no environment to act in: train with --config.dataset.env_id=…")
         self.reference = scores.reference_for(self.card)
@@ -161,6 +162,7 @@ class _Evaluator:
         existing = {variant.label: self._existing(step, variant.settings) for variant in self.variants}
         policies = None
         if any(result is None for result in existing.values()):
+            results.make_folder(self.workdir, step)  # says before the episodes, not after them, that it cannot
             try:
                 policies = self.checkpoints.restore_policy(step, abstract_policies(self.variants[0].algorithm, self.runs))
             except (CheckpointError, OSError) as error:
@@ -317,6 +319,13 @@ def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
     names = sorted(choices)
     combinations = itertools.product(*(dict.fromkeys(choices[name]) for name in names))
     return [tuple(zip(names, values, strict=True)) for values in combinations]
+
+
+def _read(path: Path, cls: Any) -> Any:
+    try:
+        return cls.from_json(json.loads(path.read_text()))
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
 
 
 def _check(options: Options) -> None:

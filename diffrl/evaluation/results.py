@@ -18,7 +18,7 @@ from diffrl.evaluation.statistics import summarise
 
 
 class ResultError(ValueError):
-    """A result file cannot be read; the message names it."""
+    """A result file cannot be read or written; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +107,36 @@ def path_of(workdir: Path, step: int, settings: Settings) -> Path:
     return workdir / "evaluations" / str(step) / f"{settings.label}.json"
 
 
+def make_folder(workdir: Path, step: int) -> None:
+    """Make the folder of a checkpoint's results.
+
+    Raises:
+        ResultError: it cannot be made or not be written to.
+    """
+    folder = workdir / "evaluations" / str(step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultError(f"cannot write results to {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ResultError(f"cannot write results to {folder}: it is read-only")
+
+
 def save(workdir: Path, result: Result, observations: Float[np.ndarray, "runs recorded time observation"]) -> Path:
-    """Write the result and its trajectories atomically; the JSON last, so that its presence means both are there."""
+    """Write the result and its trajectories atomically; the JSON last, so that its presence means both are there.
+
+    Raises:
+        ResultError: there is no place to write them; nothing half-written stays.
+    """
     path = path_of(workdir, result.step, result.settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if observations.size:
-        atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, observations=observations))
+    make_folder(workdir, result.step)
     text = json.dumps(_to_json(result), indent=1, allow_nan=False)
-    atomically(path, lambda file: file.write(text.encode()))
+    try:
+        if observations.size:
+            atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, observations=observations))
+        atomically(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}") from error
     return path
 
 

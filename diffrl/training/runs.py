@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffrl.algorithm import hparams_of
-from diffrl.config import Config, ConfigError, find, override
+from diffrl.config import Config, ConfigError, find, override, validate_method
 from diffrl.types import HParams
 
 # Counters no update reaches: update t of a run draws from fold_in(key, t), iteration i online from fold_in(key, ONLINE) and i.
@@ -104,5 +104,6 @@ def _axis(config: Config, text: str) -> tuple[list[str], list[list[float]]]:
         scratch = dataclasses.replace(config.algorithm)
         for name, number in zip(names, numbers, strict=True):
             override(scratch, f"{name}={number}")
+        validate_method(scratch)
         values.append([getattr(scratch, name) for name in names])
     return names, values

@@ -130,7 +130,7 @@ def test_env_id_makes_the_data_evaluable(tmp_path):
         ({"observations": np.zeros(40)}, r"observation has shape \(40,\)"),
         ({"actions": np.zeros((40, 1), np.int32)}, "actions are integers"),
         ({"timeouts": np.ones(40, bool)}, "every episode is one row long. Add next_observation"),
-        ({"timeouts": None, "next_observations": np.zeros((40, 2))}, r"\(40, 3\) and next_observations \(40, 2\) differ"),
+        ({"timeouts": None, "next_observations": np.zeros((40, 2))}, r"\(40, 3\), next_observations \(40, 2\) and"),
         ({"rewards": np.full(40, np.nan)}, "reward has 39 values that are not finite, first in row 0"),
         ({"actions": np.full((40, 2), 1.1)}, r"39 actions lie outside \[\[-1. -1.\], \[1. 1.\]\]"),
     ],

@@ -19,6 +19,7 @@ from diffrl.data import columns
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import Card, Dataset, DatasetError, Source
 from diffrl.data.load import load
+from diffrl.envs import trust
 from diffrl.envs.gymnasium_backend import BackendError, make_env
 from diffrl.evaluation.plots import data_pieces
 from diffrl.training.train import train
@@ -50,8 +51,9 @@ def test_observation_keys_are_for_minari(tmp_path):
         load(str(tmp_path / "a.npz"), observation_keys=("a",))
 
 
-def test_an_environment_that_cannot_be_made():
+def test_an_environment_that_cannot_be_made(monkeypatch):
     """A name that is registered while its simulator is not there: refused when it is made, with the cause."""
+    monkeypatch.setenv(trust.VARIABLE, "no_such_simulator")
     source = memory(env_id="CartPole-v1")
     assert source.env_spec
     broken = {**json.loads(source.env_spec), "entry_point": "no_such_simulator:Env"}

@@ -8,8 +8,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffrl.envs import make
+from diffrl.envs import make, trust
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments, make_env
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    """The environments of this file are no package's."""
+    monkeypatch.setenv(trust.VARIABLE, f"{__name__}, no_such_package")
 
 
 class Short(gymnasium.Env):

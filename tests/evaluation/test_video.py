@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from workdirs import card, describe, env_spec, save_checkpoint, tiny_config
 
-from diffrl.envs import rendering
+from diffrl.envs import rendering, trust
 from diffrl.evaluation import video
 from diffrl.evaluation.evaluate import Options, evaluate_workdir
 from diffrl.evaluation.video import VideoError
@@ -90,7 +90,8 @@ def test_best_median_worst():
         video.choose(np.full((2, 2), np.nan))
 
 
-def test_gymnasium_repeats_the_scored_episodes(tmp_path: Path):
+def test_gymnasium_repeats_the_scored_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(trust.VARIABLE, __name__)
     entry = {"id": "Counting-v0", "entry_point": f"{__name__}:Counting", "max_episode_steps": 20, "kwargs": {}}
     rest = {"reward_threshold": None, "nondeterministic": False, "order_enforce": True, "disable_env_checker": False}
     spec = json.dumps({**entry, **rest, "additional_wrappers": [], "vector_entry_point": None})

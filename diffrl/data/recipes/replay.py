@@ -9,6 +9,7 @@ import numpy as np
 from diffrl.data.dataset import Card
 from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard, split_episodes
 from diffrl.data.scores import reference_for
+from diffrl.envs.gymnasium_backend import make_env
 from diffrl.training.replay import load_rows
 from diffrl.types import Spec
 
@@ -58,9 +59,6 @@ def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray
 
 
 def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) -> Product:
-    import gymnasium
-    from gymnasium.envs.registration import EnvSpec
-
     card = Card.from_json(_json(workdir / "dataset.json"))
     assert card.env_spec is not None
     episodes = split_episodes(rows)
@@ -73,8 +71,8 @@ def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) 
         span, source = (reference.min, reference.max), reference.source
     return Product(
         episodes=episodes,
-        env=gymnasium.make(EnvSpec.from_json(card.env_spec)),
-        eval_env=gymnasium.make(EnvSpec.from_json(card.env_spec)),
+        env=make_env(card.env_spec),
+        eval_env=make_env(card.env_spec),
         metadata={"algorithm_name": method, "mean_return": float(np.mean(returns))},
         reference=span,
         reference_source=source,

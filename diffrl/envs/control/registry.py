@@ -65,7 +65,7 @@ def from_env_spec(env_spec_json: str) -> ControlTask | None:
     if spec.get("entry_point") != ENTRY_POINT or not wrappers <= env_spec.HARMLESS_WRAPPERS:
         return None
     try:
-        task = make(**spec["kwargs"])
+        task = make(**(spec.get("kwargs") or {}))
     except (TypeError, ValueError):
         return None
     # The last step pays more than the others, so another time limit would be another task.

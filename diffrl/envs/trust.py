@@ -1,0 +1,59 @@
+"""Which environments may be made from a file: data name code, and only that of known packages is run.
+
+gymnasium imports and calls whatever the `entry_point` of an EnvSpec and of its wrappers name, so the spec in a dataset or in a
+workdir that came from elsewhere could run anything, "os:system" for one.
+"""
+
+import importlib
+import os
+from typing import Any
+
+VARIABLE = "DIFFRL_ENV_PACKAGES"
+_ENVIRONMENTS = ("diffrl.envs", "gymnasium.envs", "gymnasium_robotics.envs", "ogbench")
+_WRAPPERS = ("gymnasium.wrappers",)
+_WRITES = "RecordVideo"  # files, wherever its arguments say
+
+
+class TrustError(ValueError):
+    """A spec names code that is not known to be an environment; the message says what to do where it is trusted."""
+
+
+def check(spec: dict[str, Any]) -> None:
+    """Refuse a spec (`env_spec.read`) that names anything but environments and wrappers of known packages.
+
+    Known are what this process or an installed plug-in of gymnasium has registered itself, environment classes of the packages
+    that come with the extras, gymnasium's own wrappers, and packages that the user names in DIFFRL_ENV_PACKAGES.
+
+    Raises:
+        TrustError: the environment or a wrapper is something else.
+        ImportError: the package that has it is not installed.
+    """
+    import gymnasium
+
+    _check(spec, "environment", _ENVIRONMENTS, gymnasium.Env)
+    for wrapper in spec.get("additional_wrappers") or ():
+        _check(wrapper, "wrapper", _WRAPPERS, gymnasium.Wrapper)
+
+
+def _check(named: dict[str, Any], what: str, known: tuple[str, ...], kind: type) -> None:
+    entry_point, name = str(named.get("entry_point")), str(named.get("id", named.get("name")))
+    if _registered(name, entry_point):
+        return
+    module, _, attribute = entry_point.partition(":")
+    trusted = tuple(package.strip() for package in os.environ.get(VARIABLE, "").split(",") if package.strip())
+    if not any(module == package or module.startswith(f"{package}.") for package in (*known, *trusted)):
+        raise TrustError(
+            f"{name} names {entry_point!r} as its {what}, which is of no package known for that, and data are not allowed to run "
+            f"code. If you trust it: {VARIABLE}={module.split('.')[0]}"
+        )
+    # Packages register their environments, functions among them, when they are imported.
+    made = getattr(importlib.import_module(module), attribute, None)
+    is_kind = isinstance(made, type) and issubclass(made, kind)
+    if not (is_kind or _registered(name, entry_point)) or getattr(made, "__name__", "") == _WRITES:
+        raise TrustError(f"{name} names {entry_point!r} as its {what}, which it is not, or one that may not be made from data")
+
+
+def _registered(name: str, entry_point: str) -> bool:
+    import gymnasium
+
+    return name in gymnasium.registry and gymnasium.registry[name].entry_point == entry_point

@@ -1,6 +1,7 @@
 # make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
 # make suite        every dataset of the small suite, every baseline on it, one table: about two hours on two cores
 # make test         install everything, check style and types, pass the tests
+# make test-slurm   jobs of a real Slurm; without one, as root, its packages are installed from Debian
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ DATASET := medium-fixedgoal-v0
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install quickstart suite test test-all lint format bench clean
+.PHONY: install quickstart suite test test-all test-slurm lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -49,6 +50,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2
+
+test-slurm: install
+	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/test_slurm_scripts.py tests/end_to_end/test_slurm.py
 
 bench: install
 	$(BIN)/python launch/benchmark.py --out=runs/benchmark

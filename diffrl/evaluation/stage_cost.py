@@ -81,6 +81,8 @@ def peak_bytes(chunk: Any, algorithm: Algorithm, stage: Stage, runs: Runs, given
     # Runs that do not fill the devices evenly are copied to all of them.
     saved = runs.size * state_bytes // (1 if runs.size % devices else devices)
     saved += num_policies * policy_bytes // (1 if num_policies % devices else devices)
+    if mesh.devices.flat[0].platform == "cpu":
+        saved *= 2  # what is being written to disk lies in the same memory once more
     resident = tree_bytes((given.states, given.columns)) // devices + tree_bytes(given.dataset)
     return max(peak, resident + saved)
 

@@ -49,10 +49,10 @@ def table(forecasts: list[Forecast]) -> Table:
 def explanation(forecasts: list[Forecast], limit: Limit) -> list[str]:
     """Sentences that go below the table."""
     runs = sum(forecast.training.num_runs for forecast in forecasts)
-    total = duration(sum(forecast.seconds for forecast in forecasts))
+    seconds = sum(forecast.seconds for forecast in forecasts)
+    measured = f", {duration(seconds)} one after another by short measurements here" if seconds else ""
     lines = [
-        f"{runs} runs in {len(forecasts)} trainings, {total} one after another, by short measurements here; "
-        "compiling, checkpoints and evaluation come to that.",
+        f"Runs: {runs}; trainings: {len(forecasts)}{measured}. Compiling, checkpoints and evaluation are not counted.",
         f"Memory may be {limit.bytes / 1e6:,.0f} MB {'of all devices together' if limit.shared else 'a device'}: {limit.source}.",
         "Distinct runs are really trained: the others of a stage differ only in what later stages read, and share them.",
     ]

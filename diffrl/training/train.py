@@ -95,6 +95,8 @@ def _train(
     plan = segments(algorithm.stages, config.halving.rungs)
     ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
     halving.check(config, runs, same, ends, card.env_spec is not None)
+    if config.halving.rungs and jax.process_count() > 1:
+        raise ConfigError("halving.rungs takes one host: drop it, or --num_hosts")
     for stage in algorithm.stages:
         if stage.batch_size % config.batch_devices:
             raise ConfigError(f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}")

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from diffrl import config as configs
 from diffrl import registry
@@ -21,7 +20,7 @@ from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
-from diffrl.evaluation import results, rollout
+from diffrl.evaluation import results, rollout, said
 from diffrl.evaluation.results import Result, Settings
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.runs import Runs, make_runs
@@ -30,6 +29,7 @@ from diffrl.types import Spec
 MAX_RECORDED_EPISODES = 8  # per run
 MAX_RECORDED_OBSERVATION = 64  # longer observations make no picture
 MAX_RECORDED_FLOATS = 8_000_000  # of one result; fewer episodes are recorded beyond it
+REMOVAL_SECONDS = 2
 
 
 class EvaluationError(ValueError):
@@ -103,7 +103,7 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
     if not found:
         raise EvaluationError(_nothing_found(evaluator, options))
     ordered = [found[key] for key in sorted(found, key=lambda key: key[0])]
-    _print_table([result for result in ordered if result.step == ordered[-1].step], console)
+    said.print_table([result for result in ordered if result.step == ordered[-1].step], console)
     return ordered
 
 
@@ -160,14 +160,14 @@ class _Evaluator:
     def evaluate(self, step: int) -> list[Result]:
         """Results of one checkpoint, one per variant; none if it is gone."""
         existing = {variant.label: self._existing(step, variant.settings) for variant in self.variants}
-        policies = None
+        policies, metadata = None, {}
         if any(result is None for result in existing.values()):
             results.make_folder(self.workdir, step)  # says before the episodes, not after them, that it cannot
             try:
                 policies = self.checkpoints.restore_policy(step, abstract_policies(self.variants[0].algorithm, self.runs))
+                metadata = self.checkpoints.metadata(step)
             except (CheckpointError, OSError) as error:
-                self.checkpoints.reload()
-                if step in self.checkpoints.steps():
+                if not self._is_gone(step):
                     raise EvaluationError(f"checkpoint {step} cannot be restored: {error}") from error
                 self.console.print(f"update {step}: the checkpoint is gone (the trainer keeps only some); skipped")
                 return []
@@ -177,8 +177,8 @@ class _Evaluator:
             if result is not None:
                 self.console.print(f"update {step}: {variant.label} exists, skipped (--force evaluates again)", highlight=False)
             else:
-                result = self._roll_out(step, variant, policies)
-                self.console.print(f"update {step}: {_one_line(result)}", highlight=False)
+                result = self._roll_out(step, variant, policies, metadata)
+                self.console.print(f"update {step}: {said.one_line(result)}", highlight=False)
             found.append(result)
         return found
 
@@ -193,7 +193,16 @@ class _Evaluator:
         same = result.settings == settings and result.seeds == list(self.runs.seeds) and result.hparams == list(self.runs.points)
         return result if same else None
 
-    def _roll_out(self, step: int, variant: _Variant, policies: Any) -> Result:
+    def _is_gone(self, step: int) -> bool:
+        """Whether retention removes the checkpoint, which takes it a moment, file by file."""
+        for _ in range(REMOVAL_SECONDS * 10):
+            self.checkpoints.reload()
+            if step not in self.checkpoints.steps():
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _roll_out(self, step: int, variant: _Variant, policies: Any, metadata: dict[str, Any]) -> Result:
         env = self.backend.device if self.backend.device is not None else self._host_envs()
         if variant.label not in self.rollouts:
             self.rollouts[variant.label] = make_rollout(variant.algorithm, env, self.spec, self.runs.size, self.options.episodes)
@@ -210,7 +219,7 @@ class _Evaluator:
             with jax.default_matmul_precision(self.precision):
                 rolled = self.rollouts[variant.label](policies, seeds, self.options.seed, lambda n: bar.advance(task, n))
         returns = rolled.returns.astype(np.float64)
-        metadata, stopped = self.checkpoints.metadata(step), [""] * len(seeds)
+        stopped = [""] * len(seeds)
         for run, at in metadata.get("dropped", {}).items():
             stopped[int(run)] = f"dropped at update {at}"
         for run, at in metadata.get("diverged", {}).items():
@@ -365,43 +374,3 @@ def _nothing_found(evaluator: _Evaluator, options: Options) -> str:
     if isinstance(options.step, int):
         return f"no checkpoint at update {options.step}; there are {', '.join(map(str, steps))}"
     return f"no checkpoint of the last stage yet (it trains the policy); --step={steps[-1]} evaluates one of an earlier stage"
-
-
-def _one_line(result: Result) -> str:
-    value, unit = (result.mean_returns, "return") if result.mean_scores is None else (result.mean_scores, "normalised score")
-    return (
-        f"mean {unit} {value.mean():.2f}, success {100 * result.success_rates.mean():.0f} %"
-        f" ({len(result.seeds)} runs × {result.settings.episodes} episodes, acting {result.settings.acting})"
-    )
-
-
-def _print_table(found: list[Result], console: Console) -> None:
-    """One row per run of one checkpoint, and one per hyper-parameter point with its mean."""
-    # Columns in which nothing stands are left out.
-    acting = any(result.settings.act for result in found)
-    swept = any(point for result in found for point in result.hparams)
-    table = Table(title=f"update {found[0].step}: {found[0].settings.simulator}", title_justify="left")
-    for name in (*["acting"] * acting, *["hyper-parameters"] * swept):
-        table.add_column(name)
-    for name in ("seed", "normalised score", "return", "success", "length"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in found:
-        scored = result.mean_scores
-        for hparams, runs in results.points(result):
-            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
-            groups = [(str(result.seeds[run]), [run]) for run in runs]
-            if len(runs) > 1:
-                groups.append((f"mean of {len(runs)}", list(runs)))
-            for position, (who, chosen) in enumerate(groups):
-                table.add_row(
-                    *[result.settings.acting] * acting,
-                    *[point] * swept,
-                    who,
-                    "-" if scored is None else f"{scored[chosen].mean():.2f}",
-                    f"{result.mean_returns[chosen].mean():.2f}",
-                    f"{100 * result.success_rates[chosen].mean():.0f} %",
-                    f"{result.lengths[chosen].mean():.0f}",
-                    style="bold" if len(chosen) > 1 else None,
-                    end_section=position == len(groups) - 1,
-                )
-    console.print(table)

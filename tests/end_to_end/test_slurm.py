@@ -29,6 +29,7 @@ TRAINING = (
     "--cpu_devices=1",
 )
 BEFORE_POLICY = 18 + 16
+PATIENCE = 300  # seconds, for whatever takes a few when the machine is idle
 WAYS = pytest.mark.parametrize("plain", [True, False], ids=["sbatch", "submitit"])
 
 
@@ -119,17 +120,17 @@ def test_requeue_by_hand_and_preemption(slurmed: Cluster, root: Path, arguments:
     """Slurm's SIGTERM, for an administrator's requeue and for a job of a partition that comes first."""
     jobs = [Submitted(root, "mishaps", arguments, plain, time="60") for plain in (True, False)]
     for job in jobs:
-        slurmed.until(lambda job=job: job.updates() > BEFORE_POLICY, 120)
+        slurmed.until(lambda job=job: job.updates() > BEFORE_POLICY, PATIENCE)
     slurmed.call("scontrol", "requeue", ",".join(job.id for job in jobs))
     for job in jobs:
-        slurmed.until(lambda job=job: len(job.resumed()) == 1, 120)
+        slurmed.until(lambda job=job: len(job.resumed()) == 1, PATIENCE)
         first = job.resumed()[0]
         assert first > BEFORE_POLICY
-        slurmed.until(lambda job=job, first=first: job.updates() > first, 120)
+        slurmed.until(lambda job=job, first=first: job.updates() > first, PATIENCE)
     urgent = slurmed.call(
         "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"
     ).strip()
-    assert slurmed.wait(urgent, 120)["JobState"] == "COMPLETED"
+    assert slurmed.wait(urgent, PATIENCE)["JobState"] == "COMPLETED"
     for job in jobs:
         end = slurmed.wait(job.id, 600)
         print(job.workdir.name, end["Restarts"], job.resumed())
@@ -143,14 +144,14 @@ def test_requeue_by_hand_and_preemption(slurmed: Cluster, root: Path, arguments:
 @WAYS
 def test_cancelled_saves_and_stays_so(slurmed: Cluster, root: Path, arguments: tuple[str, ...], plain: bool) -> None:
     job = Submitted(root, "cancelled", arguments, plain, time="60")
-    slurmed.until(lambda: job.updates() > BEFORE_POLICY, 120)
+    slurmed.until(lambda: job.updates() > BEFORE_POLICY, PATIENCE)
     slurmed.call("scancel", job.id)
     slurmed.until(lambda: not slurmed.call("squeue", "--noheader", f"--jobs={job.id}"), 60)
     end = slurmed.job(job.id)
     assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
     assert "state saved" in job.log()
     again = Submitted(root, "cancelled", arguments, plain, time="60")
-    slurmed.until(lambda: len(again.resumed()) == 1, 120)
+    slurmed.until(lambda: len(again.resumed()) == 1, PATIENCE)
     assert again.resumed()[0] > BEFORE_POLICY
     slurmed.call("scancel", again.id)
 
@@ -159,7 +160,7 @@ def test_cancelled_saves_and_stays_so(slurmed: Cluster, root: Path, arguments: t
 def test_a_mistake_is_told_once(slurmed: Cluster, root: Path, plain: bool) -> None:
     """The program's exit code is the job's, and nobody tries again."""
     job = Submitted(root, "mistake", (*TRAINING, "--config.algorithm.bata=1"), plain, time="60")
-    end = slurmed.wait(job.id, 120)
+    end = slurmed.wait(job.id, PATIENCE)
     assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("FAILED", "2:0", "0")
     assert job.log().count("did you mean 'algorithm.beta'?") == 1
 
@@ -168,7 +169,7 @@ def test_a_mistake_is_told_once(slurmed: Cluster, root: Path, plain: bool) -> No
 def test_several_tasks_are_warned_together(slurmed: Cluster, root: Path, rate: float, plain: bool) -> None:
     """Two processes, one training; the warning is Slurm's, sent by hand: to the script, or to submitit's tasks."""
     job = Submitted(root, "tasks", training(20, rate), plain, time="60", ntasks_per_node="2")
-    slurmed.until(lambda: job.updates() > BEFORE_POLICY, 120)
+    slurmed.until(lambda: job.updates() > BEFORE_POLICY, PATIENCE)
     slurmed.call("scancel", *(["--batch", "--signal=USR1"] if plain else ["--signal=USR2"]), job.id)
     end = slurmed.wait(job.id, 300)
     assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", "1"), job.log()

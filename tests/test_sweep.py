@@ -59,7 +59,7 @@ def test_joint_axes_are_tied_and_crossed_with_others() -> None:
     ("text", "message"),
     [
         ("beta=0.1,0.10", "has the point beta=0.1 twice"),
-        ("beta:tau=1:2,1:2", "has the point beta=1, tau=2 twice"),
+        ("beta:tau=1:0.2,1:0.2", "has the point beta=1, tau=0.2 twice"),
         ("beta=0.1 beta=0.2", "names 'beta' twice"),
         ("beta:beta=1:2", "names 'beta' twice"),
         ("beta:tau=0.1", "takes 2 numbers a value, separated by colons, got '0.1'"),

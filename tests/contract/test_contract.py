@@ -330,7 +330,9 @@ def test_no_method_is_named_outside_the_registry() -> None:
     names = "|".join(REGISTRY)
     pattern = re.compile(rf"""["'](?:{names})["']|algorithms\.(?:{names})\b|algorithms import .*\b(?:{names})\b""")
     assert pattern.search('if name == "srpo":')
-    files = [path for folder in ("training", "evaluation", "logging") for path in (ROOT / "diffrl" / folder).glob("*.py")]
+    files = [
+        path for folder in ("training", "evaluation", "logging", "sweeps") for path in (ROOT / "diffrl" / folder).glob("*.py")
+    ]
     files += [*(ROOT / "launch").glob("*.py"), ROOT / "diffrl" / "cli.py", ROOT / "diffrl" / "config.py"]
     assert len(files) > 10
     found = {str(path): match.group() for path in files if (match := pattern.search(path.read_text()))}

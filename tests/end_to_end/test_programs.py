@@ -108,6 +108,7 @@ def test_suite_trains_and_evaluates_every_cell_once(root: Path) -> None:
         (["--config.algorithm.weighting=sigma"], "weighting 'sigma' is unknown"),
         (["--config.sweep=policy_updates=10,20"], "cannot be swept in one"),
         (["--config.sweep=betta=1,2"], "did you mean 'beta'"),
+        (["--config.sweep=discount=0.9,1.5"], "discount must be at most 1.0"),
         (["--config.dataset.id=diffrl/pointmaze/nowhere-v0"], "diffrl/pointmaze/nowhere-v0"),
         (["--config.dataset.reward_scale=double"], "reward_scale 'double' is unknown"),
         (["--config=srpo_pointmaz"], "did you mean 'srpo_pointmaze'"),

@@ -99,7 +99,7 @@ def test_cohorts() -> None:
 
 
 def test_rows_move_between_cohorts() -> None:
-    """From two states shared by six runs, over six of their own, to four and two at rest; each run has its own hyper-parameters."""
+    """From two states shared by six runs, over six of their own, to four and two at rest; each with its own hyper-parameters."""
     config = srpo.Config(behavior_hidden_dim=8, behavior_blocks=1, critic_hidden_dims=(8,), policy_hidden_dims=(8,))
     runs = runs_of(config, 2, sweep="beta=0.1,0.2,0.4")
     mesh = make_mesh(6, jax.devices()[:4])

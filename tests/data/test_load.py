@@ -171,6 +171,8 @@ def test_declared_columns_reach_every_batch_and_resume(tmp_path, monkeypatch):
             halves.append(1)
             return len(halves) > 1
 
+        anywhere = __bool__
+
     @contextmanager
     def watch():
         yield Once()

@@ -67,8 +67,7 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("item", ["state", "metadata", "policy"])
-@pytest.mark.parametrize("kind", ["flipped", "missing", "cut"])
+@pytest.mark.parametrize(("item", "kind"), [("state", "flipped"), ("metadata", "cut"), ("policy", "missing")])
 def test_damaged_checkpoint_is_refused_by_name(root: Path, whole: Path, item: str, kind: str) -> None:
     """The programs name the checkpoint and offer the one before."""
     workdir = unfinished(whole, root / f"{kind}-{item}", 58)

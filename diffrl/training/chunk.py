@@ -54,7 +54,9 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
 
     runs = jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))
     in_specs = (RUN, RUN, RUN, RUN, SHARED)
-    mapped = jax.shard_map(runs, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names={"run"})
+    # Of an axis left to the partitioner jnp.interp knows nothing (JAX 0.10.2): it is one only where it is needed.
+    axes = {"run"} if split_batch else set(mesh.axis_names)
+    mapped = jax.shard_map(runs, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names=axes)
     return jax.jit(mapped, donate_argnums=0)
 
 

@@ -38,6 +38,7 @@ VARIANTS = flags.DEFINE_multi_string(
 BATCHES = flags.DEFINE_list("batches", ["1", "1024"], "Observations per call when acting.")
 RUNS = flags.DEFINE_list("runs", ["1", "4", "16"], "Numbers of runs in one program.")
 STAGES = flags.DEFINE_list("stages", [], "Stages to measure; all by default.")
+STRATEGIES = flags.DEFINE_bool("strategies", True, "Also run the same updates by a host loop and by a scan of one run.")
 OBSERVATION = flags.DEFINE_integer("observation_dim", 17, "Length of the observation (17 is HalfCheetah's).")
 ACTION = flags.DEFINE_integer("action_dim", 6, "Length of the action (6 is HalfCheetah's).")
 ROWS = flags.DEFINE_integer("rows", 100_000, "Transitions on the device.")
@@ -88,19 +89,36 @@ def main(argv: list[str]) -> None:
     console.print(
         f"{machine['device']} x {machine['devices']}, jax {machine['jax']}, Python {platform.python_version()}", highlight=False
     )
-    ceiling = timing.matmul_ceiling()
+    floor = importlib.import_module("diffrl.evaluation.floor")
+    ceiling, bandwidth = floor.matmul_rate(), floor.copy_rate()
     console.print(
-        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s measured (2048 x 2048, all devices at once)", highlight=False
+        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s measured (2048 x 2048); passes over memory: "
+        f"{bandwidth / 1e9:,.1f} GB/s; all devices at once",
+        highlight=False,
     )
 
     columns = ("stage", "runs", "updates/s", "aggregate/s", "compile s", "memory MB", "GFLOP/update", "GFLOP/s", "of ceiling")
+    columns += ("MB/update", "of bandwidth", "kernels/update")
     training = Table(*columns, title=f"{CONFIG.value}: training")
     rows = []
-    for row in timing.stages(config, problem, run_counts, STAGES.value, SECONDS.value, CHUNKS.value, ceiling):
+    for row in timing.stages(config, problem, run_counts, STAGES.value, SECONDS.value, CHUNKS.value, ceiling, bandwidth):
         rows.append(row)
         training.add_row(*row.cells())
         console.print("  ".join(row.cells()), highlight=False)
     console.print(training)
+
+    ways = []
+    if STRATEGIES.value:
+        strategies = importlib.import_module("diffrl.evaluation.strategies")
+        table = Table(
+            "stage", "way", "runs", "updates/s of all", "against H", title="host loop, scan, run axis: the same updates"
+        )
+        sizes = (problem.spec(), problem.dataset(), run_counts)
+        for row in strategies.compare(config, *sizes, STAGES.value, SECONDS.value, CHUNKS.value):
+            ways.append(row)
+            table.add_row(*row.cells())
+            console.print("  ".join(row.cells()), highlight=False)
+        console.print(table)
 
     acting = Table("method", "settings", "batch", "microseconds/call", "actions/s", title="acting, one process")
     actions = []
@@ -133,8 +151,10 @@ def main(argv: list[str]) -> None:
     results = {
         "machine": machine,
         "matmul_ceiling_flops": ceiling,
+        "copy_bytes_per_second": bandwidth,
         "config": CONFIG.value,
         "training": [row._asdict() for row in rows],
+        "strategies": [row._asdict() for row in ways],
         "acting": [row._asdict() for row in actions],
         "environments": [row._asdict() for row in steps],
         "online": [row._asdict() for row in online],

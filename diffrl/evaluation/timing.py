@@ -3,8 +3,7 @@
 import importlib.metadata
 import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +13,13 @@ import numpy as np
 from diffrl.config import Config, ConfigError, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
+from diffrl.evaluation import floor
 from diffrl.evaluation.env_timing import EnvTime
+from diffrl.evaluation.floor import timed
 from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure
+from diffrl.evaluation.strategies import StrategyTime
 from diffrl.registry import make
-from diffrl.training.devices import RUN, make_mesh, padded_size, place
+from diffrl.training.devices import make_mesh, padded_size
 from diffrl.training.runs import make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
@@ -51,6 +53,9 @@ class StageTime(NamedTuple):
     flops_per_update: float  # of one run, counted by XLA
     flops_per_second: float  # of all runs
     of_ceiling: float
+    bytes_per_update: float  # of one run, as XLA counts them, caches or not
+    of_bandwidth: float
+    kernels_per_update: int  # of all runs that share a device
 
     def cells(self) -> tuple[str, ...]:
         return (
@@ -63,6 +68,9 @@ class StageTime(NamedTuple):
             f"{self.flops_per_update / 1e9:.3f}",
             f"{self.flops_per_second / 1e9:,.0f}",
             f"{100 * self.of_ceiling:.0f} %",
+            f"{self.bytes_per_update / 1e6:,.1f}",
+            f"{100 * self.of_bandwidth:.0f} %",
+            str(self.kernels_per_update),
         )
 
 
@@ -90,20 +98,21 @@ def machine() -> dict[str, Any]:
     return {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), **versions}
 
 
-def matmul_ceiling(size: int = 2048, repeats: int = 5) -> float:
-    """Best float32 FLOP/s of dependent square products running on all devices at once."""
-    count = jax.device_count()
-    mesh = make_mesh(count)
-    x = place(jnp.full((count, size, size), 1.0 / size), mesh, RUN)
-    body = jax.vmap(lambda m: jax.lax.fori_loop(0, 4, lambda _, y: y @ m, m))
-    product = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=RUN, out_specs=RUN))
-    return count * 4 * 2.0 * size**3 / min(_timed(lambda: product(x), repeats))
-
-
 def stages(
-    config: Config, problem: Problem, run_counts: list[int], names: list[str], seconds: float, chunks: int, ceiling: float
+    config: Config,
+    problem: Problem,
+    run_counts: list[int],
+    names: list[str],
+    seconds: float,
+    chunks: int,
+    ceiling: float,
+    bandwidth: float,
 ) -> Iterator[StageTime]:
-    """Time every stage of a config for each number of runs; chunks are sized to last about `seconds`."""
+    """Time every stage of a config for each number of runs; chunks are sized to last about `seconds`.
+
+    Args:
+        ceiling, bandwidth: FLOP/s and bytes/s of all devices, see `floor`.
+    """
     algorithm = make(config.algorithm, problem.spec())
     dataset = attach(problem.dataset(), algorithm.columns)
     for stage in algorithm.stages:
@@ -114,7 +123,10 @@ def stages(
             runs = make_runs(config)
             mesh = make_mesh(runs.size)
             given = inputs(algorithm, stage, runs, dataset, mesh)
-            flops = _flops(compile_chunk(stage, 1, mesh, given)) / (padded_size(runs.size, mesh) / mesh.shape["run"])
+            on_device = padded_size(runs.size, mesh) / mesh.shape["run"]
+            once = compile_chunk(stage, 1, mesh, given)
+            flops, moved = floor.flops(once) / on_device, floor.bytes_accessed(once) / on_device
+            launches = floor.kernels(compile_chunk(stage, 3, mesh, given).as_text())  # a loop of one pass would be no loop
             cost = measure(stage, mesh, given, seconds, chunks)
             rate = cost.updates_per_second
             yield StageTime(
@@ -126,6 +138,9 @@ def stages(
                 flops_per_update=flops,
                 flops_per_second=flops * rate * count,
                 of_ceiling=flops * rate * count / ceiling,
+                bytes_per_update=moved,
+                of_bandwidth=moved * rate * count / bandwidth,
+                kernels_per_update=launches,
             )
 
 
@@ -180,7 +195,7 @@ def acting(
         observation = np.random.default_rng(0).normal(size=(batch, problem.observation_dim)).astype(np.float32)
         carry = algorithm.init_carry(policy, batch)
         call = lambda: np.asarray(act(policy, carry, observation, key)[0])  # noqa: B023, E731
-        yield ActionTime(name, variant, batch, statistics.median(_timed(call, 20 * chunks)))
+        yield ActionTime(name, variant, batch, statistics.median(timed(call, 20 * chunks)))
 
 
 def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
@@ -189,13 +204,22 @@ def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
         "# Benchmark",
         "",
         ", ".join(f"{key} {value}" for key, value in results["machine"].items()),
-        f"float32 matrix products: {results['matmul_ceiling_flops'] / 1e9:,.0f} GFLOP/s",
+        f"float32 matrix products: {results['matmul_ceiling_flops'] / 1e9:,.0f} GFLOP/s; passes over memory: "
+        f"{results['copy_bytes_per_second'] / 1e9:,.1f} GB/s",
         "",
         f"## Training: {results['config']}",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * len(columns),
         *("| " + " | ".join(StageTime(**row).cells()) + " |" for row in results["training"]),
+        "",
+        "## Ways to run the same updates",
+        "",
+        "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis.",
+        "",
+        "| stage | way | runs | updates/s of all | against H |",
+        "| --- | --- | --- | --- | --- |",
+        *("| " + " | ".join(StrategyTime(**row).cells()) + " |" for row in results["strategies"]),
         "",
         "## Acting",
         "",
@@ -210,18 +234,3 @@ def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
         *("| " + " | ".join(EnvTime(**row).cells()) + " |" for row in results["environments"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _timed(call: Callable[[], Any], repeats: int) -> list[float]:
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - began)
-    return times
-
-
-def _flops(compiled: Any) -> float:
-    """FLOPs of one device's program, as XLA counts them; products dominate."""
-    return float(compiled.cost_analysis()["flops"])

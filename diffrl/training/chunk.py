@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Stage
 from diffrl.data.dataset import Dataset
-from diffrl.training.devices import BATCH, RUN, SHARED
+from diffrl.training.devices import BATCH, RUN, SHARED, map_runs
 from diffrl.training.runs import PREPARE
 from diffrl.types import Key, Metrics, State
 
@@ -53,10 +53,7 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
         return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
     runs = jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))
-    in_specs = (RUN, RUN, RUN, RUN, SHARED)
-    # Of an axis left to the partitioner jnp.interp knows nothing (JAX 0.10.2): it is one only where it is needed.
-    axes = {"run"} if split_batch else set(mesh.axis_names)
-    mapped = jax.shard_map(runs, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names=axes)
+    mapped = map_runs(runs, mesh, (RUN, RUN, RUN, RUN, SHARED))
     return jax.jit(mapped, donate_argnums=0)
 
 
@@ -81,7 +78,4 @@ def make_prepare(stage: Stage, mesh: Mesh) -> Callable[[State, Array, Dataset], 
             return {}
         return stage.prepare(state, dataset, jax.random.fold_in(key, PREPARE))
 
-    mapped = jax.shard_map(
-        jax.vmap(prepare, in_axes=(0, 0, None)), mesh=mesh, in_specs=(RUN, RUN, SHARED), out_specs=RUN, axis_names={"run"}
-    )
-    return jax.jit(mapped)
+    return jax.jit(map_runs(jax.vmap(prepare, in_axes=(0, 0, None)), mesh, (RUN, RUN, SHARED)))

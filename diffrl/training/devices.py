@@ -1,7 +1,7 @@
 """Topology: hosts, the mesh, placement on it, padding of the run axis. The only file that knows how many devices there are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,15 @@ def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree)
+
+
+def map_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Any = RUN) -> Callable[..., Any]:
+    """`shard_map` over the run axis, with results split over it too.
+
+    The batch axis is left to XLA's partitioner only where it splits anything: with such an axis jnp.interp fails (JAX 0.10.2).
+    """
+    axes = {"run"} if mesh.shape["batch"] > 1 else set(mesh.axis_names)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names=axes)
 
 
 def sharding_of(rows: int, mesh: Mesh) -> NamedSharding:

@@ -99,30 +99,29 @@ def save_rows(path: Path, rows: Float[Array, "runs envs capacity packed"], start
     temporary.replace(path / f"{start:012d}-{stop:012d}.npy")
 
 
-def load_rows(path: Path, stop: int) -> Float[np.ndarray, "runs envs steps packed"]:
-    """All saved transitions up to count `stop`, in order of time.
+def load_rows(path: Path, stop: int, capacity: int | None = None) -> Float[np.ndarray, "runs envs steps packed"]:
+    """Saved transitions up to count `stop`, in order of time.
+
+    Args:
+        capacity: of the buffer they are for; what it had forgotten between checkpoints may be missing. None: nothing may.
 
     Raises:
-        ReplayError: a part is missing.
+        ReplayError: a part is missing or damaged.
     """
     files = {}
     for file in sorted(path.glob("*.npy")) if path.is_dir() else []:
         match = _FILE.fullmatch(file.name)
         if match is not None:
-            files[int(match[1])] = (int(match[2]), file)
-    parts, at = [], min(files, default=0)
-    while at < stop:
-        if at not in files or files[at][0] > stop:
-            raise ReplayError(
-                f"{path} has no transitions from {at:,} on, of {stop:,}: it cannot be resumed; use another --workdir"
-            )
+            files[int(match[2])] = (int(match[1]), file)
+    parts, at = [], stop
+    while at > 0 and at in files:
         at, file = files[at]
         try:
-            parts.append(np.load(file, allow_pickle=False))
+            parts.insert(0, np.load(file, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise ReplayError(f"{file} is damaged ({error}): it cannot be resumed; use another --workdir") from error
-    if not parts:
-        raise ReplayError(f"{path} has no transitions")
+    if at > 0 and (capacity is None or stop - at < capacity):
+        raise ReplayError(f"{path} has no transitions before {at:,}, of {stop:,}: it cannot be resumed; use another --workdir")
     return np.concatenate(parts, axis=2)
 
 
@@ -132,8 +131,8 @@ def restored(
     """The rings as they were after `stop` insertions."""
     if stop == 0:
         return empty
-    saved = load_rows(path, stop)
     capacity = empty.shape[-2]
+    saved = load_rows(path, stop, capacity)
     kept = min(saved.shape[2], capacity)
     rows = np.zeros(empty.shape, np.float32)
     rows[:, :, np.arange(stop - kept, stop) % capacity] = saved[:, :, saved.shape[2] - kept :]

@@ -17,7 +17,7 @@ from diffrl.registry import make
 from diffrl.training import halving
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
-from diffrl.training.devices import RUN, SHARED, is_primary, make_mesh, place, sharding_of
+from diffrl.training.devices import RUN, SHARED, is_primary, make_mesh, map_runs, place, sharding_of
 from diffrl.training.loop import Population, Saver, SegmentLoop, segments
 from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
@@ -172,5 +172,4 @@ def _fresh_states(algorithm: Algorithm, runs: Runs, cohort: Cohort, mesh: Mesh) 
     """Of the cohort's members, padded, each made on its own device."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
     args = place(jax.tree.map(lambda x: cohort.padded(x, mesh), (keys, runs.hparams)), mesh, RUN)
-    mapped = jax.shard_map(jax.vmap(algorithm.init), mesh=mesh, in_specs=RUN, out_specs=RUN, axis_names={"run"})
-    return jax.jit(mapped)(*args)
+    return jax.jit(map_runs(jax.vmap(algorithm.init), mesh))(*args)

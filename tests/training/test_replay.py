@@ -85,12 +85,23 @@ def test_comes_back_from_disk(tmp_path: Path, cuts: tuple[int, ...]) -> None:
         save_rows(tmp_path, filled(cut).rows[None], at, cut)
         at = cut
     np.testing.assert_array_equal(restored(jnp.zeros((1, ENVS, CAPACITY, 6)), tmp_path, 13), filled(13).rows[None])
-    saved = load_rows(tmp_path, 13)
+    saved = load_rows(tmp_path, 13, CAPACITY)
     np.testing.assert_array_equal(saved[0, 0, :, 0], np.arange(5 if cuts == (13,) else 0, 13))
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     save_rows(tmp_path, filled(3).rows[None], 0, 3)
     save_rows(tmp_path, filled(8).rows[None], 5, 8)
-    with pytest.raises(ReplayError, match="no transitions from 3"):
+    with pytest.raises(ReplayError, match="no transitions before 5"):
         load_rows(tmp_path, 8)
+
+
+def test_a_small_buffer_forgets_between_checkpoints(tmp_path: Path) -> None:
+    """Checkpoints further apart than the buffer is long: what it still held is enough to go on."""
+    save_rows(tmp_path, filled(3).rows[None], 0, 3)
+    save_rows(tmp_path, filled(20).rows[None], 3, 20)
+    assert load_rows(tmp_path, 20, CAPACITY).shape[2] == CAPACITY
+    empty = jnp.zeros((1, *filled(3).rows.shape))
+    np.testing.assert_array_equal(restored(empty, tmp_path, 20), filled(20).rows[None])
+    with pytest.raises(ReplayError, match="no transitions before 12"):
+        load_rows(tmp_path, 20)

@@ -24,7 +24,8 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
     if not config.get("online", {}).get("env_id") or not (workdir / "DONE").exists():
         raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
     iterations = _json(workdir / "DONE")["step"] // config["online"]["num_envs"]
-    runs, envs, steps, _ = load_rows(workdir / "replay", iterations).shape
+    capacity = config["online"]["buffer_size"] // config["online"]["num_envs"]
+    runs, envs, steps, _ = load_rows(workdir / "replay", iterations, capacity).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
     method = config["algorithm"]["name"]
@@ -44,7 +45,8 @@ def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray
     spec = Spec.from_json(_json(Path(workdir) / "spec.json"))
     o, a = spec.observation_dim, spec.action_dim
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
-    saved = load_rows(Path(workdir) / "replay", iterations)[run]
+    online = _json(Path(workdir) / "config.json")["online"]
+    saved = load_rows(Path(workdir) / "replay", iterations, online["buffer_size"] // online["num_envs"])[run]
     terminal, timeout = saved[..., -2] > 0.5, saved[..., -1] > 0.5
     timeout[:, -1] |= ~terminal[:, -1]
     rows = saved.reshape(-1, saved.shape[-1])

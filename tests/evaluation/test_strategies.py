@@ -1,0 +1,65 @@
+"""The benchmark's yardsticks: what XLA's programs say of themselves, and the same updates run three ways."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+from support import quick_compilation
+
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig
+from diffrl.evaluation import floor
+from diffrl.evaluation.strategies import compare
+from diffrl.evaluation.timing import Problem
+
+
+def loop(length: int, products: int) -> str:
+    """The compiled text of a scan whose body multiplies matrices, each product followed by one that it depends on."""
+
+    def body(x: jax.Array, m: jax.Array) -> tuple[jax.Array, None]:
+        for _ in range(products):
+            x = jnp.sin(x @ m)
+        return x, None
+
+    # Too large for XLA to merge a product with its neighbour.
+    scan = jax.jit(lambda x, ms: jax.lax.scan(body, x, ms)[0])
+    return scan.lower(jnp.ones((128, 128)), jnp.ones((length, 128, 128))).compile().as_text()
+
+
+def test_kernels_grow_with_what_a_pass_does_and_not_with_passes() -> None:
+    one, two, five = (floor.kernels(loop(8, products)) for products in (1, 2, 5))
+    assert one > 0
+    assert two - one == (five - two) / 3
+    assert floor.kernels(loop(64, 2)) == two
+    assert floor.kernels(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text()) == 0
+
+
+def test_arithmetic_and_traffic_of_a_product() -> None:
+    """2 n³ FLOPs, and three matrices moved."""
+    x = jnp.ones((256, 256))
+    compiled = jax.jit(lambda a, b: a @ b).lower(x, x).compile()
+    assert floor.flops(compiled) == pytest.approx(2 * 256**3, rel=0.01)
+    assert floor.bytes_accessed(compiled) == pytest.approx(3 * x.nbytes, rel=0.01)
+
+
+@pytest.fixture
+def _unchecked() -> Iterator[None]:
+    """Lowering rebuilds the arguments with descriptions in place of arrays, which the run-time type checks do not know."""
+    checks = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", checks)
+
+
+@pytest.mark.usefixtures("_unchecked")
+def test_three_ways_are_measured() -> None:
+    problem = Problem(3, 2, 200)
+    config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())
+    with quick_compilation():
+        rows = list(compare(config, problem.spec(), problem.dataset(), [1, 3], [], 0.01, 2))
+    assert [(row.strategy, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 1), ("R", 3)]
+    assert rows[0].of_host_loop == 1.0
+    assert all(row.updates_per_second > 0 for row in rows)
+    assert rows[2].of_host_loop == pytest.approx(rows[2].updates_per_second / rows[0].updates_per_second)

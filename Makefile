@@ -46,10 +46,10 @@ format: install
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slurm: install
 	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/test_slurm_scripts.py tests/end_to_end/test_slurm.py

@@ -25,23 +25,8 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             logging.set_verbosity(logging.FATAL)
         import jax
 
-        from diffrl.data.collection import CollectionError
-        from diffrl.data.dataset import DatasetError
-        from diffrl.data.recipes.base import RecipeError
-        from diffrl.envs.gymnasium_backend import BackendError
-        from diffrl.evaluation.evaluate import EvaluationError
-        from diffrl.logging.writers import LogError
-        from diffrl.training.checkpoint import CheckpointError
-        from diffrl.training.devices import DeviceError
-        from diffrl.training.replay import ReplayError
-        from diffrl.training.workdir import WorkdirError
-
-        data_errors = (CollectionError, DatasetError, RecipeError, BackendError)
-        training_errors = (configs.ConfigError, DeviceError, WorkdirError, CheckpointError, ReplayError, LogError)
         try:
             code = main(argv)
-        except (*data_errors, *training_errors, EvaluationError) as error:
-            fail(str(error))
         except jax.errors.JaxRuntimeError as error:
             if jax.process_count() == 1:
                 raise
@@ -57,9 +42,32 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             fail(f"{error.strerror}: {error.filename}")
         except KeyboardInterrupt:
             code = 130
+        except Exception as error:
+            if isinstance(error, _mistakes()):
+                fail(str(error))
+            raise
         sys.exit(code or 0)
 
     return wrapped
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """The errors that tell a user what to mend. Asked for once there is an error: their modules are many."""
+    from diffrl.data.collection import CollectionError
+    from diffrl.data.dataset import DatasetError
+    from diffrl.data.recipes.base import RecipeError
+    from diffrl.envs.gymnasium_backend import BackendError
+    from diffrl.evaluation.evaluate import EvaluationError
+    from diffrl.logging.writers import LogError
+    from diffrl.training.checkpoint import CheckpointError
+    from diffrl.training.devices import DeviceError
+    from diffrl.training.replay import ReplayError
+    from diffrl.training.workdir import WorkdirError
+
+    data_errors = (CollectionError, DatasetError, RecipeError, BackendError)
+    training_errors = (configs.ConfigError, DeviceError, WorkdirError, CheckpointError, ReplayError, LogError)
+
+    return (*data_errors, *training_errors, EvaluationError)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -17,11 +17,12 @@ PRECISIONS = ("default", "high", "highest")
 LARGEST_FLOAT = 3.4e38  # that float32 holds
 # By the end of a setting's name. Updates of all stages together are counted in 32 bits.
 _LARGEST = {"num_seeds": 10_000, "updates": 2**29} | dict.fromkeys(
-    ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs"), 2**31 - 1
+    ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs", "slab_rows"),
+    2**31 - 1,
 )
 _LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
 _AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_rate")
-_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps")
+_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows")
 _MAY_BE_NEGATIVE = ("dataset.reward_shift",)
 
 
@@ -39,11 +40,14 @@ class DatasetConfig(Transforms):
         download: fetch the dataset from Minari's remote if it is not here.
         env_id: gymnasium's name of the environment to evaluate in, e.g. "Hopper-v5", for data that name none; empty to
             take the one the data name.
+        slab_rows: rows on a device at a time (`training/slabs.py`); 0 for all where they take less than half of its memory, and
+            as many as suit it where they do not. A resumed training keeps what it began with.
     """
 
     id: str = ""
     download: bool = False
     env_id: str = ""
+    slab_rows: int = 0
 
 
 @dataclasses.dataclass
@@ -127,7 +131,8 @@ class Config:
 
 # May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
 # stands for that must not change, which the dataset's card holds.
-RESUMABLE = ("batch_devices", "max_to_keep", "tensorboard", "wandb_project", "dataset.download", "dataset.env_id")
+RESUMABLE = ("batch_devices", "max_to_keep", "tensorboard", "wandb_project")
+RESUMABLE += ("dataset.download", "dataset.env_id", "dataset.slab_rows")
 
 
 def algorithm_name(config: Config) -> str:

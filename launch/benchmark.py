@@ -1,23 +1,29 @@
-r"""Measure what a method costs here: updates per second of every stage against this machine's own matrix-product rate,
-the time of choosing an action, and the steps per second of every simulator.
+r"""Measure what methods cost here: every stage's updates per second against this machine's own limits and against the loops
+people write, the time of choosing an action, of starting, and the steps per second of every simulator.
 
-    python launch/benchmark.py --out=runs/benchmark                       # the default method at its published size
-    python launch/benchmark.py --config=experiments/iql_mujoco.py --runs=1,4,16,64
-    python launch/benchmark.py --acting=experiments/srpo_mujoco.py,experiments/diffusion_bc_mujoco.py
-    python launch/benchmark.py --stages=none --tasks= --acting=experiments/swg_mujoco.py \
+    python launch/benchmark.py --out=runs/benchmark                       # every method at its published size: about an hour
+    python launch/benchmark.py --config=srpo_mujoco --sections=stages --runs=1,8
+    python launch/benchmark.py --config=srpo_mujoco,diffusion_bc_mujoco --sections=acting
+    python launch/benchmark.py --config=swg_mujoco --sections=acting \
         --variants='hidden_dim=64,128,256,512 act.guidance_scale=0,1' --variants='act.num_denoising_steps=5,10,15'
-    python launch/benchmark.py --stages=none --acting= --envs=1,8,64,512 --mjx    # simulators only
-    python launch/benchmark.py --stages=none --acting= --tasks= --online=experiments/qsm_dmc.py    # training by interaction
+    python launch/benchmark.py --config= --sections=environments --envs=1,8,64,512 --mjx
+    python launch/benchmark.py --config= --sections=online --online=qsm_dmc    # training by interaction
 
-Prints and writes results.json and results.md, and with --variants acting.png. MJX is measured on accelerators, and with --mjx on
-a CPU too, where each line compiles for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
+Prints every section when it is done and writes results.json and results.md after each, with
+pictures of stages, scaling and variants. MJX is measured on accelerators, and with --mjx on a CPU too, where each line compiles
+for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
 """
 
+import functools
 import importlib
 import json
 import platform
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from rich.console import Console
@@ -25,35 +31,51 @@ from rich.table import Table
 
 from diffrl import cli
 from diffrl import config as configs
+from diffrl.registry import REGISTRY
 from diffrl.training import devices
 
-CONFIG = flags.DEFINE_string("config", "srpo_mujoco", "Experiment whose stages are measured; sizes are the experiment's own.")
-ACTING = flags.DEFINE_list("acting", ["srpo_mujoco", "diffusion_bc_mujoco"], "Experiments whose action time is compared.")
+SECTION_NAMES = ("stages", "acting", "starts", "host", "scaling", "slabs", "environments", "online")
+CONFIG = flags.DEFINE_list(
+    "config",
+    sorted(REGISTRY),
+    "What is measured: names of methods, at their default sizes, and experiments, at the experiments' own.",
+)
+SECTIONS = flags.DEFINE_list(
+    "sections",
+    ["stages", "acting", "starts", "host", "scaling", "slabs", "environments"],
+    f"What is measured, of {', '.join(SECTION_NAMES)}: stages of training, choosing actions, starting a process, the host's work "
+    "per chunk, growth with sizes, data in slabs, simulators, and --online.",
+)
 VARIANTS = flags.DEFINE_multi_string(
     "variants",
-    [],
-    "Time the acting experiments with these settings of the algorithm: 'name=v1,v2 other=v1' means every combination; the "
+    ["act.num_denoising_steps=1,5,15", "act.sampler=ddpm,ddim,heun", "num_diffusion_steps=5,10,20"],
+    "Time acting with these settings of those methods that have them: 'name=v1,v2 other=v1' means every combination; the "
     "first name is the picture's axis. Repeatable.",
 )
 BATCHES = flags.DEFINE_list("batches", ["1", "1024"], "Observations per call when acting.")
-RUNS = flags.DEFINE_list("runs", ["1", "4", "16"], "Numbers of runs in one program.")
+RUNS = flags.DEFINE_list("runs", ["1", "4", "16", "64"], "Numbers of runs in one program.")
 STAGES = flags.DEFINE_list("stages", [], "Stages to measure; all by default.")
-STRATEGIES = flags.DEFINE_bool("strategies", True, "Also run the same updates by a host loop and by a scan of one run.")
+STRATEGIES = flags.DEFINE_bool("strategies", True, "Also run every stage by a host loop (H) and by a scan of one run (S).")
 OBSERVATION = flags.DEFINE_integer("observation_dim", 17, "Length of the observation (17 is HalfCheetah's).")
 ACTION = flags.DEFINE_integer("action_dim", 6, "Length of the action (6 is HalfCheetah's).")
 ROWS = flags.DEFINE_integer("rows", 100_000, "Transitions on the device.")
-SECONDS = flags.DEFINE_float("seconds", 3.0, "Aimed duration of one timed chunk.")
+SECONDS = flags.DEFINE_float("seconds", 1.0, "Aimed duration of one timed chunk.")
 CHUNKS = flags.DEFINE_integer("chunks", 5, "Timed chunks per line; their median counts.")
+SCALING = flags.DEFINE_string("scaling", "iql", "Method or experiment whose first stage is measured against sizes.")
+SLABS = flags.DEFINE_string("slabs", "srpo", "Method or experiment whose first stage is fed from slabs.")
+SLAB_ROWS = flags.DEFINE_integer("slab_rows", 100_000, "Rows of a slab; the data have twenty times as many.")
 TASKS = flags.DEFINE_list(
     "tasks",
     ["PointMaze_UMaze-v3", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"],
-    "Registered environments whose simulators are measured; empty for none.",
+    "Registered environments whose simulators are measured.",
 )
-ONLINE = flags.DEFINE_string("online", "", "Experiment whose training by interaction is measured against a plain host loop.")
+ONLINE = flags.DEFINE_string(
+    "online", "qsm_dmc", "Experiment whose training by interaction is measured against a plain host loop."
+)
 ENVS = flags.DEFINE_list("envs", ["1", "8", "64", "512"], "Numbers of environments stepped together.")
 MJX = flags.DEFINE_bool("mjx", None, "Whether to measure MJX; by default on accelerators only.")
 ENV_SECONDS = flags.DEFINE_float("env_seconds", 0.5, "Timed seconds of one simulator with one number of environments.")
-OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json and results.md.")
+OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json, results.md and pictures.")
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.")
 
 
@@ -63,108 +85,151 @@ def _counts(flag: flags.FlagHolder) -> list[int]:
     return [int(text) for text in flag.value]
 
 
+def _config(name: str) -> configs.Config:
+    """A method at its default size, or an experiment."""
+    if name in REGISTRY:
+        return configs.Config(algorithm=REGISTRY[name].config())
+    return cli.load_experiment(name)
+
+
 def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     cli.no_more_arguments(argv)
-    devices.configure(CPU_DEVICES.value)
-    env_timing = importlib.import_module("diffrl.evaluation.env_timing")
-    run_counts, env_counts, batches = _counts(RUNS), _counts(ENVS), _counts(BATCHES)
-    try:
-        specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
-    except env_timing.BackendError as error:
-        raise configs.ConfigError(str(error)) from error
-    timing = importlib.import_module("diffrl.evaluation.timing")
+    unknown = [name for name in SECTIONS.value if name not in SECTION_NAMES]
+    if unknown:
+        raise configs.ConfigError(f"--sections={unknown[0]} is unknown; there are {', '.join(SECTION_NAMES)}")
+    with tempfile.TemporaryDirectory() as cache:
+        # A cache of its own: compile times without and with it are part of the cost.
+        devices.configure(CPU_DEVICES.value, Path(cache))
+        _measure(Console(width=None if sys.stdout.isatty() else 180))
+
+
+def _measure(console: Console) -> None:
     jax = importlib.import_module("jax")
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the cost
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    problem = timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
-    config = cli.load_experiment(CONFIG.value)
-    # All are built before the first is timed: a mistake must not cost what was measured.
-    policies = [
-        (name, variant, timing.acting_config(cli.load_experiment(name), variant, problem))
-        for name in ACTING.value
-        for variant in timing.variants(VARIANTS.value)
-    ]
-    machine = timing.machine()
-    console.print(
-        f"{machine['device']} x {machine['devices']}, jax {machine['jax']}, Python {platform.python_version()}", highlight=False
-    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    timing = importlib.import_module("diffrl.evaluation.timing")
     floor = importlib.import_module("diffrl.evaluation.floor")
-    ceiling, bandwidth = floor.matmul_rate(), floor.copy_rate()
-    console.print(
-        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s measured (2048 x 2048); passes over memory: "
-        f"{bandwidth / 1e9:,.1f} GB/s; all devices at once",
-        highlight=False,
-    )
-
-    columns = ("stage", "runs", "updates/s", "aggregate/s", "compile s", "memory MB", "GFLOP/update", "GFLOP/s", "of ceiling")
-    columns += ("MB/update", "of bandwidth", "kernels/update")
-    training = Table(*columns, title=f"{CONFIG.value}: training")
-    rows = []
-    for row in timing.stages(config, problem, run_counts, STAGES.value, SECONDS.value, CHUNKS.value, ceiling, bandwidth):
-        rows.append(row)
-        training.add_row(*row.cells())
-        console.print("  ".join(row.cells()), highlight=False)
-    console.print(training)
-
-    ways = []
-    if STRATEGIES.value:
-        strategies = importlib.import_module("diffrl.evaluation.strategies")
-        table = Table(
-            "stage", "way", "runs", "updates/s of all", "against H", title="host loop, scan, run axis: the same updates"
-        )
-        sizes = (problem.spec(), problem.dataset(), run_counts)
-        for row in strategies.compare(config, *sizes, STAGES.value, SECONDS.value, CHUNKS.value):
-            ways.append(row)
-            table.add_row(*row.cells())
-            console.print("  ".join(row.cells()), highlight=False)
-        console.print(table)
-
-    acting = Table("method", "settings", "batch", "microseconds/call", "actions/s", title="acting, one process")
-    actions = []
-    for name, variant, acting_config in policies:
-        for row in timing.acting(name, variant, acting_config, problem, batches, CHUNKS.value):
-            actions.append(row)
-            acting.add_row(*row.cells())
-    console.print(acting)
-
-    simulators = Table("task", "simulator", "environments", "steps/s", title="environments, with a policy of two hidden layers")
-    steps = []
-    mjx = jax.default_backend() != "cpu" if MJX.value is None else MJX.value
-    for row in env_timing.environments(specs, env_counts, ENV_SECONDS.value, mjx):
-        steps.append(row)
-        simulators.add_row(*row.cells())
-    console.print(simulators)
-
-    online = []
-    if ONLINE.value:
-        online_timing = importlib.import_module("diffrl.evaluation.online_timing")
-        interaction = Table("loop", "runs", "steps/s", "updates/s", "of the host loop's", title=f"{ONLINE.value}: by interaction")
-        for row in online_timing.online(cli.load_experiment(ONLINE.value), run_counts, SECONDS.value):
-            online.append(row)
-            interaction.add_row(*row.cells())
-            console.print("  ".join(row.cells()), highlight=False)
-        console.print(interaction)
-
-    out = Path(OUT.value)
+    page = importlib.import_module("diffrl.evaluation.benchmark_page")
+    # Everything is known to exist before anything is timed: a mistake must not cost what was measured.
+    out, problem = Path(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
+    wanted = {name: _config(name) for name in CONFIG.value}
+    measurements = _measurements(problem, wanted)
     out.mkdir(parents=True, exist_ok=True)
-    results = {
-        "machine": machine,
-        "matmul_ceiling_flops": ceiling,
-        "copy_bytes_per_second": bandwidth,
-        "config": CONFIG.value,
-        "training": [row._asdict() for row in rows],
-        "strategies": [row._asdict() for row in ways],
-        "acting": [row._asdict() for row in actions],
-        "environments": [row._asdict() for row in steps],
-        "online": [row._asdict() for row in online],
-    }
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (out / "results.md").write_text(timing.markdown(results, columns))
-    if VARIANTS.value:
-        plots = importlib.import_module("diffrl.evaluation.acting_plot")
-        console.print(f"wrote {plots.draw(actions, VARIANTS.value, out / 'acting.png')}", highlight=False)
-    console.print(f"wrote {out / 'results.json'} and {out / 'results.md'}", highlight=False)
+
+    machine = timing.machine()
+    ceiling, bandwidth = floor.matmul_rate(), floor.copy_rate()
+    head = [
+        f"`python launch/benchmark.py {' '.join(sys.argv[1:])}`",
+        f"{machine['device']} x {machine['devices']}, Python {platform.python_version()}, "
+        + ", ".join(f"{name} {machine[name]}" for name in ("jax", "jaxlib", "flax", "optax")),
+        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s; passes over memory: {bandwidth / 1e9:,.1f} GB/s; on all devices",
+    ]
+    for line in head[1:]:
+        console.print(line, highlight=False)
+    limits = {"matmul_ceiling_flops": ceiling, "copy_bytes_per_second": bandwidth}
+    results: dict[str, Any] = {"command": sys.argv, "machine": machine | {"python": platform.python_version()}, **limits}
+    done = []
+    for section, measure in measurements:
+        began = time.monotonic()
+        for row in measure(ceiling, bandwidth) if section.name == "stages" else measure():
+            section.rows.append(row)
+            console.print("  ".join(filter(None, row.cells())), highlight=False)
+        table = Table(*section.columns, title=f"{section.title} ({time.monotonic() - began:.0f} s)")
+        for row in section.rows:
+            table.add_row(*row.cells())
+        console.print(table)
+        done.append(section)
+        results[section.name] = [row._asdict() for row in section.rows]
+        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (out / "results.md").write_text(page.markdown(head, done))
+        _draw(section, out)
+    console.print(f"wrote {out / 'results.json'}, {out / 'results.md'} and pictures", highlight=False)
+
+
+def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple[Any, Callable[..., Iterable[Any]]]]:
+    """The sections that were asked for, still without rows, and the function that measures each."""
+    timing = importlib.import_module("diffrl.evaluation.timing")
+    page = importlib.import_module("diffrl.evaluation.benchmark_page")
+    scaling = importlib.import_module("diffrl.evaluation.scaling")
+    trainer = importlib.import_module("diffrl.evaluation.trainer_timing")
+    counts, batches, env_counts = _counts(RUNS), _counts(BATCHES), _counts(ENVS)
+    duration = {"seconds": SECONDS.value, "chunks": CHUNKS.value}
+    found = []
+
+    def add(name: str, title: str, columns: tuple[str, ...], note: str, measure: Callable[..., Iterable[Any]]) -> None:
+        if name in SECTIONS.value:
+            found.append((page.Section(name, title, columns, [], note), measure))
+
+    def stages(ceiling: float, bandwidth: float) -> Iterable[Any]:
+        limits = {"ceiling": ceiling, "bandwidth": bandwidth}
+        for name, config in wanted.items():
+            yield from timing.stages(name, config, problem, counts, STAGES.value, **duration, **limits, host=STRATEGIES.value)
+
+    ways = "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis."
+    add("stages", "Training", timing.COLUMNS, ways, stages)
+    policies = timing.acting_configs(wanted, VARIANTS.value, problem) if "acting" in SECTIONS.value else []
+    add(
+        "acting",
+        "Acting",
+        ("method", "settings", "batch", "microseconds/call", "actions/s"),
+        "One call from observations on the host to actions on the host; median.",
+        lambda: (row for one in policies for row in timing.acting(*one, problem, batches, CHUNKS.value)),
+    )
+    add(
+        "starts",
+        "Starting",
+        ("method", "programs", "s to the first chunk", "s in all"),
+        "A new process that trains two updates of every stage: compiled for the first time, and found in the persistent cache.",
+        lambda: (row for name, config in wanted.items() for row in trainer.starts(name, config, problem)),
+    )
+    add(
+        "host",
+        "The host's work",
+        ("runs", "ms per chunk"),
+        "Training a network of one unit, a chunk per update, with all reporting.",
+        lambda: trainer.host_overhead(counts),
+    )
+    sized, fed = _config(SCALING.value), _config(SLABS.value)
+    add(
+        "scaling",
+        f"Scaling of {SCALING.value}",
+        ("axis", "value", "updates/s of all", "memory MB"),
+        f"{scaling.RUNS} runs where the axis is another.",
+        lambda: scaling.curves(sized, problem, **duration),
+    )
+    add(
+        "slabs",
+        f"Data in slabs: {SLABS.value}",
+        ("stage", "rows", "slab", "updates per slab", "resident updates/s", "slabs updates/s", "ratio"),
+        "",
+        lambda: [scaling.slabs(fed, problem._replace(rows=20 * SLAB_ROWS.value), SLAB_ROWS.value, SECONDS.value, CHUNKS.value)],
+    )
+    if "environments" in SECTIONS.value:
+        env_timing = importlib.import_module("diffrl.evaluation.env_timing")
+        try:
+            specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
+        except env_timing.BackendError as error:
+            raise configs.ConfigError(str(error)) from error
+        mjx = importlib.import_module("jax").default_backend() != "cpu" if MJX.value is None else MJX.value
+        measure = functools.partial(env_timing.environments, specs, env_counts, ENV_SECONDS.value, mjx)
+        note = "With a policy of two hidden layers."
+        add("environments", "Environments", ("task", "simulator", "environments", "steps/s"), note, measure)
+    if "online" in SECTIONS.value:
+        online_timing = importlib.import_module("diffrl.evaluation.online_timing")
+        columns = ("loop", "runs", "steps/s", "updates/s", "of the host loop's")
+        measure = functools.partial(online_timing.online, _config(ONLINE.value), counts, SECONDS.value)
+        add("online", f"Training by interaction: {ONLINE.value}", columns, "", measure)
+    return found
+
+
+def _draw(section: Any, out: Path) -> None:
+    page = importlib.import_module("diffrl.evaluation.benchmark_page")
+    if section.name == "stages":
+        page.draw_throughput(section.rows, out / "throughput.png")
+    if section.name == "scaling":
+        page.draw_scaling(section.rows, f"{SCALING.value}, first stage", out / "scaling.png")
+    if section.name == "acting" and any(VARIANTS.value):
+        importlib.import_module("diffrl.evaluation.acting_plot").draw(section.rows, VARIANTS.value, out / "acting.png")
 
 
 def run() -> None:

@@ -16,10 +16,10 @@ from diffrl.config import ConfigError
 OPTIONS = {"time": "10", "partition": "gpu"}
 # Says what it does in a log; stops at the signals that the trainer stops at, after a while, as one that saves.
 TRAINING = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 log, workdir, code = open(sys.argv[1], "a", 1), pathlib.Path(sys.argv[-1].removeprefix("--workdir=")), int(sys.argv[2])
 def stop(number, _):
-    print(signal.Signals(number).name, file=log)
+    os.write(log.fileno(), f"{signal.Signals(number).name}\\n".encode())  # print would fail where it interrupts itself
     globals()["stopped"] = True
 stopped = False
 for number in (signal.SIGUSR1, signal.SIGTERM):

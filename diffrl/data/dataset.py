@@ -5,7 +5,6 @@ import hashlib
 from typing import Any, NamedTuple
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -27,14 +26,15 @@ class DatasetError(ValueError):
 class Dataset:
     """`N` transitions packed as one float32 matrix, so that a batch costs one gather.
 
-    An argument of compiled functions, never captured by them. `dataset[index]` is a Transition with the leading
-    axes of `index`; the columns `[N, ...]` that the method derives from the rows (`data/columns.py`) are its `extras`.
+    An argument of compiled functions, never captured by them; numpy until it is placed on a device. `dataset[index]` is a
+    Transition with the leading axes of `index`; the columns `[N, ...]` that the method derives from the rows
+    (`data/columns.py`) are its `extras`.
     """
 
-    rows: Float[Array, "rows packed"]
+    rows: Float[Array | np.ndarray, "rows packed"]
     observation_dim: int = flax.struct.field(pytree_node=False)
     action_dim: int = flax.struct.field(pytree_node=False)
-    columns: dict[str, Array] = flax.struct.field(default_factory=dict)
+    columns: dict[str, Array | np.ndarray] = flax.struct.field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -42,7 +42,7 @@ class Dataset:
 
     def __getitem__(self, index: Int[Array, "*batch"] | slice) -> Transition:
         o, a = self.observation_dim, self.action_dim
-        rows = self.rows[index]
+        rows = jnp.asarray(self.rows[index])
         return Transition(
             observation=rows[..., :o],
             action=rows[..., o : o + a],
@@ -50,7 +50,7 @@ class Dataset:
             reward=rows[..., 2 * o + a],
             terminal=rows[..., 2 * o + a + 1] > 0.5,
             timeout=rows[..., 2 * o + a + 2] > 0.5,
-            extras={name: column[index] for name, column in self.columns.items()},
+            extras={name: jnp.asarray(column[index]) for name, column in self.columns.items()},
         )
 
 
@@ -142,7 +142,7 @@ class Transforms:
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
-    """Check raw rows, apply the transforms and put the result on the default device.
+    """Check raw rows and apply the transforms. The result lies in the host's memory, as a numpy array.
 
     Raises:
         DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
@@ -193,9 +193,9 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         observation_min=tuple(observation.min(axis=0).tolist()),
         observation_max=tuple(observation.max(axis=0).tolist()),
     )
-    packed = np.concatenate([*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]], axis=1)
-    dataset = Dataset(jnp.asarray(packed, jnp.float32), observation_dim=spec.observation_dim, action_dim=spec.action_dim)
-    return jax.block_until_ready(dataset), spec, card
+    columns = [*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]]
+    packed = np.concatenate(columns, axis=1, dtype=np.float32)
+    return Dataset(packed, observation_dim=spec.observation_dim, action_dim=spec.action_dim), spec, card
 
 
 def episode_ends(transitions: Rows | Transition) -> np.ndarray:

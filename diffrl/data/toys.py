@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
 from scipy.special import softmax
 
 from diffrl.data.arrays import from_arrays
@@ -145,6 +144,8 @@ class EnergyOf:
     """e of any point: that of its nearest neighbour among 200,000 points of the toy, since some energies belong to labels."""
 
     def __init__(self, name: str) -> None:
+        from scipy.spatial import KDTree  # a fifth of a second that no training needs
+
         points = points_of(name, 200_000, seed=7)
         self.tree, self.energy = KDTree(points.x), points.energy
 

@@ -17,6 +17,8 @@ from diffrl.training.runs import Runs
 from diffrl.training.train import init_states
 from diffrl.types import State
 
+MOST = 10_000  # updates of a timed chunk
+
 
 class Inputs(NamedTuple):
     """What a chunk is called with, placed on a mesh: arrays or their shapes."""
@@ -32,7 +34,9 @@ class Measured(NamedTuple):
     """Of a stage with some number of runs in one program."""
 
     updates_per_second: float  # of each run
+    program: Any  # compiled, of two updates
     compile_seconds: float
+    second_compile_seconds: float  # what a second start of the same command takes: nan without a persistent cache
     memory_bytes: int  # of one device
 
 
@@ -89,17 +93,24 @@ def peak_bytes(chunk: Any, algorithm: Algorithm, stage: Stage, runs: Runs, given
 
 def measure(stage: Stage, mesh: Mesh, given: Inputs, seconds: float, chunks: int) -> Measured:
     """The median of some chunks of about `seconds`. Chunks take the states they get: `given` cannot be used again."""
-    length = 1
-    while True:
+    began = time.perf_counter()
+    program = compile_chunk(stage, 2, mesh, given)  # XLA's analysis of a loop counts one pass; a single pass would be no loop
+    compile_seconds = time.perf_counter() - began
+    second = float("nan")
+    if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir:  # pyright: ignore
+        jax.clear_caches()
         began = time.perf_counter()
-        chunk = compile_chunk(stage, length, mesh, given)
-        compile_seconds = time.perf_counter() - began
+        compile_chunk(stage, 2, mesh, given)
+        second = time.perf_counter() - began
+    length, chunk = 2, program
+    while True:
         (_, elapsed), given = run_chunks(chunk, given, 2)
-        if elapsed > seconds / 3:
+        if elapsed > seconds / 3 or length == MOST:
             break
-        length = max(2 * length, min(int(length * seconds / elapsed), 10_000))
+        length = max(2 * length, min(int(length * seconds / elapsed), MOST))
+        chunk = compile_chunk(stage, length, mesh, given)
     times, _ = run_chunks(chunk, given, chunks)
-    return Measured(length / statistics.median(times), compile_seconds, compiled_bytes(chunk))
+    return Measured(length / statistics.median(times), program, compile_seconds, second, compiled_bytes(program))
 
 
 def prepare_seconds(stage: Stage, mesh: Mesh, given: Inputs) -> float:

@@ -1,71 +1,37 @@
-"""The same updates, run three ways in one process: what the run axis gains over the loops people write.
+"""The same updates run as most training code runs them, to say what the compiled loop and the run axis gain.
 
-H, the host loop: rows in the host's memory, a batch drawn by numpy, one compiled call per update.
-S, the scan: data on the device, many updates of one run in one call.
-R, the run axis: many runs of S in one program, over all devices.
+H, the host loop: rows in the host's memory, a batch drawn by numpy, one compiled call per update. The two others are the
+trainer's own program: S, the scan, is one run of it on one device, with data there and many updates in one call; R, the run
+axis, is many runs of S in one program over all devices.
 """
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffrl.algorithm import Algorithm, Stage
-from diffrl.config import Config
-from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.evaluation.stage_cost import inputs, measure
-from diffrl.registry import make
 from diffrl.training.chunk import make_prepare
 from diffrl.training.devices import make_mesh
-from diffrl.training.runs import make_runs
+from diffrl.training.runs import Runs
 from diffrl.training.train import init_states
-from diffrl.types import Key, Metrics, Spec, State, Transition
+from diffrl.types import Key, Metrics, State, Transition
 
 
-class StrategyTime(NamedTuple):
-    """Updates per second of one stage, one way."""
+def host_loop(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, seconds: float, chunks: int) -> float:
+    """Updates per second of one run by way H: the median of `chunks` pieces of about `seconds`.
 
-    stage: str
-    strategy: str
-    runs: int
-    updates_per_second: float  # of all runs
-    of_host_loop: float
+    Metrics are fetched every thousand updates, as such loops do.
 
-    def cells(self) -> tuple[str, ...]:
-        """For a table."""
-        rate = f"{self.updates_per_second:,.1f}"
-        return self.stage, self.strategy, str(self.runs), rate, f"{self.of_host_loop:.2f}"
-
-
-def compare(
-    config: Config, spec: Spec, dataset: Dataset, run_counts: list[int], names: list[str], seconds: float, chunks: int
-) -> Iterator[StrategyTime]:
-    """Every stage (or those named) by H, S, and R for each number of runs; medians of `chunks` pieces of about `seconds`."""
-    algorithm = make(config.algorithm, spec)
-    dataset = attach(dataset, algorithm.columns)
-    for stage in algorithm.stages:
-        if names and stage.name not in names:
-            continue
-        host = _host_loop(algorithm, stage, config, dataset, seconds, chunks)
-        yield StrategyTime(stage.name, "H", 1, host, 1.0)
-        for strategy, count in [("S", 1), *(("R", count) for count in run_counts)]:
-            config.num_seeds, config.sweep = count, ""
-            mesh = make_mesh(count, jax.devices()[:1] if strategy == "S" else None)
-            given = inputs(algorithm, stage, make_runs(config), dataset, mesh)
-            rate = count * measure(stage, mesh, given, seconds, chunks).updates_per_second
-            yield StrategyTime(stage.name, strategy, count, rate, rate / host)
-
-
-def _host_loop(algorithm: Algorithm, stage: Stage, config: Config, dataset: Dataset, seconds: float, chunks: int) -> float:
-    """Updates per second; metrics are fetched every thousand updates, as such loops do."""
-    config.num_seeds, config.sweep = 1, ""
-    runs = make_runs(config)
+    Args:
+        runs: a single one.
+        dataset: with its columns.
+    """
     own = make_prepare(stage, make_mesh(1, jax.devices()[:1]))(init_states(algorithm, runs), runs.keys, dataset)
     whole = dataset[jnp.arange(dataset.size)]
     fields = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}

@@ -1,26 +1,27 @@
 """Measurements of cost: stages of training against the machine's own matrix-product rate, and the time of an action."""
 
+import copy
+import dataclasses
 import importlib.metadata
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffrl.config import Config, ConfigError, override
+from diffrl.config import Config, ConfigError, find, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.evaluation import floor
-from diffrl.evaluation.env_timing import EnvTime
 from diffrl.evaluation.floor import timed
-from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure
-from diffrl.evaluation.strategies import StrategyTime
+from diffrl.evaluation.stage_cost import inputs, measure
+from diffrl.evaluation.strategies import host_loop
 from diffrl.registry import make
 from diffrl.training.devices import make_mesh, padded_size
-from diffrl.training.runs import make_runs
+from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
 
@@ -43,35 +44,43 @@ class Problem(NamedTuple):
 
 
 class StageTime(NamedTuple):
-    """Cost of one stage with some number of runs in one program."""
+    """Cost of one stage of a method, run one way (`strategies`) for some number of runs. Of the host loop it is the rate."""
 
+    method: str
     stage: str
+    way: str  # H, S or R
     runs: int
-    updates_per_second: float  # of each run
-    compile_seconds: float
-    memory_bytes: int  # arguments, results and temporaries of the compiled chunk, all devices
-    flops_per_update: float  # of one run, counted by XLA
-    flops_per_second: float  # of all runs
-    of_ceiling: float
+    updates_per_second: float  # of all runs together
+    of_host_loop: float
+    flops_per_update: float  # of one run, as XLA counts them
+    of_ceiling: float  # share of the machine's rate of matrix products
     bytes_per_update: float  # of one run, as XLA counts them, caches or not
     of_bandwidth: float
     kernels_per_update: int  # of all runs that share a device
+    compile_seconds: float
+    second_compile_seconds: float  # with what the first left in the persistent cache
+    memory_bytes: int  # arguments, results and temporaries of the compiled chunk, all devices
 
     def cells(self) -> tuple[str, ...]:
+        """For a table whose heads are `COLUMNS`."""
+        rate = (self.method, self.stage, self.way, str(self.runs), f"{self.updates_per_second:,.1f}", f"{self.of_host_loop:.2f}")
+        if self.way == "H":
+            return (*rate, *[""] * (len(COLUMNS) - len(rate)))
         return (
-            self.stage,
-            str(self.runs),
-            f"{self.updates_per_second:,.1f}",
-            f"{self.updates_per_second * self.runs:,.1f}",
-            f"{self.compile_seconds:.1f}",
-            f"{self.memory_bytes / 1e6:,.0f}",
+            *rate,
             f"{self.flops_per_update / 1e9:.3f}",
-            f"{self.flops_per_second / 1e9:,.0f}",
             f"{100 * self.of_ceiling:.0f} %",
             f"{self.bytes_per_update / 1e6:,.1f}",
             f"{100 * self.of_bandwidth:.0f} %",
             str(self.kernels_per_update),
+            f"{self.compile_seconds:.1f}",
+            f"{self.second_compile_seconds:.1f}",
+            f"{self.memory_bytes / 1e6:,.0f}",
         )
+
+
+COLUMNS = ("method", "stage", "way", "runs", "updates/s", "against H", "GFLOP/update", "of ceiling", "MB/update", "of bandwidth")
+COLUMNS += ("kernels/update", "compile s", "again s", "memory MB")
 
 
 class ActionTime(NamedTuple):
@@ -99,6 +108,7 @@ def machine() -> dict[str, Any]:
 
 
 def stages(
+    name: str,
     config: Config,
     problem: Problem,
     run_counts: list[int],
@@ -107,41 +117,53 @@ def stages(
     chunks: int,
     ceiling: float,
     bandwidth: float,
+    host: bool = True,
 ) -> Iterator[StageTime]:
-    """Time every stage of a config for each number of runs; chunks are sized to last about `seconds`.
+    """Time every stage of a config by each way and for each number of runs; chunks are sized to last about `seconds`.
 
     Args:
+        name: for the results.
+        names: of the stages; empty for all.
         ceiling, bandwidth: FLOP/s and bytes/s of all devices, see `floor`.
+        host: whether to run ways H and S.
     """
     algorithm = make(config.algorithm, problem.spec())
     dataset = attach(problem.dataset(), algorithm.columns)
+    ways = [("S", 1)] * host + [("R", count) for count in run_counts if count > 1 or not host]  # R of one run is S
     for stage in algorithm.stages:
         if names and stage.name not in names:
             continue
-        for count in run_counts:
-            config.num_seeds, config.sweep = count, ""
-            runs = make_runs(config)
-            mesh = make_mesh(runs.size)
-            given = inputs(algorithm, stage, runs, dataset, mesh)
-            on_device = padded_size(runs.size, mesh) / mesh.shape["run"]
-            once = compile_chunk(stage, 1, mesh, given)
-            flops, moved = floor.flops(once) / on_device, floor.bytes_accessed(once) / on_device
-            launches = floor.kernels(compile_chunk(stage, 3, mesh, given).as_text())  # a loop of one pass would be no loop
-            cost = measure(stage, mesh, given, seconds, chunks)
-            rate = cost.updates_per_second
+        per_host = float("nan")
+        if host:
+            per_host = host_loop(algorithm, stage, _runs(config, 1), dataset, seconds, chunks)
+            yield StageTime(name, stage.name, "H", 1, per_host, 1.0, *[0] * 8)
+        for way, count in ways:
+            runs = _runs(config, count)
+            mesh = make_mesh(count, jax.devices()[:1] if way == "S" else None)
+            cost = measure(stage, mesh, inputs(algorithm, stage, runs, dataset, mesh), seconds, chunks)
+            on_device = padded_size(count, mesh) / mesh.shape["run"]
+            flops, moved = floor.flops(cost.program) / on_device, floor.bytes_accessed(cost.program) / on_device
+            rate = count * cost.updates_per_second
             yield StageTime(
+                method=name,
                 stage=stage.name,
+                way=way,
                 runs=count,
                 updates_per_second=rate,
-                compile_seconds=cost.compile_seconds,
-                memory_bytes=cost.memory_bytes * mesh.size,
+                of_host_loop=rate / per_host,
                 flops_per_update=flops,
-                flops_per_second=flops * rate * count,
-                of_ceiling=flops * rate * count / ceiling,
+                of_ceiling=flops * rate / ceiling,
                 bytes_per_update=moved,
-                of_bandwidth=moved * rate * count / bandwidth,
-                kernels_per_update=launches,
+                of_bandwidth=moved * rate / bandwidth,
+                kernels_per_update=floor.kernels(cost.program.as_text()),
+                compile_seconds=cost.compile_seconds,
+                second_compile_seconds=cost.second_compile_seconds,
+                memory_bytes=cost.memory_bytes * mesh.size,
             )
+
+
+def _runs(config: Config, count: int) -> Runs:
+    return make_runs(dataclasses.replace(config, num_seeds=count, sweep=""))
 
 
 def axes_of(text: str) -> dict[str, list[str]]:
@@ -167,20 +189,39 @@ def variants(texts: list[str]) -> list[dict[str, str]]:
     return found or [{}]
 
 
-def acting_config(config: Config, variant: dict[str, str], problem: Problem) -> Config:
-    """The config with a variant's settings, known to make an Algorithm; its runs are one.
+def acting_configs(wanted: dict[str, Config], texts: list[str], problem: Problem) -> list[tuple[str, dict[str, str], Config]]:
+    """Name, variant and config of all that is to act: every method as it is, and with the variants it has the settings for.
 
     Raises:
-        ConfigError: a setting is unknown or impossible.
+        ConfigError: no method has a variant's settings, or one of its values is impossible.
     """
-    for name, value in variant.items():
-        override(config.algorithm, f"{name}={value}")
-    config.num_seeds, config.sweep = 1, ""
+    found, used = [(name, {}, config) for name, config in wanted.items()], set()
+    for text in filter(None, texts):
+        for name, config in wanted.items():
+            if not _has(config.algorithm, axes_of(text)):
+                continue
+            used.add(text)
+            for variant in variants([text]):
+                changed = copy.deepcopy(config)
+                for setting, value in variant.items():
+                    override(changed.algorithm, f"{setting}={value}")
+                found.append((name, variant, changed))
+    unused = [text for text in texts if text and text not in used and wanted]
+    if unused:
+        raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
+    for name, _, config in found:
+        try:
+            make(config.algorithm, problem.spec())
+        except ValueError as error:
+            raise ConfigError(f"--variants, {name}: {error}") from error
+    return found
+
+
+def _has(method: Any, settings: Iterable[str]) -> bool:
     try:
-        make(config.algorithm, problem.spec())
-    except ValueError as error:
-        raise ConfigError(f"--variants: {error}") from error
-    return config
+        return all(find(method, setting) for setting in settings)
+    except ConfigError:
+        return False
 
 
 def acting(
@@ -188,7 +229,7 @@ def acting(
 ) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host, median over calls."""
     algorithm = make(config.algorithm, problem.spec())
-    policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, make_runs(config))))
+    policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, _runs(config, 1))))
     key = jax.random.key(0)
     act = jax.jit(algorithm.act)
     for batch in batches:
@@ -196,41 +237,3 @@ def acting(
         carry = algorithm.init_carry(policy, batch)
         call = lambda: np.asarray(act(policy, carry, observation, key)[0])  # noqa: B023, E731
         yield ActionTime(name, variant, batch, statistics.median(timed(call, 20 * chunks)))
-
-
-def markdown(results: dict[str, Any], columns: tuple[str, ...]) -> str:
-    """The tables as a page, machine and versions first."""
-    lines = [
-        "# Benchmark",
-        "",
-        ", ".join(f"{key} {value}" for key, value in results["machine"].items()),
-        f"float32 matrix products: {results['matmul_ceiling_flops'] / 1e9:,.0f} GFLOP/s; passes over memory: "
-        f"{results['copy_bytes_per_second'] / 1e9:,.1f} GB/s",
-        "",
-        f"## Training: {results['config']}",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + " --- |" * len(columns),
-        *("| " + " | ".join(StageTime(**row).cells()) + " |" for row in results["training"]),
-        "",
-        "## Ways to run the same updates",
-        "",
-        "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis.",
-        "",
-        "| stage | way | runs | updates/s of all | against H |",
-        "| --- | --- | --- | --- | --- |",
-        *("| " + " | ".join(StrategyTime(**row).cells()) + " |" for row in results["strategies"]),
-        "",
-        "## Acting",
-        "",
-        "| method | settings | batch | microseconds/call | actions/s |",
-        "| --- | --- | --- | --- | --- |",
-        *("| " + " | ".join(ActionTime(**row).cells()) + " |" for row in results["acting"]),
-        "",
-        "## Environments",
-        "",
-        "| task | simulator | environments | steps/s |",
-        "| --- | --- | --- | --- |",
-        *("| " + " | ".join(EnvTime(**row).cells()) + " |" for row in results["environments"]),
-    ]
-    return "\n".join(lines) + "\n"

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import os
 import statistics
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -19,9 +17,11 @@ from diffrl.sweeps.plan import Group
 from diffrl.sweeps.subjects import Subject
 from diffrl.training.cohort import equal_runs
 from diffrl.training.devices import make_mesh, padded_size
+from diffrl.training.memory import free_bytes, on_host
 from diffrl.training.online import stage_of
 from diffrl.training.replay import Replay
 from diffrl.training.runs import Runs, make_runs, points_of
+from diffrl.training.slabs import rows_per_slab
 from diffrl.training.train import init_states
 
 SHARE = 0.8  # of the memory: on a CPU a training was seen to take up to a fifth more than its programs say
@@ -59,14 +59,11 @@ class StageCost(NamedTuple):
 
 def limit_of(memory_gb: float) -> Limit:
     """`memory_gb` where it is positive, else nine tenths of a device's memory, or of what the host has left."""
-    device = jax.devices()[0]
-    shared = device.platform == "cpu"
+    shared = on_host()
     if memory_gb > 0:
         return Limit(int(memory_gb * 1e9), "as --memory_gb says", shared)
-    total = None if shared else (device.memory_stats() or {}).get("bytes_limit")
-    if total is not None:
-        return Limit(int(SHARE * total), f"{SHARE:.0%} of {device.device_kind}", False)
-    return Limit(int(SHARE * _host_memory()), f"{SHARE:.0%} of what the host has left", shared)
+    whose = "what the host has left" if shared else jax.devices()[0].device_kind
+    return Limit(int(SHARE * free_bytes()), f"{SHARE:.0%} of {whose}", shared)
 
 
 def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None) -> list[Part]:
@@ -108,12 +105,17 @@ def stage_costs(
     costs = []
     mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
     algorithm, dataset = subject.algorithm, subject.dataset
+    in_turn = 0
+    if slab_rows := rows_per_slab(config.dataset.slab_rows, dataset, mesh):
+        dataset = jax.tree.map(lambda x: x[:slab_rows], dataset)
+        in_turn = 2 * tree_bytes(dataset)  # beside the slab in use, the one before and the one after
     for stage, distinct in zip(algorithm.stages, distinct_runs(algorithm, runs, dataset), strict=True):
         with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
             given = (inputs if timed else shapes)(algorithm, stage, distinct, dataset, mesh)
             updates = min(stage.num_updates, length or config.updates_per_chunk)
             chunk = compile_chunk(stage, updates, mesh, given)
-            used = peak_bytes(chunk, algorithm, stage, distinct, given, mesh, runs.size) * (mesh.size if limit.shared else 1)
+            used = in_turn + peak_bytes(chunk, algorithm, stage, distinct, given, mesh, runs.size)
+            used *= mesh.size if limit.shared else 1
             cost = StageCost(stage.name, runs.size, distinct.size, stage.num_updates, used)
             if timed:
                 preparing = prepare_seconds(stage, mesh, given)
@@ -162,23 +164,3 @@ def _online_cost(config: Config, subject: Subject, runs: Runs, limit: Limit) -> 
     stage = stage_of(subject.algorithm)
     updates = online.num_env_steps // online.num_envs * online.updates_per_step
     return StageCost(stage.name, runs.size, runs.size, updates, total if limit.shared else total // mesh.shape["run"])
-
-
-def _host_memory() -> int:
-    """Bytes that this process may still take: of the host, or of its container where that is less."""
-    available = _read(Path("/proc/meminfo"), "MemAvailable:")
-    total = _read(Path("/sys/fs/cgroup/memory.max"))
-    used = _read(Path("/sys/fs/cgroup/memory.current"))
-    candidates = [available * 1024] if available is not None else []
-    candidates += [total - used] if total is not None and used is not None else []
-    return min(candidates, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _read(path: Path, word: str = "") -> int | None:
-    """The number after a word of a file, or at its start."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return None
-    number = text.partition(word)[2].split() if word else text.split()
-    return int(number[0]) if number and number[0].isdigit() else None

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
-from diffrl.data.dataset import Dataset
 from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.chunk import make_chunk, make_prepare
@@ -22,6 +21,7 @@ from diffrl.training.devices import RUN, fetch, is_primary, place, sharding_of
 from diffrl.training.preemption import Preemption
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
+from diffrl.training.slabs import Slabs, Whole
 from diffrl.training.workdir import append_json
 from diffrl.types import Metrics, Policy, State
 
@@ -65,8 +65,11 @@ class Saver:
     States are saved once for runs that are still the same, policies for every run: the evaluator need not know.
     """
 
-    def __init__(self, checkpoints: Checkpoints, algorithm: Algorithm, runs: Runs, mesh: Mesh) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, algorithm: Algorithm, runs: Runs, mesh: Mesh, metadata: dict[str, Any] | None = None
+    ) -> None:
         self.checkpoints, self.algorithm, self.runs, self.mesh = checkpoints, algorithm, runs, mesh
+        self.metadata = metadata or {}
         self.snapshots: dict[Cohort, Any] = {}
 
     def __call__(self, step: int, population: Population, metadata: dict[str, Any]) -> None:
@@ -74,7 +77,7 @@ class Saver:
         if cohort not in self.snapshots:
             self.snapshots[cohort] = self._snapshot(cohort)
         rows, policies = self.snapshots[cohort](population.states, population.parked)
-        self.checkpoints.save(step, rows, policies, {"step": step, "rows": list(cohort.index), **metadata})
+        self.checkpoints.save(step, rows, policies, {"step": step, "rows": list(cohort.index), **self.metadata, **metadata})
 
     def _snapshot(self, cohort: Cohort) -> Any:
         index, hparams = np.array(cohort.index), jax.device_get(self.runs.hparams)
@@ -109,12 +112,13 @@ class SegmentLoop:
         self.timings, self.dropped = workdir / "metrics" / "timings.jsonl", dropped
 
     def run(
-        self, population: Population, step: int, keys: Array, dataset: Dataset, preemption: Preemption
+        self, population: Population, step: int, keys: Array, data: Whole | Slabs, preemption: Preemption
     ) -> tuple[Population, int]:
         """From update `step` to the segment's end, the first signal, or the divergence of all runs.
 
         Args:
             keys: of all R runs.
+            data: that the stage's batches are drawn from.
 
         Returns:
             the population and the step reached.
@@ -128,18 +132,20 @@ class SegmentLoop:
         keys = place(cohort.padded(keys, self.mesh), self.mesh, RUN)
         self.display.start(stage.name, step - start, stage.num_updates)
         began, first = time.monotonic(), step
-        prepared = make_prepare(stage, self.mesh)(states, keys, dataset)
+        data.begin(stage, per_chunk)
+        prepared = make_prepare(stage, self.mesh)(states, keys, data.at(step - start))
         chunks: dict[int, Any] = {}
         pending: tuple[int, Metrics] | None = None
         with jax.transfer_guard("disallow"):
             while step < end and not preemption.anywhere() and not self.all_diverged():
+                rows = data.at(step - start)
                 length = min(per_chunk - (step - start) % per_chunk, end - step)
                 if length not in chunks:
                     chunk = make_chunk(stage, length, self.mesh)
-                    chunks[length] = chunk.lower(states, alive, keys, prepared, dataset).compile()
+                    chunks[length] = chunk.lower(states, alive, keys, prepared, rows).compile()
                     if len(chunks) == 1:
                         compiled = time.monotonic()
-                states, alive, metrics = chunks[length](states, alive, keys, prepared, dataset)
+                states, alive, metrics = chunks[length](states, alive, keys, prepared, rows)
                 # The device works on this chunk while the host reports the one before.
                 self._report(pending)
                 step += length

@@ -1,5 +1,6 @@
 """The trainer: one linear host program around compiled chunks. Read this first, then loop.py and chunk.py."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -10,18 +11,19 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
-from diffrl.data.dataset import Card, Dataset, Source, build
+from diffrl.data.dataset import Source, build
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
-from diffrl.training.devices import RUN, SHARED, is_primary, make_mesh, map_runs, place, sharding_of
+from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, place, sharding_of
 from diffrl.training.loop import Population, Saver, SegmentLoop, segments
 from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
 from diffrl.training.runs import INIT, Runs, make_runs
+from diffrl.training.slabs import open_rows, rows_per_slab
 from diffrl.training.workdir import check_same, claimed, write_json
 from diffrl.types import State
 
@@ -67,6 +69,7 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> Outcom
     if source is None:
         source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
     dataset, spec, card = build(source, config.dataset)
+    del source  # rows that go elsewhere must not stay in the host's memory too
     display.say(
         f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
         f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
@@ -74,24 +77,15 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> Outcom
     if card.env_spec is None:
         display.say("the data name no environment, so the policies cannot be evaluated: dataset.env_id names one")
 
-    # ---------------------------------------------------------------- the method, and the directory it writes to
+    # ---------------------------------------------------------------- the method: may it be trained so?
     try:
         algorithm = make(config.algorithm, spec)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    with claimed(workdir, config, spec, card):
-        return _train(config, workdir, algorithm, runs, dataset, card, display)
-
-
-def _train(
-    config: Config, workdir: Path, algorithm: Algorithm, runs: Runs, dataset: Dataset, card: Card, display: TrainingDisplay
-) -> Outcome:
     jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
-
-    # ---------------------------------------------------------------- placement: runs over devices, data on all of them
     mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
-    dataset = columns.attach(dataset, algorithm.columns)
-    same = equal_runs(algorithm, runs, dataset)
+    described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
+    same = equal_runs(algorithm, runs, described)
     plan = segments(algorithm.stages, config.halving.rungs)
     ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
     halving.check(config, runs, same, ends, card.env_spec is not None)
@@ -100,59 +94,70 @@ def _train(
     for stage in algorithm.stages:
         if stage.batch_size % config.batch_devices:
             raise ConfigError(f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}")
-    dataset = place(dataset, mesh, SHARED)
 
-    # ---------------------------------------------------------------- restore everything, or start
-    checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
-    steps = checkpoints.steps()
-    step = steps[-1] if steps else 0
-    metadata = checkpoints.metadata(step) if steps else {}
-    diverged, dropped = ({int(run): at for run, at in metadata.get(kind, {}).items()} for kind in ("diverged", "dropped"))
-    index = tuple(metadata.get("rows", range(runs.size)))
-    if steps:
-        rows = checkpoints.restore_state(step, abstract_states(algorithm, runs, max(index) + 1, mesh))
-        display.say(f"resuming at update {step:,}")
-        population = None
-    else:
-        cohort = make_cohort(same[0], set())
-        rows, population = None, Population(cohort, _fresh_states(algorithm, runs, cohort, mesh), None)
-    save = Saver(checkpoints, algorithm, runs, mesh)
-    report = Reporter(config, workdir, runs, display, step, diverged)
+    # ---------------------------------------------------------------- how far is it, in the directory it writes to?
+    with claimed(workdir, config, spec, card):
+        checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
+        steps = checkpoints.steps()
+        step = steps[-1] if steps else 0
+        metadata = checkpoints.metadata(step) if steps else {}
+        diverged, dropped = ({int(run): at for run, at in metadata.get(kind, {}).items()} for kind in ("diverged", "dropped"))
+        index = tuple(metadata.get("rows", range(runs.size)))
 
-    # ---------------------------------------------------------------- segments, each a loop over chunks
-    with watch_signals() as preemption, display:
-        for segment in plan:
-            if step >= segment.end:
-                continue
-            if preemption.anywhere():
-                break
-            if step == segment.begin and step in config.halving.rungs:
-                checkpoints.wait()
-                losers, why = halving.worst(config, workdir, runs, step, set(dropped))
-                dropped |= dict.fromkeys(losers, step)
-                display.say(why)
-            cohort = make_cohort(same[segment.index], set(dropped))
-            if population is None or population.cohort != cohort:
-                if population is not None:
-                    rows, index = jax.jit(rows_of, static_argnums=2)(*population[1:], population.cohort), population.cohort.index
-                population = Population(cohort, *place_rows(rows, index, jax.device_get(runs.hparams), cohort, mesh))
-                rows = None
-            loop = SegmentLoop(algorithm, segment, config, mesh, display, report, save, workdir, dropped)
-            population, step = loop.run(population, step, runs.keys, dataset, preemption)
-            if step < segment.end:
-                break
-        checkpoints.close()
-    report.close()
+        # ---------------------------------------------------------------- data on all devices, whole or in slabs
+        slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
+        if slab_rows:
+            display.say(f"the data go to the devices in slabs of {slab_rows:,} rows; they are shuffled into {workdir} for that")
+        data = open_rows(dataset, algorithm, slab_rows, mesh, workdir)
+        del dataset
 
-    # ---------------------------------------------------------------- end
-    stopped = tuple(sorted(report.diverged.keys() - dropped.keys()))
-    if step < plan[-1].end and len(stopped) + len(dropped) < runs.size:
-        display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
-        return Outcome(False, stopped)
-    if is_primary():
-        write_json(workdir / "DONE", {"step": step, "diverged": stopped})
-    display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}" + (f"; {len(stopped)} diverged" if stopped else ""))
-    return Outcome(True, stopped)
+        # ---------------------------------------------------------------- restore everything, or start
+        if steps:
+            rows = checkpoints.restore_state(step, abstract_states(algorithm, runs, max(index) + 1, mesh))
+            display.say(f"resuming at update {step:,}")
+            population = None
+        else:
+            cohort = make_cohort(same[0], set())
+            rows, population = None, Population(cohort, _fresh_states(algorithm, runs, cohort, mesh), None)
+        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows})
+        report = Reporter(config, workdir, runs, display, step, diverged)
+
+        # ---------------------------------------------------------------- segments, each a loop over chunks
+        with watch_signals() as preemption, display, contextlib.closing(data):
+            for segment in plan:
+                if step >= segment.end:
+                    continue
+                if preemption.anywhere():
+                    break
+                if step == segment.begin and step in config.halving.rungs:
+                    checkpoints.wait()
+                    losers, why = halving.worst(config, workdir, runs, step, set(dropped))
+                    dropped |= dict.fromkeys(losers, step)
+                    display.say(why)
+                cohort = make_cohort(same[segment.index], set(dropped))
+                if population is None or population.cohort != cohort:
+                    if population is not None:
+                        rows = jax.jit(rows_of, static_argnums=2)(*population[1:], population.cohort)
+                        index = population.cohort.index
+                    population = Population(cohort, *place_rows(rows, index, jax.device_get(runs.hparams), cohort, mesh))
+                    rows = None
+                loop = SegmentLoop(algorithm, segment, config, mesh, display, report, save, workdir, dropped)
+                population, step = loop.run(population, step, runs.keys, data, preemption)
+                if step < segment.end:
+                    break
+            checkpoints.close()
+        report.close()
+
+        # ---------------------------------------------------------------- end
+        stopped = tuple(sorted(report.diverged.keys() - dropped.keys()))
+        if step < plan[-1].end and len(stopped) + len(dropped) < runs.size:
+            display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
+            return Outcome(False, stopped)
+        if is_primary():
+            write_json(workdir / "DONE", {"step": step, "diverged": stopped})
+        failed = f"; {len(stopped)} diverged" if stopped else ""
+        display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}{failed}")
+        return Outcome(True, stopped)
 
 
 def init_states(algorithm: Algorithm, runs: Runs) -> State:

@@ -246,6 +246,7 @@ def actions(scale: float, **act: Any) -> np.ndarray:
     return np.asarray(jax.jit(lambda: algorithm.act(policy, (), observation, jax.random.key(6))[0])())[:, 0]
 
 
+@pytest.mark.slow
 def test_learns_and_guides() -> None:
     """Scale 0 clones (half of the actions are good), 1 tilts to τ = .9, 5 goes on; at the modes, not between them."""
     shares = [np.mean(actions(scale) > 0.0) for scale in (0.0, 1.0, 5.0)]

@@ -69,6 +69,7 @@ def test_two_hosts_equal_one(root: Path, one_process: Path) -> None:
     assert_same_checkpoints(root / "two", one_process)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_dead_host_stops_the_other_and_both_go_on(root: Path, one_process: Path) -> None:
     workdir = root / "killed"

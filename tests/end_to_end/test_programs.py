@@ -52,6 +52,7 @@ def test_from_data_to_table(root: Path) -> None:
     assert (root / "report" / "results.md").read_text().count("![") == 2
 
 
+@pytest.mark.slow
 def test_simulator_of_the_data_evaluates_too(root: Path) -> None:
     """The C simulator, restored from the dataset's own card, plays whole episodes of a trained checkpoint."""
     workdir = root / "bc_gymnasium"

@@ -105,6 +105,7 @@ def test_another_sweep_is_refused_with_the_differences(root: Path, swept: tuple[
     assert "axis algorithm.tau: None there, '0.01,0.02' now" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_split_and_stays_split(root: Path, forecast: dict[str, Any], swept: tuple[Path, str]) -> None:
     """With less memory than its four runs need a group becomes two parts; the report puts them together again."""
     needed = max(stage["memory_bytes"] for stage in forecast["trainings"][0]["stages"])

@@ -26,6 +26,7 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in TINY}
 
 
+@pytest.mark.slow
 def test_table_and_picture(workdirs: dict[str, Path], tmp_path: Path) -> None:
     """Every method at every β beside two true samples; ways of acting are rows of their own."""
     cells = lab.judge([workdirs["toy_swg"]], parse_act(("guidance_scale=0,1",)), n=50)

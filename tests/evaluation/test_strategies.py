@@ -11,8 +11,7 @@ from support import quick_compilation
 from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig
 from diffrl.evaluation import floor
-from diffrl.evaluation.strategies import compare
-from diffrl.evaluation.timing import Problem
+from diffrl.evaluation.timing import COLUMNS, Problem, stages
 
 
 def loop(length: int, products: int) -> str:
@@ -58,8 +57,12 @@ def test_three_ways_are_measured() -> None:
     problem = Problem(3, 2, 200)
     config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())
     with quick_compilation():
-        rows = list(compare(config, problem.spec(), problem.dataset(), [1, 3], [], 0.01, 2))
-    assert [(row.strategy, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 1), ("R", 3)]
+        rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, ceiling=1e11, bandwidth=1e10))
+    assert [(row.way, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 3)]
     assert rows[0].of_host_loop == 1.0
     assert all(row.updates_per_second > 0 for row in rows)
-    assert rows[2].of_host_loop == pytest.approx(rows[2].updates_per_second / rows[0].updates_per_second)
+    assert rows[1].of_host_loop == pytest.approx(rows[1].updates_per_second / rows[0].updates_per_second)
+    # A forward and a backward pass through [3, 8, 2] for 16 rows, and the optimiser, of each run.
+    assert 3 * 2 * 16 * (3 * 8 + 8 * 2) * 0.6 < rows[2].flops_per_update < 20_000
+    assert rows[2].of_ceiling == pytest.approx(rows[2].flops_per_update * rows[2].updates_per_second / 1e11)
+    assert all(len(row.cells()) == len(COLUMNS) for row in rows)

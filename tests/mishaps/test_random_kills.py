@@ -58,6 +58,7 @@ def whole(root: Path) -> tuple[Path, float]:
     return root / "whole", time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_signals(root: Path, whole: tuple[Path, float]) -> None:
     disturb(root, *whole, seed=0, kills=4)

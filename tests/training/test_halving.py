@@ -30,6 +30,7 @@ def metrics(workdir: Path) -> dict[tuple, float]:
     return {(row["run"], row["step"], row["name"]): row["value"] for row in rows}
 
 
+@pytest.mark.slow
 def test_points_are_dropped_by_a_metric(root: Path) -> None:
     """Four points, then two, then one: the choice follows the metric on disk; the rest train on as if nothing had been."""
     flags = ("launch/train.py", *TINY_SRPO, *POINTS)

@@ -95,7 +95,7 @@ def test_checkpoints_metrics_and_files(uninterrupted: Path) -> None:
     assert card["id"] == "diffrl/HoleIntegrator-v0"
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_interrupted_and_started_again(root: Path, uninterrupted: Path, sent: signal.Signals) -> None:
     """Bit-equal states, metrics and transitions, whether there was time to save or not."""
     workdir = root / sent.name

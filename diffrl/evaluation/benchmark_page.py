@@ -1,0 +1,101 @@
+"""The benchmark's results as tables for the console, a page and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from diffrl.evaluation.plots import STYLE
+from diffrl.evaluation.scaling import Point
+from diffrl.evaluation.timing import StageTime
+
+
+class Row(Protocol):
+    """One measurement: a NamedTuple that can show itself in a table."""
+
+    def cells(self) -> tuple[str, ...]: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Section(NamedTuple):
+    """Measurements of one kind.
+
+    Attributes:
+        name: in results.json.
+        title: above the table.
+        columns: heads of the table.
+        note: what the reader must know.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    note: str = ""
+
+
+def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
+    """The page: the machine first, then a table per section that has rows."""
+    lines = ["# Benchmark", "", *(f"{line}  " for line in head)]
+    for section in sections:
+        if section.rows:
+            lines += ["", f"## {section.title}", "", *([section.note, ""] if section.note else [])]
+            lines += ["| " + " | ".join(section.columns) + " |", "|" + " --- |" * len(section.columns)]
+            lines += ["| " + " | ".join(row.cells()) + " |" for row in section.rows]
+    return "\n".join(lines) + "\n"
+
+
+def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
+    """Updates per second of all runs against their number, a line per stage, beside the host loop of one run (a dotted line)."""
+    stages = list(dict.fromkeys((row.method, row.stage) for row in rows))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 5.0), layout="constrained")
+        absolute, relative = figure.subplots(1, 2)
+        colours = matplotlib.colormaps["tab20"]
+        for i, (method, stage) in enumerate(stages):
+            own = [row for row in rows if (row.method, row.stage) == (method, stage)]
+            runs = [row for row in own if row.way == "R"]
+            style: Any = {"color": colours(i % 20), "marker": "o", "markersize": 3.5, "linewidth": 1.4}
+            counts = [row.runs for row in runs]
+            absolute.plot(counts, [row.updates_per_second for row in runs], **style)
+            relative.plot(counts, [row.of_host_loop for row in runs], label=f"{method} {stage}", **style)
+        relative.axhline(1.0, color="#8a93a3", linewidth=1.2, linestyle="--")
+        for axes, label in ((absolute, "updates/s of all runs"), (relative, "against a host loop of one run")):
+            _logarithmic(axes, "runs in one program", label)
+        relative.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+        figure.savefig(path)
+    return path
+
+
+def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
+    """Time and memory along every axis."""
+    names = list(dict.fromkeys(point.axis for point in points))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(names), 5.4), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        panels = figure.subplots(2, len(names), squeeze=False)
+        for column, name in enumerate(names):
+            own = [point for point in points if point.axis == name]
+            values = [point.value for point in own]
+            style: Any = {"color": "#2f6690", "marker": "o", "markersize": 3.5, "linewidth": 1.4}
+            panels[0, column].plot(values, [1.0 / point.updates_per_second for point in own], **style)
+            panels[1, column].plot(values, [point.memory_bytes for point in own], **style)
+            _logarithmic(panels[0, column], "", "seconds per update of one run" if column == 0 else "")
+            _logarithmic(panels[1, column], name, "bytes" if column == 0 else "")
+        figure.savefig(path)
+    return path
+
+
+def _logarithmic(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(color="#e5e7eb", linewidth=0.8)

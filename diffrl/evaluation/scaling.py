@@ -1,0 +1,125 @@
+"""How time and memory of one stage grow with runs, rows, batch and width; and what data cost that come in slabs."""
+
+import copy
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from diffrl.config import Config
+from diffrl.data.columns import attach
+from diffrl.evaluation.stage_cost import Inputs, inputs, measure
+from diffrl.evaluation.timing import Problem
+from diffrl.registry import make
+from diffrl.training.chunk import make_chunk
+from diffrl.training.devices import make_mesh
+from diffrl.training.runs import make_runs
+from diffrl.training.slabs import Slabs, Whole
+
+AXES: dict[str, tuple[int, ...]] = {
+    "runs": (1, 2, 4, 8, 16, 32, 64, 128),
+    "rows": (10_000, 100_000, 1_000_000, 4_000_000),
+    "batch": (16, 64, 256, 1024, 4096),
+    "width": (32, 64, 128, 256, 512, 1024),
+}
+RUNS = 4  # on the axes of rows, batch and width
+
+
+class Point(NamedTuple):
+    """One stage at one value of an axis, everything else as its config has it."""
+
+    axis: str
+    value: int
+    updates_per_second: float  # of all runs together
+    memory_bytes: int  # of all devices
+
+    def cells(self) -> tuple[str, ...]:
+        """For a table."""
+        return self.axis, f"{self.value:,}", f"{self.updates_per_second:,.1f}", f"{self.memory_bytes / 1e6:,.0f}"
+
+
+class SlabTime(NamedTuple):
+    """The same stage with all rows on the device, and with slabs read from a file: pairs of pieces, one after the other."""
+
+    stage: str
+    rows: int
+    slab_rows: int
+    updates_per_slab: int
+    resident_per_second: float  # updates, median
+    slabs_per_second: float
+    ratio: float  # of slabs to resident, median over pairs
+
+    def cells(self) -> tuple[str, ...]:
+        """For a table."""
+        sizes = (f"{self.rows:,}", f"{self.slab_rows:,}", f"{self.updates_per_slab:,}")
+        return (self.stage, *sizes, f"{self.resident_per_second:,.2f}", f"{self.slabs_per_second:,.2f}", f"{self.ratio:.3f}")
+
+
+def curves(config: Config, problem: Problem, seconds: float, chunks: int) -> Iterator[Point]:
+    """The config's first stage along every axis of `AXES`."""
+    for axis, values in AXES.items():
+        for value in values:
+            changed, sized, count = copy.deepcopy(config), problem, value if axis == "runs" else RUNS
+            if axis == "rows":
+                sized = problem._replace(rows=value)
+            elif axis != "runs":
+                resize(changed.algorithm, axis, value)
+            algorithm = make(changed.algorithm, sized.spec())
+            mesh = make_mesh(count)
+            runs = make_runs(dataclasses.replace(changed, num_seeds=count, sweep=""))
+            given = inputs(algorithm, algorithm.stages[0], runs, attach(sized.dataset(), algorithm.columns), mesh)
+            cost = measure(algorithm.stages[0], mesh, given, seconds, chunks)
+            yield Point(axis, value, count * cost.updates_per_second, cost.memory_bytes * mesh.size)
+
+
+def resize(method: object, axis: str, value: int) -> None:
+    """Give all networks of a method's config this width, or all its stages this batch."""
+    for name, old in vars(method).items():
+        if (axis == "batch" and name.endswith("batch_size")) or (axis == "width" and name.endswith("hidden_dim")):
+            setattr(method, name, value)
+        elif axis == "width" and name.endswith("hidden_dims"):
+            setattr(method, name, (value,) * len(old))
+
+
+def slabs(config: Config, problem: Problem, slab_rows: int, seconds: float, pairs: int) -> SlabTime:
+    """The first stage of one run, resident and in slabs; every piece is at least one slab and lasts about `seconds`."""
+    algorithm = make(config.algorithm, problem.spec())
+    stage, runs, mesh = algorithm.stages[0], make_runs(dataclasses.replace(config, num_seeds=1, sweep="")), make_mesh(1)
+    dataset = jax.device_get(attach(problem.dataset(), algorithm.columns))
+    per_chunk = max(1, slab_rows // stage.batch_size)
+    with tempfile.TemporaryDirectory() as directory:
+        both: list[Whole | Slabs] = [Whole(dataset, mesh), Slabs(dataset, slab_rows, mesh, Path(directory))]
+        given = [inputs(algorithm, stage, runs, each, mesh) for each in (dataset, jax.tree.map(lambda x: x[:slab_rows], dataset))]
+        compiled = [make_chunk(stage, per_chunk, mesh).lower(*one).compile() for one in given]  # pyright: ignore
+        for data in both:
+            data.begin(stage, per_chunk)
+        at, rates = 0, ([], [])
+        count = 1
+        for pair in range(pairs + 1):
+            for i in (0, 1):
+                elapsed, given[i] = _piece(compiled[i], both[i], given[i], at, count, per_chunk)
+                if pair == 0:
+                    count = max(count, round(seconds / elapsed))
+                else:
+                    rates[i].append(count * per_chunk / elapsed)
+            at += count * per_chunk
+        for data in both:
+            data.close()
+    ratio = statistics.median(b / a for a, b in zip(*rates, strict=True))
+    resident, streamed = map(statistics.median, rates)
+    return SlabTime(stage.name, problem.rows, slab_rows, per_chunk, resident, streamed, ratio)
+
+
+def _piece(compiled: object, data: Whole | Slabs, given: Inputs, at: int, count: int, per_chunk: int) -> tuple[float, Inputs]:
+    """Seconds of some chunks of a training, from update `at` on."""
+    began = time.perf_counter()
+    for step in range(at, at + count * per_chunk, per_chunk):
+        states, alive, _ = compiled(*given._replace(dataset=data.at(step)))  # pyright: ignore
+        given = given._replace(states=states, alive=alive)
+    jax.block_until_ready(given.states)
+    return time.perf_counter() - began, given

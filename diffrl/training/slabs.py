@@ -1,0 +1,152 @@
+"""Where chunks find their rows: all of them on the devices, or where they are too large for that a slab of them at a time."""
+
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffrl.algorithm import Algorithm, Stage
+from diffrl.config import ConfigError
+from diffrl.data.columns import attach
+from diffrl.data.dataset import Dataset
+from diffrl.training.devices import SHARED, place
+from diffrl.training.memory import free_bytes, on_host
+from diffrl.training.workdir import WorkdirError
+
+WHOLE = 0.5  # of the memory that the data may take to be kept on the devices whole
+SLAB = 0.1  # of the memory that one slab may take; for a moment there are three
+LARGEST_SLAB = 2**22  # rows: more would only make the first one late
+BLOCK = 2**26  # bytes that are shuffled in memory at a time
+
+
+def rows_per_slab(asked: int, dataset: Dataset, mesh: Mesh) -> int:
+    """Rows that a slab has, 0 where the data stay on the devices whole.
+
+    Args:
+        asked: `dataset.slab_rows`; 0 leaves the choice to the sizes of data and memory.
+        dataset: with all columns, or its shapes.
+        mesh: whose devices share the host's memory, or have their own.
+    """
+    if asked:
+        return asked if asked < dataset.size else 0
+    free, copies = free_bytes(), mesh.size if on_host() else 1
+    held = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(dataset))
+    if held <= WHOLE * free:
+        return 0
+    return max(1, min(LARGEST_SLAB, int(SLAB * free / held * dataset.size)))
+
+
+def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh, directory: Path) -> "Whole | Slabs":
+    """The rows with the columns that the method derives from them, ready to be drawn from.
+
+    Args:
+        dataset: in the host's memory.
+        slab_rows: of `rows_per_slab`.
+        directory: for what does not fit into memory.
+
+    Raises:
+        ConfigError: a stage needs all rows at once.
+        WorkdirError: the directory has no room.
+    """
+    if not slab_rows:
+        return Whole(attach(dataset, algorithm.columns), mesh)
+    for stage in algorithm.stages:
+        if stage.prepare is not None:
+            raise ConfigError(
+                f"stage {stage.name!r} computes something of all rows before it starts, so all must be on the device, and here "
+                f"they would come in slabs of {slab_rows:,}: use fewer rows, or --config.dataset.slab_rows={dataset.size}"
+            )
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        dataset = attach(dataset, algorithm.columns)
+    return Slabs(dataset, slab_rows, mesh, directory)
+
+
+class Whole:
+    """All rows, on every device."""
+
+    def __init__(self, dataset: Dataset, mesh: Mesh) -> None:
+        self.dataset = place(dataset, mesh, SHARED)
+
+    def begin(self, stage: Stage, per_chunk: int) -> None:
+        """Nothing depends on the stage."""
+
+    def at(self, update: int) -> Dataset:
+        """The rows that an update draws from."""
+        del update
+        return self.dataset
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Slabs:
+    """Rows shuffled once into a file; slab n is its rows n·S … (n + 1)·S - 1, read around and around.
+
+    A slab serves as many updates as let a run draw each of its rows about once, in whole chunks. So every row is as likely as any
+    other, which rows an update draws depends on its number alone, and the file is read in order. While a slab is trained on, the
+    next one is read and sent to the devices.
+    """
+
+    def __init__(self, dataset: Dataset, rows: int, mesh: Mesh, directory: Path) -> None:
+        """Shuffles.
+
+        Args:
+            dataset: in the host's memory.
+            rows: S.
+            mesh: whose devices get the slabs.
+            directory: holds the file, which has no name there and is gone when the process is.
+
+        Raises:
+            WorkdirError: the directory has no room.
+        """
+        self.rows, self.size, self.mesh = rows, dataset.size, mesh
+        order = np.random.default_rng(0).permutation(dataset.size)
+        try:
+            self.shuffled = jax.tree.map(lambda x: _write(np.asarray(x), order, directory), dataset)
+        except OSError as error:
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)) / 1e9
+            raise WorkdirError(
+                f"cannot write the shuffled data to {directory} ({error.strerror}): data too large for the devices' memory take "
+                f" {needed:.3g} GB there while training runs. Make room, or use another --workdir"
+            ) from error
+        self.reader = ThreadPoolExecutor(1, "slabs")
+        self.slabs: dict[int, Future[Dataset]] = {}
+
+    def begin(self, stage: Stage, per_chunk: int) -> None:
+        """Count from the first slab again, for a stage that is cut into chunks of so many updates."""
+        self.updates = per_chunk * max(1, self.rows // (stage.batch_size * per_chunk))
+        self.slabs = {}
+
+    def at(self, update: int) -> Dataset:
+        """The rows that an update of the stage draws from; waits where they are not there yet."""
+        number = update // self.updates
+        self.slabs = {n: slab for n, slab in self.slabs.items() if n >= number}
+        for n in (number, number + 1):
+            if n not in self.slabs:
+                self.slabs[n] = self.reader.submit(self._read, n)
+        return self.slabs[number].result()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self.reader.shutdown(cancel_futures=True)
+
+    def _read(self, number: int) -> Dataset:
+        first = number * self.rows % self.size
+        beyond = max(0, first + self.rows - self.size)
+        # A copy, so that it is here and now that the file is read.
+        read: Any = jax.tree.map(lambda x: np.concatenate([x[first : first + self.rows], x[:beyond]]), self.shuffled)
+        return jax.block_until_ready(place(read, self.mesh, SHARED))
+
+
+def _write(rows: np.ndarray, order: np.ndarray, directory: Path) -> np.ndarray:
+    """The rows in another order, in a file mapped into memory. Written, not mapped, so that a full disk is an error."""
+    blocks = -(-rows.nbytes // BLOCK)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for index in np.array_split(order, blocks):
+            file.write(np.ascontiguousarray(rows[index]).data)
+        file.flush()
+        return np.memmap(file, rows.dtype, "r", shape=rows.shape)

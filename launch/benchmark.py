@@ -48,12 +48,13 @@ SECTIONS = flags.DEFINE_list(
 )
 VARIANTS = flags.DEFINE_multi_string(
     "variants",
-    ["act.num_denoising_steps=1,5,15", "act.sampler=ddpm,ddim,heun", "num_diffusion_steps=5,10,20"],
+    ["act.num_denoising_steps=1,5,15", "act.sampler=ddpm,ddim,heun", "num_diffusion_steps=15,30"],
     "Time acting with these settings of those methods that have them: 'name=v1,v2 other=v1' means every combination; the "
     "first name is the picture's axis. Repeatable.",
 )
 BATCHES = flags.DEFINE_list("batches", ["1", "1024"], "Observations per call when acting.")
 RUNS = flags.DEFINE_list("runs", ["1", "4", "16", "64"], "Numbers of runs in one program.")
+LONGEST = flags.DEFINE_float("longest", 2.0, "Seconds of an update: numbers of runs whose update would take longer are left out.")
 STAGES = flags.DEFINE_list("stages", [], "Stages to measure; all by default.")
 STRATEGIES = flags.DEFINE_bool("strategies", True, "Also run every stage by a host loop (H) and by a scan of one run (S).")
 OBSERVATION = flags.DEFINE_integer("observation_dim", 17, "Length of the observation (17 is HalfCheetah's).")
@@ -61,8 +62,8 @@ ACTION = flags.DEFINE_integer("action_dim", 6, "Length of the action (6 is HalfC
 ROWS = flags.DEFINE_integer("rows", 100_000, "Transitions on the device.")
 SECONDS = flags.DEFINE_float("seconds", 1.0, "Aimed duration of one timed chunk.")
 CHUNKS = flags.DEFINE_integer("chunks", 5, "Timed chunks per line; their median counts.")
-SCALING = flags.DEFINE_string("scaling", "iql", "Method or experiment whose first stage is measured against sizes.")
-SLABS = flags.DEFINE_string("slabs", "srpo", "Method or experiment whose first stage is fed from slabs.")
+SCALING = flags.DEFINE_string("scaling", "iql_mujoco", "Method or experiment whose first stage is measured against sizes.")
+SLABS = flags.DEFINE_string("slabs", "srpo_mujoco", "Method or experiment whose first stage is fed from slabs.")
 SLAB_ROWS = flags.DEFINE_integer("slab_rows", 100_000, "Rows of a slab; the data have twenty times as many.")
 TASKS = flags.DEFINE_list(
     "tasks",
@@ -152,6 +153,7 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
     page = importlib.import_module("diffrl.evaluation.benchmark_page")
     scaling = importlib.import_module("diffrl.evaluation.scaling")
     trainer = importlib.import_module("diffrl.evaluation.trainer_timing")
+    sized, fed = _config(SCALING.value), _config(SLABS.value)
     counts, batches, env_counts = _counts(RUNS), _counts(BATCHES), _counts(ENVS)
     duration = {"seconds": SECONDS.value, "chunks": CHUNKS.value}
     found = []
@@ -163,17 +165,18 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
     def stages(ceiling: float, bandwidth: float) -> Iterable[Any]:
         limits = {"ceiling": ceiling, "bandwidth": bandwidth}
         for name, config in wanted.items():
-            yield from timing.stages(name, config, problem, counts, STAGES.value, **duration, **limits, host=STRATEGIES.value)
+            chosen = {"host": STRATEGIES.value, "longest": LONGEST.value}
+            yield from timing.stages(name, config, problem, counts, STAGES.value, **duration, **limits, **chosen)
 
     ways = "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis."
     add("stages", "Training", timing.COLUMNS, ways, stages)
-    policies = timing.acting_configs(wanted, VARIANTS.value, problem) if "acting" in SECTIONS.value else []
+    policies = timing.acting_configs(wanted, VARIANTS.value, problem, VARIANTS.present > 0) if "acting" in SECTIONS.value else []
     add(
         "acting",
         "Acting",
         ("method", "settings", "batch", "microseconds/call", "actions/s"),
         "One call from observations on the host to actions on the host; median.",
-        lambda: (row for one in policies for row in timing.acting(*one, problem, batches, CHUNKS.value)),
+        lambda: (row for one in policies for row in timing.acting(*one, problem, batches, **duration)),
     )
     add(
         "starts",
@@ -186,10 +189,9 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         "host",
         "The host's work",
         ("runs", "ms per chunk"),
-        "Training a network of one unit, a chunk per update, with all reporting.",
-        lambda: trainer.host_overhead(counts),
+        "Training networks of one unit, a chunk per update, with all reporting.",
+        lambda: trainer.host_overhead(sized, counts),
     )
-    sized, fed = _config(SCALING.value), _config(SLABS.value)
     add(
         "scaling",
         f"Scaling of {SCALING.value}",

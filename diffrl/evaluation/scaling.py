@@ -78,9 +78,10 @@ def curves(config: Config, problem: Problem, seconds: float, chunks: int) -> Ite
 
 
 def resize(method: object, axis: str, value: int) -> None:
-    """Give all networks of a method's config this width, or all its stages this batch."""
+    """Give all networks of a method's config this width, or all its stages this batch, or this number of updates."""
+    ends = {"width": "hidden_dim", "batch": "batch_size", "updates": "_updates"}
     for name, old in vars(method).items():
-        if (axis == "batch" and name.endswith("batch_size")) or (axis == "width" and name.endswith("hidden_dim")):
+        if name.endswith(ends[axis]):
             setattr(method, name, value)
         elif axis == "width" and name.endswith("hidden_dims"):
             setattr(method, name, (value,) * len(old))

@@ -25,6 +25,8 @@ from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
 
+SLOW = 0.25  # seconds of choosing one action
+
 
 class Problem(NamedTuple):
     """Sizes of a dataset. Its values do not matter to cost, so they are random."""
@@ -118,6 +120,7 @@ def stages(
     ceiling: float,
     bandwidth: float,
     host: bool = True,
+    longest: float = float("inf"),
 ) -> Iterator[StageTime]:
     """Time every stage of a config by each way and for each number of runs; chunks are sized to last about `seconds`.
 
@@ -126,6 +129,7 @@ def stages(
         names: of the stages; empty for all.
         ceiling, bandwidth: FLOP/s and bytes/s of all devices, see `floor`.
         host: whether to run ways H and S.
+        longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
     """
     algorithm = make(config.algorithm, problem.spec())
     dataset = attach(problem.dataset(), algorithm.columns)
@@ -137,13 +141,17 @@ def stages(
         if host:
             per_host = host_loop(algorithm, stage, _runs(config, 1), dataset, seconds, chunks)
             yield StageTime(name, stage.name, "H", 1, per_host, 1.0, *[0] * 8)
+        one = 0.0
         for way, count in ways:
+            if count * one > longest:
+                continue
             runs = _runs(config, count)
             mesh = make_mesh(count, jax.devices()[:1] if way == "S" else None)
             cost = measure(stage, mesh, inputs(algorithm, stage, runs, dataset, mesh), seconds, chunks)
             on_device = padded_size(count, mesh) / mesh.shape["run"]
             flops, moved = floor.flops(cost.program) / on_device, floor.bytes_accessed(cost.program) / on_device
             rate = count * cost.updates_per_second
+            one = 1.0 / rate
             yield StageTime(
                 method=name,
                 stage=stage.name,
@@ -189,11 +197,13 @@ def variants(texts: list[str]) -> list[dict[str, str]]:
     return found or [{}]
 
 
-def acting_configs(wanted: dict[str, Config], texts: list[str], problem: Problem) -> list[tuple[str, dict[str, str], Config]]:
+def acting_configs(
+    wanted: dict[str, Config], texts: list[str], problem: Problem, strict: bool = True
+) -> list[tuple[str, dict[str, str], Config]]:
     """Name, variant and config of all that is to act: every method as it is, and with the variants it has the settings for.
 
     Raises:
-        ConfigError: no method has a variant's settings, or one of its values is impossible.
+        ConfigError: `strict` and no method has a variant's settings, or one of its values is impossible.
     """
     found, used = [(name, {}, config) for name, config in wanted.items()], set()
     for text in filter(None, texts):
@@ -207,7 +217,7 @@ def acting_configs(wanted: dict[str, Config], texts: list[str], problem: Problem
                     override(changed.algorithm, f"{setting}={value}")
                 found.append((name, variant, changed))
     unused = [text for text in texts if text and text not in used and wanted]
-    if unused:
+    if unused and strict:
         raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
     for name, _, config in found:
         try:
@@ -225,9 +235,9 @@ def _has(method: Any, settings: Iterable[str]) -> bool:
 
 
 def acting(
-    name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], chunks: int
+    name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], seconds: float, chunks: int
 ) -> Iterator[ActionTime]:
-    """Time one run's `act` from observations on the host to actions on the host, median over calls."""
+    """Time one run's `act` from observations on the host to actions on the host: the median of `chunks` calls or more."""
     algorithm = make(config.algorithm, problem.spec())
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, _runs(config, 1))))
     key = jax.random.key(0)
@@ -236,4 +246,8 @@ def acting(
         observation = np.random.default_rng(0).normal(size=(batch, problem.observation_dim)).astype(np.float32)
         carry = algorithm.init_carry(policy, batch)
         call = lambda: np.asarray(act(policy, carry, observation, key)[0])  # noqa: B023, E731
-        yield ActionTime(name, variant, batch, statistics.median(timed(call, 20 * chunks)))
+        once = timed(call, 1)[0]
+        calls = min(max(chunks, int(seconds / once)), 20 * chunks)
+        yield ActionTime(name, variant, batch, statistics.median(timed(call, calls)))
+        if once > SLOW:
+            break  # a planner, whose larger batches would take minutes

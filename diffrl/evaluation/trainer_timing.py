@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig, to_json
+from diffrl.evaluation.scaling import resize
 from diffrl.evaluation.timing import Problem
 
 CHUNKS = 500  # timed, of one update each
@@ -55,9 +55,7 @@ class HostTime(NamedTuple):
 def starts(name: str, config: Config, problem: Problem) -> list[StartTime]:
     """A first start, which compiles everything, and a second one, which finds it in the persistent cache."""
     config = copy.deepcopy(config)
-    for setting in vars(config.algorithm):
-        if setting.endswith("_updates") and setting != "actor_decay_updates":
-            setattr(config.algorithm, setting, 2)
+    resize(config.algorithm, "updates", 2)
     with tempfile.TemporaryDirectory() as folder:
         config = _on_file(config, problem, Path(folder), updates_per_chunk=2)
         (Path(folder) / "start.json").write_text(json.dumps(to_json(config)))
@@ -80,16 +78,19 @@ def _start(folder: Path, workdir: str) -> tuple[float, float]:
     return seconds if first is None else first, seconds
 
 
-def host_overhead(counts: list[int]) -> list[HostTime]:
-    """Of training the smallest network there is, a chunk per update, with all reporting; the first chunks do not count."""
+def host_overhead(config: Config, counts: list[int]) -> list[HostTime]:
+    """Of training a method of one stage, all its networks one unit wide, a row and an update per chunk, with all reporting."""
     from diffrl.training.train import train
 
     found = []
     for count in counts:
-        method = bc.Config(hidden_dims=(1,), batch_size=1, num_updates=CHUNKS)
+        small = copy.deepcopy(config)
+        resize(small.algorithm, "width", 1)
+        resize(small.algorithm, "batch", 1)
+        resize(small.algorithm, "updates", CHUNKS)
         with tempfile.TemporaryDirectory() as folder:
-            config = Config(algorithm=method, dataset=DatasetConfig(), num_seeds=count, updates_per_chunk=1)
-            train(_on_file(config, Problem(1, 1, 10), Path(folder)), Path(folder) / "run")
+            small = _on_file(small, Problem(1, 1, 10), Path(folder), num_seeds=count, updates_per_chunk=1)
+            train(small, Path(folder) / "run")
             timings = json.loads((Path(folder) / "run" / "metrics" / "timings.jsonl").read_text().splitlines()[0])
         found.append(HostTime(count, timings["seconds"] / CHUNKS))
     return found

@@ -118,7 +118,7 @@ def _measure(console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     machine = timing.machine()
-    ceiling, bandwidth = floor.matmul_rate(), floor.copy_rate()
+    ceiling, bandwidth = floor.rates()
     head = [
         f"`python launch/benchmark.py {' '.join(sys.argv[1:])}`",
         f"{machine['device']} x {machine['devices']}, Python {platform.python_version()}, "
@@ -132,7 +132,7 @@ def _measure(console: Console) -> None:
     done = []
     for section, measure in measurements:
         began = time.monotonic()
-        for row in measure(ceiling, bandwidth) if section.name == "stages" else measure():
+        for row in measure():
             section.rows.append(row)
             console.print("  ".join(filter(None, row.cells())), highlight=False)
         table = Table(*section.columns, title=f"{section.title} ({time.monotonic() - began:.0f} s)")
@@ -162,13 +162,13 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         if name in SECTIONS.value:
             found.append((page.Section(name, title, columns, [], note), measure))
 
-    def stages(ceiling: float, bandwidth: float) -> Iterable[Any]:
-        limits = {"ceiling": ceiling, "bandwidth": bandwidth}
+    def stages() -> Iterable[Any]:
         for name, config in wanted.items():
             chosen = {"host": STRATEGIES.value, "longest": LONGEST.value}
-            yield from timing.stages(name, config, problem, counts, STAGES.value, **duration, **limits, **chosen)
+            yield from timing.stages(name, config, problem, counts, STAGES.value, **duration, **chosen)
 
-    ways = "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis."
+    ways = "H: host loop, numpy batches, one call per update. S: one run, data on the device, scanned. R: the run axis. "
+    ways += "The ceiling and the bandwidth are measured anew before every stage."
     add("stages", "Training", timing.COLUMNS, ways, stages)
     policies = timing.acting_configs(wanted, VARIANTS.value, problem, VARIANTS.present > 0) if "acting" in SECTIONS.value else []
     add(

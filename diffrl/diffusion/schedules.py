@@ -89,6 +89,14 @@ class CosineVP(NamedTuple):
         return jnp.clip(2.0 / math.pi * jnp.arccos(alpha * first) * (1.0 + self.offset) - self.offset, 0.0, 1.0)
 
 
+def _between(values: np.ndarray, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Linear between values at t = 0, 1/S, …, 1, constant beyond. Equal steps need no search, as jnp.interp would make."""
+    table, last = jnp.asarray(values), len(values) - 1
+    position = jnp.clip(t, 0.0, 1.0) * last
+    i = jnp.minimum(position.astype(jnp.int32), last - 1)
+    return table[i] + (position - i) * (table[i + 1] - table[i])
+
+
 class TableVP(NamedTuple):
     """A discrete variance-preserving table: log α at t = 0, 1/T, …, 1; linear in between."""
 
@@ -109,7 +117,7 @@ class TableVP(NamedTuple):
         return np.linspace(0.0, 1.0, len(self.log_alphas), dtype=np.float32)
 
     def _log_alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        return jnp.interp(t, self._knots, jnp.asarray(self.log_alphas, jnp.float32))
+        return _between(np.asarray(self.log_alphas, np.float32), t)
 
     def alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         return jnp.exp(self._log_alpha(t))
@@ -171,7 +179,7 @@ class TableVE(NamedTuple):
         return jnp.ones_like(t)
 
     def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-        return jnp.interp(t, *self._knots)
+        return _between(self._knots[1], t)
 
     def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         times, sigmas = self._knots

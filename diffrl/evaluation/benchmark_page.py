@@ -51,15 +51,14 @@ def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
 
 
 def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
-    """Updates per second of all runs against their number, a line per stage, beside the host loop of one run (a dotted line)."""
+    """Updates per second of all runs against their number, a line per stage; and against a host loop of one run."""
     stages = list(dict.fromkeys((row.method, row.stage) for row in rows))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 5.0), layout="constrained")
         absolute, relative = figure.subplots(1, 2)
         colours = matplotlib.colormaps["tab20"]
         for i, (method, stage) in enumerate(stages):
-            own = [row for row in rows if (row.method, row.stage) == (method, stage)]
-            runs = [row for row in own if row.way == "R"]
+            runs = [row for row in rows if (row.method, row.stage) == (method, stage) and row.way != "H"]  # S is one run
             style: Any = {"color": colours(i % 20), "marker": "o", "markersize": 3.5, "linewidth": 1.4}
             counts = [row.runs for row in runs]
             absolute.plot(counts, [row.updates_per_second for row in runs], **style)

@@ -94,6 +94,11 @@ def copy_rate(megabytes: int = 256) -> float:
     return 2.0 * x.nbytes / min(timed(again, 5))
 
 
+def rates() -> tuple[float, float]:
+    """`matmul_rate` and `copy_rate`."""
+    return matmul_rate(), copy_rate()
+
+
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
     """Seconds of each of some calls, after one that is not counted."""
     jax.block_until_ready(call())

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -117,19 +117,18 @@ def stages(
     names: list[str],
     seconds: float,
     chunks: int,
-    ceiling: float,
-    bandwidth: float,
     host: bool = True,
     longest: float = float("inf"),
+    limits: Callable[[], tuple[float, float]] = floor.rates,
 ) -> Iterator[StageTime]:
     """Time every stage of a config by each way and for each number of runs; chunks are sized to last about `seconds`.
 
     Args:
         name: for the results.
         names: of the stages; empty for all.
-        ceiling, bandwidth: FLOP/s and bytes/s of all devices, see `floor`.
         host: whether to run ways H and S.
         longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
+        limits: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
     """
     algorithm = make(config.algorithm, problem.spec())
     dataset = attach(problem.dataset(), algorithm.columns)
@@ -141,6 +140,7 @@ def stages(
         if host:
             per_host = host_loop(algorithm, stage, _runs(config, 1), dataset, seconds, chunks)
             yield StageTime(name, stage.name, "H", 1, per_host, 1.0, *[0] * 8)
+        ceiling, bandwidth = limits()
         one = 0.0
         for way, count in ways:
             if count * one > longest:

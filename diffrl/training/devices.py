@@ -122,7 +122,7 @@ def place(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
 def map_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Any = RUN) -> Callable[..., Any]:
     """`shard_map` over the run axis, with results split over it too.
 
-    The batch axis is left to XLA's partitioner only where it splits anything: with such an axis jnp.interp fails (JAX 0.10.2).
+    The batch axis is left to XLA's partitioner only where it splits anything: with it jnp.searchsorted fails (JAX 0.10.2).
     """
     axes = {"run"} if mesh.shape["batch"] > 1 else set(mesh.axis_names)
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=RUN, axis_names=axes)

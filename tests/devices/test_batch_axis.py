@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import assert_trees_close, make_dataset, quick_compilation, runs_of
 
-from diffrl.algorithms import bc, srpo
+from diffrl.algorithms import bc, sgp, srpo
 from diffrl.registry import make
 from diffrl.training.chunk import make_chunk
 from diffrl.training.devices import RUN, SHARED, DeviceError, make_mesh, place
@@ -34,7 +34,11 @@ def train(config: Any, stage: int, num_runs: int, batch_devices: int, devices: l
         return jax.device_get(states), jax.device_get(metrics), str(states.step.sharding)
 
 
-@pytest.mark.parametrize(("config", "stage"), [(SRPO, 0), (SRPO, 1), (SRPO, 2), (bc.Config(hidden_dims=(16,)), 0)])
+SGP = sgp.Config(hidden_dim=16, batch_size=64)
+SCORE = 2  # the stage whose noise levels are a table
+
+
+@pytest.mark.parametrize(("config", "stage"), [(SRPO, 0), (SRPO, 1), (SRPO, 2), (bc.Config(hidden_dims=(16,)), 0), (SGP, SCORE)])
 def test_two_runs_on_four_devices_each_equal_one_device(config: Any, stage: int) -> None:
     """Noise, dropout and diffusion times too are those of the whole batch."""
     states, metrics, _ = train(config, stage, 2, 4, jax.devices())

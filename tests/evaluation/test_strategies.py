@@ -57,7 +57,7 @@ def test_three_ways_are_measured() -> None:
     problem = Problem(3, 2, 200)
     config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())
     with quick_compilation():
-        rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, ceiling=1e11, bandwidth=1e10))
+        rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, limits=lambda: (1e11, 1e10)))
     assert [(row.way, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 3)]
     assert rows[0].of_host_loop == 1.0
     assert all(row.updates_per_second > 0 for row in rows)

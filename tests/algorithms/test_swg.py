@@ -302,6 +302,7 @@ def test_learning_rate_follows_the_released_horizon() -> None:
     assert step_size(2_000_000) / step_size(1_000_000) == pytest.approx(7.5e-5 / 2.25e-4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_energies_as_weights() -> None:
     """One-step problems without a critic: N(0, .3²) with e = x and β = 3 is N(.27, .3²); the schedule is the toys'."""
     rng = np.random.default_rng(0)

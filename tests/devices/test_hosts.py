@@ -58,6 +58,7 @@ def finish(pair: list[subprocess.Popen[str]], timeout: float = 240.0) -> list[st
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_hosts_equal_one(root: Path, one_process: Path) -> None:
     """Each host feeds its own two runs; one writes the metrics, both the checkpoints; the second says nothing."""

@@ -76,6 +76,7 @@ def get_config(cell):
 """
 
 
+@pytest.mark.slow
 def test_suite_trains_and_evaluates_every_cell_once(root: Path) -> None:
     """Methods x datasets in one process; a second call finds everything done; what is missing is named before any cell runs."""
     experiment, out = root / "tiny_suite.py", root / "suite"

@@ -142,6 +142,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(root: Path) -> None:
     assert not (out / "report").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_named_and_costs_no_other(root: Path) -> None:
     out = root / "diverged"
     axes = ("--sweep=learning_rate=0.001,1e30", "--sweep=seeds=3:4")

@@ -44,6 +44,7 @@ def test_table_and_picture(workdirs: dict[str, Path], tmp_path: Path) -> None:
     assert lab.picture("moons", rows, tmp_path / "a.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_modes(workdirs: dict[str, Path], tmp_path: Path) -> None:
     picture = lab.modes(workdirs["toy_srpo"], tmp_path / "modes.png")
     assert picture is not None
@@ -58,6 +59,7 @@ def test_true_samples_are_at_the_floor_and_shifted_ones_are_not() -> None:
     assert shifted.mmd.mean() > 2 * true.mmd.mean()
 
 
+@pytest.mark.slow
 def test_program(workdirs: dict[str, Path], tmp_path: Path) -> None:
     """One table, a picture of each toy and of each workdir of targets; a mistake is one line."""
     names = [str(workdirs[name]) for name in ("toy_cep", "toy_srpo")]

@@ -81,7 +81,6 @@ def test_damaged_checkpoint_is_refused_by_name(root: Path, whole: Path, item: st
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # late completions of damaged reads
 @pytest.mark.parametrize("item", ["state", "policy"])
 def test_whatever_file_is_damaged_nothing_wrong_is_read(root: Path, whole: Path, item: str) -> None:
     """Every file of an item, in three ways: what is restored is what was saved, or it is refused."""

@@ -270,6 +270,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled(root: Path, tmp_path: Path) -> None:
     """Train, resume, evaluate and report, offline and online, with an audit hook of the interpreter on."""
     notes = tmp_path / "notes"

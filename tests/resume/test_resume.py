@@ -69,7 +69,14 @@ def test_saves_at_stage_ends_and_in_between(uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize(
     ("moment", "save"),
-    [("inside", 2), ("after", 3), ("before", 3), ("inside", 3), ("inside", 6), ("before", 1)],
+    [
+        ("inside", 2),
+        ("after", 3),
+        pytest.param("before", 3, marks=pytest.mark.slow),
+        ("inside", 3),
+        pytest.param("inside", 6, marks=pytest.mark.slow),
+        pytest.param("before", 1, marks=pytest.mark.slow),
+    ],
     ids=[
         "inside-a-save",
         "between-stages",

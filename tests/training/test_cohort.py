@@ -126,6 +126,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_sharing_stages_changes_no_result(root: Path) -> None:
     """Two seeds of three β: the early stages train two runs; metrics of each run are those of its β trained alone."""
     flags = ("launch/train.py", *TINY_SRPO, "--config.num_seeds=2")

@@ -114,6 +114,7 @@ def test_interrupted_and_started_again(root: Path, uninterrupted: Path, sent: si
     assert_same(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_other_chunks_give_the_same_transitions(root: Path, uninterrupted: Path) -> None:
     """Randomness is counted by iteration, and of a subset of runs each does what it does among others."""
     run(root, *HOLE, "--config.updates_per_chunk=7", "--config.num_seeds=2", f"--workdir={root / 'chunks'}")
@@ -122,6 +123,7 @@ def test_other_chunks_give_the_same_transitions(root: Path, uninterrupted: Path)
     np.testing.assert_allclose(mine, theirs[:2], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_several_environments_and_updates(root: Path) -> None:
     """Four environments a run, two updates a step, three-step returns."""
     more = (

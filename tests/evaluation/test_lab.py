@@ -70,6 +70,7 @@ def test_program(workdirs: dict[str, Path], tmp_path: Path) -> None:
     assert wrong.stderr.startswith("error: name at least one workdir")
 
 
+@pytest.mark.slow
 def test_errors(workdirs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no workdir"):
         lab.judge([tmp_path], [()])

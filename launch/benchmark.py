@@ -106,8 +106,6 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(console: Console) -> None:
-    jax = importlib.import_module("jax")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     timing = importlib.import_module("diffrl.evaluation.timing")
     floor = importlib.import_module("diffrl.evaluation.floor")
     page = importlib.import_module("diffrl.evaluation.benchmark_page")

@@ -29,12 +29,10 @@ TINY_SRPO = (
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Datasets and compiled programs under `root`, one compile cache for all processes of a test."""
+    """Datasets under `root`; compiled programs in the cache of all tests."""
     return {
         **os.environ,
         "MINARI_DATASETS_PATH": str(root / "datasets"),
-        "XDG_CACHE_HOME": str(root / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "COLUMNS": "160",
     }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from jax import Array
 
@@ -31,6 +32,17 @@ def quick_compilation() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Lowering rebuilds the arguments with descriptions in place of arrays, which the run-time type checks do not know."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def quick(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

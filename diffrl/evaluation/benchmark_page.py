@@ -84,7 +84,7 @@ def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
             style: Any = {"color": "#2f6690", "marker": "o", "markersize": 3.5, "linewidth": 1.4}
             panels[0, column].plot(values, [1.0 / point.updates_per_second for point in own], **style)
             panels[1, column].plot(values, [point.memory_bytes for point in own], **style)
-            _logarithmic(panels[0, column], "", "seconds per update of one run" if column == 0 else "")
+            _logarithmic(panels[0, column], "", "seconds per update, over all runs" if column == 0 else "")
             _logarithmic(panels[1, column], name, "bytes" if column == 0 else "")
         figure.savefig(path)
     return path

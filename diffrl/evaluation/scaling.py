@@ -13,10 +13,9 @@ import jax
 
 from diffrl.config import Config
 from diffrl.data.columns import attach
-from diffrl.evaluation.stage_cost import Inputs, inputs, measure
+from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure
 from diffrl.evaluation.timing import Problem
 from diffrl.registry import make
-from diffrl.training.chunk import make_chunk
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import make_runs
 from diffrl.training.slabs import Slabs, Whole
@@ -92,35 +91,31 @@ def slabs(config: Config, problem: Problem, slab_rows: int, seconds: float, pair
     algorithm = make(config.algorithm, problem.spec())
     stage, runs, mesh = algorithm.stages[0], make_runs(dataclasses.replace(config, num_seeds=1, sweep="")), make_mesh(1)
     dataset = jax.device_get(attach(problem.dataset(), algorithm.columns))
-    per_chunk = max(1, slab_rows // stage.batch_size)
+    per_slab = max(1, slab_rows // stage.batch_size)  # updates, and those of a chunk
     with tempfile.TemporaryDirectory() as directory:
-        both: list[Whole | Slabs] = [Whole(dataset, mesh), Slabs(dataset, slab_rows, mesh, Path(directory))]
+        stores: list[Whole | Slabs] = [Whole(dataset, mesh), Slabs(dataset, slab_rows, mesh, Path(directory))]
         given = [inputs(algorithm, stage, runs, each, mesh) for each in (dataset, jax.tree.map(lambda x: x[:slab_rows], dataset))]
-        compiled = [make_chunk(stage, per_chunk, mesh).lower(*one).compile() for one in given]  # pyright: ignore
-        for data in both:
-            data.begin(stage, per_chunk)
-        at, rates = 0, ([], [])
-        count = 1
-        for pair in range(pairs + 1):
-            for i in (0, 1):
-                elapsed, given[i] = _piece(compiled[i], both[i], given[i], at, count, per_chunk)
-                if pair == 0:
-                    count = max(count, round(seconds / elapsed))
-                else:
-                    rates[i].append(count * per_chunk / elapsed)
-            at += count * per_chunk
-        for data in both:
-            data.close()
-    ratio = statistics.median(b / a for a, b in zip(*rates, strict=True))
-    resident, streamed = map(statistics.median, rates)
-    return SlabTime(stage.name, problem.rows, slab_rows, per_chunk, resident, streamed, ratio)
+        chunks = [compile_chunk(stage, per_slab, mesh, one) for one in given]
+        for store in stores:
+            store.begin(stage, per_slab)
 
+        def pair(first: int, count: int) -> list[float]:
+            """Seconds of chunks `first` … `first + count - 1`, either way."""
+            elapsed = []
+            for i, store in enumerate(stores):
+                began = time.perf_counter()
+                for update in range(first * per_slab, (first + count) * per_slab, per_slab):
+                    states, alive, _ = chunks[i](*given[i]._replace(dataset=store.at(update)))
+                    given[i] = given[i]._replace(states=states, alive=alive)
+                jax.block_until_ready(given[i].states)
+                elapsed.append(time.perf_counter() - began)
+            return elapsed
 
-def _piece(compiled: object, data: Whole | Slabs, given: Inputs, at: int, count: int, per_chunk: int) -> tuple[float, Inputs]:
-    """Seconds of some chunks of a training, from update `at` on."""
-    began = time.perf_counter()
-    for step in range(at, at + count * per_chunk, per_chunk):
-        states, alive, _ = compiled(*given._replace(dataset=data.at(step)))  # pyright: ignore
-        given = given._replace(states=states, alive=alive)
-    jax.block_until_ready(given.states)
-    return time.perf_counter() - began, given
+        pair(0, 1)
+        count = max(1, round(seconds / min(pair(1, 1))))
+        times = [pair(2 + i * count, count) for i in range(pairs)]
+        for store in stores:
+            store.close()
+    ratio = statistics.median(resident / streamed for resident, streamed in times)
+    resident, streamed = (count * per_slab / statistics.median(column) for column in zip(*times, strict=True))
+    return SlabTime(stage.name, problem.rows, slab_rows, per_slab, resident, streamed, ratio)

@@ -65,16 +65,15 @@ def starts(name: str, config: Config, problem: Problem) -> list[StartTime]:
 def _start(folder: Path, workdir: str) -> tuple[float, float]:
     metrics = folder / workdir / "metrics" / "train.jsonl"
     began, first = time.perf_counter(), None
-    log = (folder / "log").open("w+")
-    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(folder), workdir], stdout=log, stderr=log)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", TRAIN, str(folder), workdir], stdout=log, stderr=log)
     while process.poll() is None:
         if first is None and metrics.exists() and metrics.stat().st_size:
             first = time.perf_counter() - began
         time.sleep(0.01)
     seconds = time.perf_counter() - began
     if process.returncode:
-        log.seek(0)
-        raise RuntimeError(f"the training ended with {process.returncode}:\n{log.read()[-2000:]}")
+        raise RuntimeError(f"the training ended with {process.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
     return seconds if first is None else first, seconds
 
 

@@ -111,7 +111,7 @@ class Slabs:
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)) / 1e9
             raise WorkdirError(
                 f"cannot write the shuffled data to {directory} ({error.strerror}): data too large for the devices' memory take "
-                f" {needed:.3g} GB there while training runs. Make room, or use another --workdir"
+                f"{needed:.3g} GB there while training runs. Make room, or use another --workdir"
             ) from error
         self.reader = ThreadPoolExecutor(1, "slabs")
         self.slabs: dict[int, Future[Dataset]] = {}

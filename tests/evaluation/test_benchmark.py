@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from programs import run
+from support import quick_compilation, unchecked
 
 from diffrl.algorithms import iql, qsm, srpo
 from diffrl.config import Config, ConfigError
@@ -64,7 +65,8 @@ def test_variants_go_to_the_methods_that_have_them() -> None:
 
 def test_slabs_are_compared_with_resident_rows() -> None:
     """In one process, pair by pair."""
-    row = scaling.slabs(Config(algorithm=SMALL), Problem(3, 2, 400), 64, 0.01, 2)
+    with quick_compilation(), unchecked():
+        row = scaling.slabs(Config(algorithm=SMALL), Problem(3, 2, 400), 64, 0.01, 2)
     assert (row.stage, row.rows, row.slab_rows, row.updates_per_slab) == ("iql", 400, 64, 4)
     assert row.resident_per_second > 0
     assert row.slabs_per_second > 0

@@ -1,12 +1,9 @@
 """The benchmark's yardsticks: what XLA's programs say of themselves, and the same updates run three ways."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import pytest
-from support import quick_compilation
+from support import quick_compilation, unchecked
 
 from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig
@@ -43,20 +40,10 @@ def test_arithmetic_and_traffic_of_a_product() -> None:
     assert floor.bytes_accessed(compiled) == pytest.approx(3 * x.nbytes, rel=0.01)
 
 
-@pytest.fixture
-def _unchecked() -> Iterator[None]:
-    """Lowering rebuilds the arguments with descriptions in place of arrays, which the run-time type checks do not know."""
-    checks = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", checks)
-
-
-@pytest.mark.usefixtures("_unchecked")
 def test_three_ways_are_measured() -> None:
     problem = Problem(3, 2, 200)
     config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())
-    with quick_compilation():
+    with quick_compilation(), unchecked():
         rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, limits=lambda: (1e11, 1e10)))
     assert [(row.way, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 3)]
     assert rows[0].of_host_loop == 1.0

@@ -1,8 +1,11 @@
 """Running the programs as a user does: in a process of their own."""
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from diffrl.training.checkpoint import Checkpoints
@@ -53,8 +56,18 @@ def run(
 
 
 def collect(root: Path, recipe: str = "pointmaze/umaze-fixedgoal-v0", rows: int = 2000, *more: str) -> None:
-    """A small dataset from the real simulator."""
-    run(root, "launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1", *more)
+    """A small dataset from the real simulator; one that another test has collected is copied."""
+    if more:
+        run(root, "launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1", *more)
+    else:
+        shutil.copytree(_collected(recipe, rows), root / "datasets", dirs_exist_ok=True)
+
+
+@functools.cache
+def _collected(recipe: str, rows: int) -> Path:
+    root = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))
+    collect(root, recipe, rows, "--seed=0")
+    return root / "datasets"
 
 
 def checksums(workdir: Path) -> dict[int, object]:

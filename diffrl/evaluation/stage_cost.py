@@ -13,6 +13,7 @@ from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.dataset import Dataset
 from diffrl.training.chunk import Columns, make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, pad, padded_size, place
+from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import Runs
 from diffrl.training.train import init_states
 from diffrl.types import State
@@ -145,8 +146,3 @@ def compiled_bytes(compiled: Any) -> int:
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return held - memory.alias_size_in_bytes
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all leaves, arrays or shapes."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

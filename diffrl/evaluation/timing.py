@@ -20,7 +20,9 @@ from diffrl.evaluation.floor import timed
 from diffrl.evaluation.stage_cost import inputs, measure
 from diffrl.evaluation.strategies import host_loop
 from diffrl.registry import make
-from diffrl.training.devices import make_mesh, padded_size
+from diffrl.training.chunk import at_a_time
+from diffrl.training.devices import make_mesh
+from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
@@ -58,7 +60,7 @@ class StageTime(NamedTuple):
     of_ceiling: float  # share of the machine's rate of matrix products
     bytes_per_update: float  # of one run, as XLA counts them, caches or not
     of_bandwidth: float
-    kernels_per_update: int  # of all runs that share a device
+    kernels_per_update: int  # of the runs that advance together on a device
     compile_seconds: float
     second_compile_seconds: float  # with what the first left in the persistent cache
     memory_bytes: int  # arguments, results and temporaries of the compiled chunk, all devices
@@ -147,9 +149,10 @@ def stages(
                 continue
             runs = _runs(config, count)
             mesh = make_mesh(count, jax.devices()[:1] if way == "S" else None)
-            cost = measure(stage, mesh, inputs(algorithm, stage, runs, dataset, mesh), seconds, chunks)
-            on_device = padded_size(count, mesh) / mesh.shape["run"]
-            flops, moved = floor.flops(cost.program) / on_device, floor.bytes_accessed(cost.program) / on_device
+            given = inputs(algorithm, stage, runs, dataset, mesh)
+            together = at_a_time(tree_bytes(given.states) // len(given.keys), len(given.keys) // mesh.shape["run"], mesh)
+            cost = measure(stage, mesh, given, seconds, chunks)
+            flops, moved = floor.flops(cost.program) / together, floor.bytes_accessed(cost.program) / together
             rate = count * cost.updates_per_second
             one = 1.0 / rate
             yield StageTime(
@@ -163,7 +166,7 @@ def stages(
                 of_ceiling=flops * rate / ceiling,
                 bytes_per_update=moved,
                 of_bandwidth=moved * rate / bandwidth,
-                kernels_per_update=floor.kernels(cost.program.as_text()),
+                kernels_per_update=floor.kernels(cost.program.as_text(), trips=2),
                 compile_seconds=cost.compile_seconds,
                 second_compile_seconds=cost.second_compile_seconds,
                 memory_bytes=cost.memory_bytes * mesh.size,

@@ -1,4 +1,7 @@
-"""The train chunk: `jit(shard_map over devices (vmap over runs (scan over updates)))`. All training time is spent here."""
+"""The train chunk: `jit(shard_map over devices (vmap over runs (scan over updates)))`. All training time is spent here.
+
+On a CPU a device's runs advance a few at a time, a chunk each: as many as its cache holds.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,8 +15,11 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Stage
 from diffrl.data.dataset import Dataset
 from diffrl.training.devices import BATCH, RUN, SHARED, map_runs
+from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import PREPARE
 from diffrl.types import Key, Metrics, State
+
+CACHE = 2**21  # bytes of states; below it too little work is shared, above it a core's cache overflows
 
 Columns = dict[str, Array]
 Chunk = Callable[[State, Array, Array, Columns, Dataset], tuple[State, Array, Metrics]]
@@ -52,9 +58,31 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
         (state, alive), metrics = jax.lax.scan(body, (state, alive), length=num_updates)
         return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
-    runs = jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))
+    def runs(states: State, alive: Array, keys: Array, columns: Columns, dataset: Dataset) -> tuple[State, Array, Metrics]:
+        together = at_a_time(tree_bytes(states) // len(alive), len(alive), mesh)
+        if together == len(alive):
+            return jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))(states, alive, keys, columns, dataset)
+        given = (states, alive, keys, columns)
+        return jax.lax.map(lambda run: chunk(*run, dataset), given, batch_size=together)  # pyright: ignore
+
     mapped = map_runs(runs, mesh, (RUN, RUN, RUN, RUN, SHARED))
     return jax.jit(mapped, donate_argnums=0)
+
+
+def at_a_time(state_bytes: int, num_runs: int, mesh: Mesh) -> int:
+    """How many of a device's runs advance together: all, but on a CPU a divisor of their number whose states fit its cache.
+
+    With 32 runs to a core, this trains IQL 1.2 (256 wide) to 1.9 times (64 wide) as fast as all at a time.
+
+    Args:
+        state_bytes: of one run.
+        num_runs: on each device.
+        mesh: the devices.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return num_runs
+    most = max(2, CACHE // state_bytes)
+    return max(n for n in range(1, min(most, num_runs) + 1) if num_runs % n == 0)
 
 
 def freeze(after: State, before: State, alive: Array, metrics: Metrics) -> tuple[State, Array, Array]:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -35,3 +36,8 @@ def _read(path: Path, word: str = "") -> int | None:
         return None
     number = text.partition(word)[2].split() if word else text.split()
     return int(number[0]) if number and number[0].isdigit() else None
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all leaves, arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -14,7 +14,7 @@ from diffrl.config import ConfigError
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.training.devices import SHARED, place
-from diffrl.training.memory import free_bytes, on_host
+from diffrl.training.memory import free_bytes, on_host, tree_bytes
 from diffrl.training.workdir import WorkdirError
 
 WHOLE = 0.5  # of the memory that the data may take to be kept on the devices whole
@@ -34,7 +34,7 @@ def rows_per_slab(asked: int, dataset: Dataset, mesh: Mesh) -> int:
     if asked:
         return asked if asked < dataset.size else 0
     free, copies = free_bytes(), mesh.size if on_host() else 1
-    held = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(dataset))
+    held = copies * tree_bytes(dataset)
     if held <= WHOLE * free:
         return 0
     return max(1, min(LARGEST_SLAB, int(SLAB * free / held * dataset.size)))
@@ -108,7 +108,7 @@ class Slabs:
         try:
             self.shuffled = jax.tree.map(lambda x: _write(np.asarray(x), order, directory), dataset)
         except OSError as error:
-            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)) / 1e9
+            needed = tree_bytes(dataset) / 1e9
             raise WorkdirError(
                 f"cannot write the shuffled data to {directory} ({error.strerror}): data too large for the devices' memory take "
                 f"{needed:.3g} GB there while training runs. Make room, or use another --workdir"

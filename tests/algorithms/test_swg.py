@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 from scipy.stats import norm
-from support import make_dataset, runs_of, train_stages
+from support import make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import swg
 from diffrl.diffusion.guidance import self_weighted
@@ -243,7 +243,7 @@ def actions(scale: float, **act: Any) -> np.ndarray:
     algorithm = swg.make(config, Spec.plain(2, 1))
     observation = jax.random.normal(jax.random.key(5), (1_000, 2))
     policy = algorithm.policy(state)
-    return np.asarray(jax.jit(lambda: algorithm.act(policy, (), observation, jax.random.key(6))[0])())[:, 0]
+    return np.asarray(quick(algorithm.act)(policy, (), observation, jax.random.key(6))[0])[:, 0]
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_ppo_learns_and_repeats_itself(trained):
             np.testing.assert_array_equal(first[name], again[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_numpy_policy_is_the_trained_network(trained):
     """Mean actions without noise: tanh network on normalised observations, clipped."""
     policy = locomotion.load_policy(trained, "expert")
@@ -65,6 +66,7 @@ def test_numpy_policy_is_the_trained_network(trained):
         np.testing.assert_allclose(noisy.std(0)[inside], np.exp(w["log_std"])[inside], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_data_replay_in_gymnasium(trained):
     """Every stored step is the simulator's: set its state, apply the action, get the next row, reward and end."""
     rows = locomotion.play("hopper", "expert", 3, 0, 1500, trained)
@@ -91,12 +93,14 @@ def test_data_replay_in_gymnasium(trained):
     np.testing.assert_array_equal(rows["next_observation"][:-1][same], rows["observation"][1:][same])
 
 
+@pytest.mark.slow
 def test_episodes_come_in_the_order_they_started(trained):
     """Taking those that end first would favour short ones: the first rows do not depend on how many are asked for."""
     few, many = (locomotion.play("hopper", "medium", 0, 1, rows, trained) for rows in (300, 900))
     np.testing.assert_array_equal(few["observation"], many["observation"][:300])
 
 
+@pytest.mark.slow
 def test_replay_keeps_whole_episodes(trained):
     with np.load(trained) as file:
         whole = {field: file[f"replay.{field}"] for field in ppo.Experience._fields}

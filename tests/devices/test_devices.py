@@ -15,8 +15,9 @@ from support import assert_trees_close, make_dataset, quick_compilation, runs_of
 
 from diffrl.algorithms import diffusion_bc, srpo
 from diffrl.data.dataset import Dataset
-from diffrl.training.chunk import make_chunk
+from diffrl.training.chunk import CACHE, at_a_time, make_chunk
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
+from diffrl.training.memory import tree_bytes
 from diffrl.training.train import init_states
 from diffrl.types import Spec
 
@@ -74,6 +75,28 @@ def test_devices_do_not_change_results(num_runs: int) -> None:
     assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
     assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
     assert len(np.unique(metrics["loss"])) == num_runs
+
+
+@pytest.mark.parametrize("together", [2, 3, 6])
+def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six runs of one device two, three and all at a time: equal to a device for each."""
+    state_bytes = tree_bytes(fresh()[0]) // RUNS
+    monkeypatch.setattr("diffrl.training.chunk.CACHE", together * state_bytes)
+    assert at_a_time(state_bytes, 6, make_mesh(1)) == together
+    states, metrics, _ = train(6, jax.devices()[:1])
+    expected_states, expected_metrics, _ = train(6, jax.devices())
+    assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
+    assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(metrics["loss"])) == 6
+
+
+def test_how_many_runs_advance_together() -> None:
+    """A divisor, so that no second program is needed for a rest; two where one already overflows the cache; at most all."""
+    mesh = make_mesh(1)
+    large, small = CACHE, 10
+    assert [at_a_time(large, n, mesh) for n in (1, 2, 3, 4, 7, 32)] == [1, 2, 1, 2, 1, 2]
+    assert [at_a_time(small, n, mesh) for n in (1, 7, 32)] == [1, 7, 32]
+    assert at_a_time(CACHE // 5, 32, mesh) == 4
 
 
 def test_padding() -> None:

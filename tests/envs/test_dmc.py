@@ -72,12 +72,12 @@ def transitions(name: str, starts: int, steps: int):
 # Name, bounds on the median and on the largest difference of observations and velocities, on that of rewards.
 STEPS = [
     ("cartpole-swingup", 5e-7, 1e-5, 1e-6),
-    ("cheetah-run", 1e-5, 1e-3, 1e-5),
-    ("walker-walk", 1e-4, 3e-2, 1e-3),
+    pytest.param("cheetah-run", 1e-5, 1e-3, 1e-5, marks=pytest.mark.slow),
+    pytest.param("walker-walk", 1e-4, 3e-2, 1e-3, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("name", "median", "largest", "of_reward"), STEPS, ids=[row[0] for row in STEPS])
+@pytest.mark.parametrize(("name", "median", "largest", "of_reward"), STEPS, ids=["cartpole", "cheetah", "walker"])
 def test_one_step_from_dm_controls_states(name, median, largest, of_reward):
     env = device(name)
     assert isinstance(env, DeviceEnvironment)

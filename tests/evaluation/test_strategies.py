@@ -32,6 +32,18 @@ def test_kernels_grow_with_what_a_pass_does_and_not_with_passes() -> None:
     assert floor.kernels(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text()) == 0
 
 
+def test_kernels_of_a_loop_within_a_loop() -> None:
+    """Runs that take turns are the outer one."""
+
+    def update(x: jax.Array, m: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.sin(x @ m), None
+
+    turns = jax.jit(lambda xs, ms: jax.lax.map(lambda x: jax.lax.scan(update, x, ms)[0], xs))
+    text = turns.lower(jnp.ones((3, 128, 128)), jnp.ones((7, 128, 128))).compile().as_text()
+    assert floor.kernels(text, trips=7) == floor.kernels(loop(7, 1))
+    assert floor.kernels(text) >= 7 * floor.kernels(text, trips=7)
+
+
 def test_arithmetic_and_traffic_of_a_product() -> None:
     """2 n³ FLOPs, and three matrices moved."""
     x = jnp.ones((256, 256))

@@ -90,6 +90,7 @@ def test_best_median_worst():
         video.choose(np.full((2, 2), np.nan))
 
 
+@pytest.mark.slow
 def test_gymnasium_repeats_the_scored_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(trust.VARIABLE, __name__)
     entry = {"id": "Counting-v0", "entry_point": f"{__name__}:Counting", "max_episode_steps": 20, "kwargs": {}}
@@ -126,6 +127,7 @@ def test_jax_maze_shows_the_scored_states(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(len(film), fps) for _, film, fps in films(tmp_path, result)] == [(4, 12.5)] * 3
 
 
+@pytest.mark.slow
 def test_mujoco_repeats_the_scored_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rendering, "Camera", StateCamera)
     result = scored(tmp_path, registered("Walker2d-v5", 60), "auto", (17, 6))

@@ -12,7 +12,8 @@ from programs import ROOT, TINY_SRPO, collect, environment
 from diffrl.training.checkpoint import Checkpoints
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_second_signal_does_not_stop_the_save(tmp_path: Path, number: signal.Signals) -> None:
     collect(tmp_path)
     workdir = tmp_path / "run"

@@ -139,6 +139,7 @@ def test_several_environments_and_updates(root: Path) -> None:
     assert json.loads((root / "several" / "DONE").read_text())["step"] == 160
 
 
+@pytest.mark.slow
 def test_host_simulator(root: Path) -> None:
     """dm_control: steps, resumes with new episodes, and is evaluated by the program that evaluates everything."""
     pytest.importorskip("dm_control")

@@ -24,8 +24,7 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
     if not config.get("online", {}).get("env_id") or not (workdir / "DONE").exists():
         raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
     iterations = _json(workdir / "DONE")["step"] // config["online"]["num_envs"]
-    capacity = config["online"]["buffer_size"] // config["online"]["num_envs"]
-    runs, envs, steps, _ = load_rows(workdir / "replay", iterations, capacity).shape
+    runs, envs, steps, _ = _saved(workdir, iterations).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
     method = config["algorithm"]["name"]
@@ -45,8 +44,7 @@ def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray
     spec = Spec.from_json(_json(Path(workdir) / "spec.json"))
     o, a = spec.observation_dim, spec.action_dim
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
-    online = _json(Path(workdir) / "config.json")["online"]
-    saved = load_rows(Path(workdir) / "replay", iterations, online["buffer_size"] // online["num_envs"])[run]
+    saved = _saved(Path(workdir), iterations)[run]
     terminal, timeout = saved[..., -2] > 0.5, saved[..., -1] > 0.5
     timeout[:, -1] |= ~terminal[:, -1]
     rows = saved.reshape(-1, saved.shape[-1])
@@ -58,6 +56,12 @@ def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray
         "terminal": terminal.ravel(),
         "timeout": timeout.ravel(),
     }
+
+
+def _saved(workdir: Path, iterations: int) -> np.ndarray:
+    """What the buffer held after so many iterations: `[runs, envs, steps, packed]`."""
+    online = _json(workdir / "config.json")["online"]
+    return load_rows(workdir / "replay", iterations, online["buffer_size"] // online["num_envs"])
 
 
 def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) -> Product:

@@ -251,7 +251,7 @@ def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) 
         np.testing.assert_allclose(found, sign * 1.5 * weight * curvature * (x - CENTRE), atol=0.15)
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("sign", [1.0, pytest.param(-1.0, marks=pytest.mark.slow)])
 def test_policy_climbs_and_with_the_sign_flipped_descends(sign: float) -> None:
     """A bandit that pays a: the policy acts at +1; with the guidance's sign flipped (a negative gain) at -1."""
     action = np.random.default_rng(0).uniform(-1, 1, (4096, 1))

@@ -256,7 +256,9 @@ def test_learns_and_guides() -> None:
     assert np.median(np.abs(actions(1.0))) == pytest.approx(0.5, abs=0.08)
 
 
-@pytest.mark.parametrize("sampler", swg.SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=pytest.mark.slow) if name == "ddpm_boxed" else name for name in swg.SAMPLERS]
+)
 def test_every_sampler_is_guided(sampler: str) -> None:
     """One checkpoint, any sampler, in 8 of its 15 steps."""
     steps = 15 if sampler == "ddpm_boxed" else 8

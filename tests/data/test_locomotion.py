@@ -116,6 +116,7 @@ def test_replay_keeps_whole_episodes(trained):
     np.testing.assert_array_equal(everything["action"], whole["action"])
 
 
+@pytest.mark.slow
 def test_shared_training_runs_once(tmp_path, monkeypatch):
     """All recipes of a task use one training; collecting again finds it, and the card says what was made."""
     notes: list[str] = []

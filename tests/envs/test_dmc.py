@@ -287,7 +287,10 @@ def test_backends():
     assert "dm_control's model on MJX" in short.simulator
 
 
-@pytest.mark.parametrize("backend, name", [("gymnasium", "dmc/cartpole-swingup"), ("mujoco", "Hopper-v5"), ("device", "")])
+@pytest.mark.parametrize(
+    "backend, name",
+    [("gymnasium", "dmc/cartpole-swingup"), ("mujoco", "Hopper-v5"), pytest.param("device", "", marks=pytest.mark.slow)],
+)
 def test_some_environments_start_anew(backend, name):
     if backend == "device":
         envs = _Stepped(device("cartpole-swingup"), 3)

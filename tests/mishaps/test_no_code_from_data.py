@@ -232,6 +232,7 @@ def online(root: Path) -> Path:
     return root / "online"
 
 
+@pytest.mark.slow
 def test_pickle_as_replay(root: Path, online: Path, tmp_path: Path, marker: Path) -> None:
     workdir = tmp_path / "online"
     shutil.copytree(online, workdir)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.scaling import Point
@@ -77,6 +77,8 @@ def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(names), 5.4), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        most = max(point.updates_per_second for point in points)
+        least = min(point.updates_per_second for point in points)
         panels = figure.subplots(2, len(names), squeeze=False)
         for column, name in enumerate(names):
             own = [point for point in points if point.axis == name]
@@ -84,8 +86,11 @@ def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
             style: Any = {"color": "#2f6690", "marker": "o", "markersize": 3.5, "linewidth": 1.4}
             panels[0, column].plot(values, [1.0 / point.updates_per_second for point in own], **style)
             panels[1, column].plot(values, [point.memory_bytes for point in own], **style)
-            _logarithmic(panels[0, column], "", "seconds per update, over all runs" if column == 0 else "")
+            _logarithmic(panels[0, column], "", "s per update of all runs" if column == 0 else "")
             _logarithmic(panels[1, column], name, "bytes" if column == 0 else "")
+            panels[0, column].set_ylim(0.5 / most, 2.0 / least)  # one scale, on which noise does not look like growth
+            for panel in panels[:, column]:
+                panel.set_xticks(values[:: 1 + len(values) // 6])
         figure.savefig(path)
     return path
 
@@ -93,8 +98,9 @@ def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
 def _logarithmic(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(EngFormatter(places=0, sep=""))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(color="#e5e7eb", linewidth=0.8)

@@ -18,7 +18,7 @@ from diffrl.training.runs import Runs
 from diffrl.training.train import init_states
 from diffrl.types import State
 
-MOST = 10_000  # updates of a timed chunk
+LEAST, MOST = 16, 10_000  # updates of a timed chunk; in shorter ones the time of loading states would show
 
 
 class Inputs(NamedTuple):
@@ -106,9 +106,9 @@ def measure(stage: Stage, mesh: Mesh, given: Inputs, seconds: float, chunks: int
     length, chunk = 2, program
     while True:
         (_, elapsed), given = run_chunks(chunk, given, 2)
-        if elapsed > seconds / 3 or length == MOST:
+        if length >= LEAST and (elapsed > seconds / 3 or length >= MOST):
             break
-        length = max(2 * length, min(int(length * seconds / elapsed), MOST))
+        length = max(LEAST, 2 * length, min(int(length * seconds / elapsed), MOST))
         chunk = compile_chunk(stage, length, mesh, given)
     times, _ = run_chunks(chunk, given, chunks)
     return Measured(length / statistics.median(times), program, compile_seconds, second, compiled_bytes(program))

@@ -57,16 +57,17 @@ def run(
 
 def collect(root: Path, recipe: str = "pointmaze/umaze-fixedgoal-v0", rows: int = 2000, *more: str) -> None:
     """A small dataset from the real simulator; one that another test has collected is copied."""
+    command = ("launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1")
     if more:
-        run(root, "launch/collect.py", f"--recipe={recipe}", f"--rows={rows}", "--workers=1", *more)
+        run(root, *command, *more)
     else:
-        shutil.copytree(_collected(recipe, rows), root / "datasets", dirs_exist_ok=True)
+        shutil.copytree(_collected(*command), root / "datasets", dirs_exist_ok=True)
 
 
 @functools.cache
-def _collected(recipe: str, rows: int) -> Path:
+def _collected(*command: str) -> Path:
     root = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))
-    collect(root, recipe, rows, "--seed=0")
+    run(root, *command)
     return root / "datasets"
 
 

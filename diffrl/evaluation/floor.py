@@ -16,10 +16,8 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 
 
-def kernels(compiled_text: str, trips: int = 0) -> int:
+def kernels(compiled_text: str) -> int:
     """Kernels that the longest loop of a compiled program launches per pass: of a chunk, per update.
-
-    Where loops enclose it (runs that take turns), `trips` says which one is meant: the longest of so many passes.
 
     Counts the loop body's fusions, products, copies and calls to libraries, following calls, loops within it (times their trip
     counts where XLA knows them) and the longest branch of conditionals. On a GPU each is a launch, on a CPU a task.
@@ -37,10 +35,6 @@ def kernels(compiled_text: str, trips: int = 0) -> int:
         found = re.search(rf"{key}=%?([\w.\-]+)", line)
         return found[1] if found else ""
 
-    def passes(line: str) -> int:
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        return int(found[1]) if found else 0
-
     def count(name: str) -> int:
         return sum(cost(line) for line in computations.get(name, ()))
 
@@ -49,7 +43,8 @@ def kernels(compiled_text: str, trips: int = 0) -> int:
         if not found or found[1] in _FREE:
             return 0
         if found[1] == "while":
-            return (passes(line) or 1) * count(named("body", line))
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            return (int(trips[1]) if trips else 1) * count(named("body", line))
         if found[1] == "call":
             # XLA's CPU backend wraps a kernel that it shares out over threads in a call of its own.
             return max(count(named("to_apply", line)), 1)
@@ -59,9 +54,8 @@ def kernels(compiled_text: str, trips: int = 0) -> int:
             return 1 + max(count(name) for name in (branches[1].replace("%", "").split(", ") if branches else two))
         return 1
 
-    loops = [line for lines in computations.values() for line in lines if " while(" in line]
-    loops = [line for line in loops if passes(line) == trips] or loops
-    return max((count(named("body", line)) for line in loops), default=0)
+    loops = [named("body", line) for lines in computations.values() for line in lines if " while(" in line]
+    return max((count(body) for body in loops), default=0)
 
 
 def bytes_accessed(compiled: Any) -> float:

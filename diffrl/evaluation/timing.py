@@ -17,7 +17,7 @@ from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.evaluation import floor
 from diffrl.evaluation.floor import timed
-from diffrl.evaluation.stage_cost import inputs, measure
+from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure, shapes
 from diffrl.evaluation.strategies import host_loop
 from diffrl.registry import make
 from diffrl.training.chunk import at_a_time
@@ -152,7 +152,12 @@ def stages(
             given = inputs(algorithm, stage, runs, dataset, mesh)
             together = at_a_time(tree_bytes(given.states) // len(given.keys), len(given.keys) // mesh.shape["run"], mesh)
             cost = measure(stage, mesh, given, seconds, chunks)
-            flops, moved = floor.flops(cost.program) / together, floor.bytes_accessed(cost.program) / together
+            turn = cost.program
+            if together * mesh.shape["run"] < len(given.keys):
+                # XLA counts one pass of the loop over turns, but the states of all: a program of one turn has neither.
+                runs = _runs(config, together * mesh.shape["run"])
+                turn = compile_chunk(stage, 2, mesh, shapes(algorithm, stage, runs, dataset, mesh))
+            flops, moved = floor.flops(turn) / together, floor.bytes_accessed(turn) / together
             rate = count * cost.updates_per_second
             one = 1.0 / rate
             yield StageTime(
@@ -166,7 +171,7 @@ def stages(
                 of_ceiling=flops * rate / ceiling,
                 bytes_per_update=moved,
                 of_bandwidth=moved * rate / bandwidth,
-                kernels_per_update=floor.kernels(cost.program.as_text(), trips=2),
+                kernels_per_update=floor.kernels(turn.as_text()),
                 compile_seconds=cost.compile_seconds,
                 second_compile_seconds=cost.second_compile_seconds,
                 memory_bytes=cost.memory_bytes * mesh.size,

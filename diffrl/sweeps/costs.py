@@ -58,7 +58,7 @@ class StageCost(NamedTuple):
 
 
 def limit_of(memory_gb: float) -> Limit:
-    """`memory_gb` where it is positive, else most of what a device has left, or the host where devices share its memory."""
+    """`memory_gb` where it is positive, else most of a device's memory, or of what the host has left for all."""
     shared = on_host()
     if memory_gb > 0:
         return Limit(int(memory_gb * 1e9), "as --memory_gb says", shared)

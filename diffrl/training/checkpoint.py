@@ -1,6 +1,8 @@
 """Checkpoints: items `state`, `policy` and `metadata` per step, asynchronous and atomic. The only file that imports orbax."""
 
 import sys
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ class Checkpoints:
             read_only=not write,
             enable_async_checkpointing=write,
         )
-        self._manager = ocp.CheckpointManager(self.path, item_names=("state", "policy", "metadata"), options=options)
+        items = ("state", "policy", "metadata")
+        self._manager = _beside_removals(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
 
     def steps(self) -> list[int]:
         """Saved steps, ascending."""
@@ -54,7 +57,7 @@ class Checkpoints:
 
     def reload(self) -> None:
         """Notice steps that another process saved or removed."""
-        self._manager.reload()
+        _beside_removals(self._manager.reload)
 
     def save(self, step: int, state: State, policy: Policy, metadata: dict[str, Any]) -> None:
         """Start saving; returns when the arrays are copied. They must not be donated before: pass a snapshot.
@@ -134,6 +137,16 @@ class Checkpoints:
             f"a checkpoint could not be saved in {self.path}: {str(error).splitlines()[0][:300] if str(error) else repr(error)}; "
             f"{last}. Make room or mend the file system, and the same command goes on from there"
         )
+
+
+def _beside_removals(look: Callable[[], Any]) -> Any:
+    """What orbax finds in a folder; it looks again where another process removes a step between its listing and its reading."""
+    for _ in range(100):
+        try:
+            return look()
+        except (FileNotFoundError, NotADirectoryError):
+            time.sleep(0.05)
+    return look()
 
 
 @cache

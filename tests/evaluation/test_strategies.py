@@ -32,18 +32,6 @@ def test_kernels_grow_with_what_a_pass_does_and_not_with_passes() -> None:
     assert floor.kernels(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text()) == 0
 
 
-def test_kernels_of_a_loop_within_a_loop() -> None:
-    """Runs that take turns are the outer one."""
-
-    def update(x: jax.Array, m: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.sin(x @ m), None
-
-    turns = jax.jit(lambda xs, ms: jax.lax.map(lambda x: jax.lax.scan(update, x, ms)[0], xs))
-    text = turns.lower(jnp.ones((3, 128, 128)), jnp.ones((7, 128, 128))).compile().as_text()
-    assert floor.kernels(text, trips=7) == floor.kernels(loop(7, 1))
-    assert floor.kernels(text) >= 7 * floor.kernels(text, trips=7)
-
-
 def test_arithmetic_and_traffic_of_a_product() -> None:
     """2 n³ FLOPs, and three matrices moved."""
     x = jnp.ones((256, 256))
@@ -65,3 +53,16 @@ def test_three_ways_are_measured() -> None:
     assert 3 * 2 * 16 * (3 * 8 + 8 * 2) * 0.6 < rows[2].flops_per_update < 20_000
     assert rows[2].of_ceiling == pytest.approx(rows[2].flops_per_update * rows[2].updates_per_second / 1e11)
     assert all(len(row.cells()) == len(COLUMNS) for row in rows)
+
+
+def test_what_an_update_costs_does_not_depend_on_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As XLA counts it; four runs to each of eight devices, all together and two at a time, and two."""
+    config, found = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig()), []
+    for count, cache in ((32, 2**30), (32, 1), (16, 1)):
+        monkeypatch.setattr("diffrl.training.chunk.CACHE", cache)
+        with quick_compilation(), unchecked():
+            found += stages("bc", config, Problem(3, 2, 200), [count], [], 0.01, 2, host=False, limits=lambda: (1e11, 1e10))
+    together, turns, half = found
+    assert turns.flops_per_update == pytest.approx(together.flops_per_update, rel=0.02)
+    assert (turns.flops_per_update, turns.bytes_per_update) == (half.flops_per_update, half.bytes_per_update)
+    assert turns.kernels_per_update == half.kernels_per_update

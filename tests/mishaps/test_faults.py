@@ -1,17 +1,20 @@
 """What goes wrong on machines: full disks, damaged files, two trainers, runs that diverge, clocks. Each ends in one clear line,
 loses nothing that was saved, and lets the same command go on."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 from programs import ROOT, TINY_SRPO, assert_same_checkpoints, collect, environment, run
 from support import trees_equal
@@ -119,6 +122,36 @@ def test_after_moving_a_damaged_checkpoint_away_training_goes_on(root: Path, who
     shutil.move(workdir / "checkpoints" / "42", root / "damaged")
     assert "resuming at update 34" in run(root, *TRAIN, f"--workdir={workdir}").stdout
     assert_same_checkpoints(workdir, whole)
+
+
+def test_reading_beside_a_trainer_that_removes(tmp_path: Path) -> None:
+    """Steps that come and go while a reader lists them do not disturb it, and those that stay are always there."""
+    writer = Checkpoints(tmp_path, write=True)
+    for step in (1, 2):
+        writer.save(step, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {})
+    writer.close()
+    folder, ended = tmp_path / "checkpoints", threading.Event()
+
+    def come_and_go() -> None:
+        for step in itertools.count(3):
+            if ended.is_set():
+                return
+            shutil.copytree(folder / "2", folder / "new")
+            (folder / "new").rename(folder / str(step))
+            shutil.rmtree(folder / str(step))
+
+    trainer = threading.Thread(target=come_and_go)
+    trainer.start()
+    try:
+        for _ in range(10):
+            reader = Checkpoints(tmp_path)
+            for _ in range(10):
+                reader.reload()
+                assert reader.steps()[:2] == [1, 2]
+            reader.close()
+    finally:
+        ended.set()
+        trainer.join()
 
 
 def test_two_trainers_on_one_workdir(root: Path, whole: Path) -> None:

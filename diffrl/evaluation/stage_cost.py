@@ -18,7 +18,7 @@ from diffrl.training.runs import Runs
 from diffrl.training.train import init_states
 from diffrl.types import State
 
-LEAST, MOST = 16, 10_000  # updates of a timed chunk; in shorter ones the time of loading states would show
+LEAST, MOST = 8, 10_000  # updates of a timed chunk; in shorter ones the time of loading states would show
 
 
 class Inputs(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMethodFormatter
 
 from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.scaling import Point
@@ -66,6 +66,8 @@ def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
         relative.axhline(1.0, color="#8a93a3", linewidth=1.2, linestyle="--")
         for axes, label in ((absolute, "updates/s of all runs"), (relative, "against a host loop of one run")):
             _logarithmic(axes, "runs in one program", label)
+        relative.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0]))
+        relative.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         relative.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
         figure.savefig(path)
     return path

@@ -77,9 +77,9 @@ def test_devices_do_not_change_results(num_runs: int) -> None:
     assert len(np.unique(metrics["loss"])) == num_runs
 
 
-@pytest.mark.parametrize("together", [2, 3, 6])
+@pytest.mark.parametrize("together", [1, 2, 3, 6])
 def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six runs of one device two, three and all at a time: equal to a device for each."""
+    """Six runs of one device one, two, three and all at a time: equal to a device for each."""
     state_bytes = tree_bytes(fresh()[0]) // RUNS
     monkeypatch.setattr("diffrl.training.chunk.CACHE", together * state_bytes)
     assert at_a_time(state_bytes, 6, make_mesh(1)) == together
@@ -91,10 +91,10 @@ def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest
 
 
 def test_how_many_runs_advance_together() -> None:
-    """A divisor, so that no second program is needed for a rest; two where one already overflows the cache; at most all."""
+    """A divisor, so that no second program is needed for a rest; one where it already overflows the cache; at most all."""
     mesh = make_mesh(1)
     large, small = CACHE, 10
-    assert [at_a_time(large, n, mesh) for n in (1, 2, 3, 4, 7, 32)] == [1, 2, 1, 2, 1, 2]
+    assert [at_a_time(large, n, mesh) for n in (1, 2, 7, 32)] == [1, 1, 1, 1]
     assert [at_a_time(small, n, mesh) for n in (1, 7, 32)] == [1, 7, 32]
     assert at_a_time(CACHE // 5, 32, mesh) == 4
 

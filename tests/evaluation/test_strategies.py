@@ -56,7 +56,7 @@ def test_three_ways_are_measured() -> None:
 
 
 def test_what_an_update_costs_does_not_depend_on_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As XLA counts it; four runs to each of eight devices, all together and two at a time, and two."""
+    """As XLA counts it; four runs to each of eight devices, all together and one at a time, and half of them."""
     config, found = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig()), []
     for count, cache in ((32, 2**30), (32, 1), (16, 1)):
         monkeypatch.setattr("diffrl.training.chunk.CACHE", cache)

@@ -258,7 +258,8 @@ def test_runs_do_not_touch_each_other(name: str, stage: str) -> None:
         others = init_of(name)(runs_of(case.config, RUNS, first_seed=3))
         assert trees_equal(run_of(others, 0), run_of(case.before[stage], 3))
     states, metrics = chunk_of(name, stage, 1, UPDATES)(run_of(case.before[stage], 3), alone.keys)
-    assert_trees_close(states, run_of(case.after[stage], 3), rtol=1e-3, atol=1e-4)
+    # Adam turns the rounding of a gradient that should be zero, as of an energy's last bias, into steps of the learning rate.
+    assert_trees_close(states, run_of(case.after[stage], 3), rtol=1e-3, atol=1e-3)
     assert_trees_close(metrics, run_of(case.metrics[stage], 3), rtol=1e-3, atol=1e-4)
 
 

@@ -75,7 +75,7 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
 def at_a_time(state_bytes: int, num_runs: int, mesh: Mesh) -> int:
     """How many of a device's runs advance together: all, but on a CPU a divisor of their number whose states fit its cache.
 
-    With 32 runs to a core, networks 32 to 256 wide train 1.2 to 1.8 times as fast so as all at a time.
+    With 32 runs to a core, networks 32 to 256 wide train 1.2 to 1.6 times as fast so as all at a time.
 
     Args:
         state_bytes: of one run.

@@ -252,15 +252,18 @@ def test_fits_lower_their_loss(name: str, stage: str) -> None:
 def test_runs_do_not_touch_each_other(name: str, stage: str) -> None:
     """Seed 3 of a sweep of eight equals seed 3 alone, in state and metrics, to float tolerance."""
     case = trained(name)
-    alone = runs_of(case.config, 1, first_seed=3)
-    assert np.array_equal(jax.random.key_data(alone.keys), jax.random.key_data(case.runs.keys[3:4]))
+    # An energy is defined up to a constant, whose gradient is rounding, which Adam turns into steps. So it is compared with a
+    # sweep of two: a run alone has no run axis and rounds differently.
+    count = 2 if stage == "energy" else 1
+    few = runs_of(case.config, count, first_seed=3)
+    assert np.array_equal(jax.random.key_data(few.keys), jax.random.key_data(case.runs.keys[3 : 3 + count]))
     if stage == case.algorithm.stages[0].name:
         others = init_of(name)(runs_of(case.config, RUNS, first_seed=3))
         assert trees_equal(run_of(others, 0), run_of(case.before[stage], 3))
-    states, metrics = chunk_of(name, stage, 1, UPDATES)(run_of(case.before[stage], 3), alone.keys)
-    # Adam turns the rounding of a gradient that should be zero, as of an energy's last bias, into steps of the learning rate.
-    assert_trees_close(states, run_of(case.after[stage], 3), rtol=1e-3, atol=1e-3)
-    assert_trees_close(metrics, run_of(case.metrics[stage], 3), rtol=1e-3, atol=1e-4)
+    before = jax.tree.map(lambda x: x[3 : 3 + count], case.before[stage])
+    states, metrics = chunk_of(name, stage, count, UPDATES)(before, few.keys)
+    assert_trees_close(run_of(states, 0), run_of(case.after[stage], 3), rtol=1e-3, atol=1e-4)
+    assert_trees_close(run_of(metrics, 0), run_of(case.metrics[stage], 3), rtol=1e-3, atol=1e-4)
 
 
 @each_stage

@@ -106,9 +106,9 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(console: Console) -> None:
-    timing = importlib.import_module("diffrl.evaluation.timing")
-    floor = importlib.import_module("diffrl.evaluation.floor")
-    page = importlib.import_module("diffrl.evaluation.benchmark_page")
+    timing = importlib.import_module("diffrl.benchmarks.stages")
+    floor = importlib.import_module("diffrl.benchmarks.limits")
+    page = importlib.import_module("diffrl.benchmarks.page")
     # Everything is known to exist before anything is timed: a mistake must not cost what was measured.
     out, problem = Path(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
     wanted = {name: _config(name) for name in CONFIG.value}
@@ -147,10 +147,10 @@ def _measure(console: Console) -> None:
 
 def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple[Any, Callable[..., Iterable[Any]]]]:
     """The sections that were asked for, still without rows, and the function that measures each."""
-    timing = importlib.import_module("diffrl.evaluation.timing")
-    page = importlib.import_module("diffrl.evaluation.benchmark_page")
-    scaling = importlib.import_module("diffrl.evaluation.scaling")
-    trainer = importlib.import_module("diffrl.evaluation.trainer_timing")
+    timing = importlib.import_module("diffrl.benchmarks.stages")
+    page = importlib.import_module("diffrl.benchmarks.page")
+    scaling = importlib.import_module("diffrl.benchmarks.scaling")
+    trainer = importlib.import_module("diffrl.benchmarks.trainer")
     sized, fed = _config(SCALING.value), _config(SLABS.value)
     counts, batches, env_counts = _counts(RUNS), _counts(BATCHES), _counts(ENVS)
     duration = {"seconds": SECONDS.value, "chunks": CHUNKS.value}
@@ -205,7 +205,7 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         lambda: [scaling.slabs(fed, problem._replace(rows=20 * SLAB_ROWS.value), SLAB_ROWS.value, SECONDS.value, CHUNKS.value)],
     )
     if "environments" in SECTIONS.value:
-        env_timing = importlib.import_module("diffrl.evaluation.env_timing")
+        env_timing = importlib.import_module("diffrl.benchmarks.environments")
         try:
             specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
         except env_timing.BackendError as error:
@@ -215,7 +215,7 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         note = "With a policy of two hidden layers."
         add("environments", "Environments", ("task", "simulator", "environments", "steps/s"), note, measure)
     if "online" in SECTIONS.value:
-        online_timing = importlib.import_module("diffrl.evaluation.online_timing")
+        online_timing = importlib.import_module("diffrl.benchmarks.online")
         columns = ("loop", "runs", "steps/s", "updates/s", "of the host loop's")
         measure = functools.partial(online_timing.online, _config(ONLINE.value), counts, SECONDS.value)
         add("online", f"Training by interaction: {ONLINE.value}", columns, "", measure)
@@ -223,13 +223,13 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
 
 
 def _draw(section: Any, out: Path) -> None:
-    page = importlib.import_module("diffrl.evaluation.benchmark_page")
+    page = importlib.import_module("diffrl.benchmarks.page")
     if section.name == "stages":
         page.draw_throughput(section.rows, out / "throughput.png")
     if section.name == "scaling":
         page.draw_scaling(section.rows, f"{SCALING.value}, first stage", out / "scaling.png")
     if section.name == "acting" and any(VARIANTS.value):
-        importlib.import_module("diffrl.evaluation.acting_plot").draw(section.rows, VARIANTS.value, out / "acting.png")
+        importlib.import_module("diffrl.benchmarks.acting_plot").draw(section.rows, VARIANTS.value, out / "acting.png")
 
 
 def run() -> None:

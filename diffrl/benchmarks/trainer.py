@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffrl.benchmarks.scaling import resize
+from diffrl.benchmarks.stages import Problem
 from diffrl.config import Config, DatasetConfig, to_json
-from diffrl.evaluation.scaling import resize
-from diffrl.evaluation.timing import Problem
 
 CHUNKS = 500  # timed, of one update each
 TRAIN = """

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMethodFormatter
 
+from diffrl.benchmarks.scaling import Point
+from diffrl.benchmarks.stages import StageTime
 from diffrl.evaluation.plots import STYLE
-from diffrl.evaluation.scaling import Point
-from diffrl.evaluation.timing import StageTime
 
 
 class Row(Protocol):

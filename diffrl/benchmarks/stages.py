@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffrl.benchmarks import limits
+from diffrl.benchmarks.host_loop import host_loop
+from diffrl.benchmarks.limits import timed
 from diffrl.config import Config, ConfigError, find, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.evaluation import floor
-from diffrl.evaluation.floor import timed
 from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure, shapes
-from diffrl.evaluation.strategies import host_loop
 from diffrl.registry import make
 from diffrl.training.chunk import at_a_time
 from diffrl.training.devices import make_mesh
@@ -121,7 +121,7 @@ def stages(
     chunks: int,
     host: bool = True,
     longest: float = float("inf"),
-    limits: Callable[[], tuple[float, float]] = floor.rates,
+    limits: Callable[[], tuple[float, float]] = limits.rates,
 ) -> Iterator[StageTime]:
     """Time every stage of a config by each way and for each number of runs; chunks are sized to last about `seconds`.
 
@@ -157,7 +157,7 @@ def stages(
                 # XLA counts one pass of the loop over turns, but the states of all: a program of one turn has neither.
                 runs = _runs(config, together * mesh.shape["run"])
                 turn = compile_chunk(stage, 2, mesh, shapes(algorithm, stage, runs, dataset, mesh))
-            flops, moved = floor.flops(turn) / together, floor.bytes_accessed(turn) / together
+            flops, moved = limits.flops(turn) / together, limits.bytes_accessed(turn) / together
             rate = count * cost.updates_per_second
             one = 1.0 / rate
             yield StageTime(
@@ -171,7 +171,7 @@ def stages(
                 of_ceiling=flops * rate / ceiling,
                 bytes_per_update=moved,
                 of_bandwidth=moved * rate / bandwidth,
-                kernels_per_update=floor.kernels(turn.as_text()),
+                kernels_per_update=limits.kernels(turn.as_text()),
                 compile_seconds=cost.compile_seconds,
                 second_compile_seconds=cost.second_compile_seconds,
                 memory_bytes=cost.memory_bytes * mesh.size,

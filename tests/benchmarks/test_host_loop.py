@@ -6,9 +6,9 @@ import pytest
 from support import quick_compilation, unchecked
 
 from diffrl.algorithms import bc
+from diffrl.benchmarks import limits
+from diffrl.benchmarks.stages import COLUMNS, Problem, stages
 from diffrl.config import Config, DatasetConfig
-from diffrl.evaluation import floor
-from diffrl.evaluation.timing import COLUMNS, Problem, stages
 
 
 def loop(length: int, products: int) -> str:
@@ -25,19 +25,19 @@ def loop(length: int, products: int) -> str:
 
 
 def test_kernels_grow_with_what_a_pass_does_and_not_with_passes() -> None:
-    one, two, five = (floor.kernels(loop(8, products)) for products in (1, 2, 5))
+    one, two, five = (limits.kernels(loop(8, products)) for products in (1, 2, 5))
     assert one > 0
     assert two - one == (five - two) / 3
-    assert floor.kernels(loop(64, 2)) == two
-    assert floor.kernels(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text()) == 0
+    assert limits.kernels(loop(64, 2)) == two
+    assert limits.kernels(jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile().as_text()) == 0
 
 
 def test_arithmetic_and_traffic_of_a_product() -> None:
     """2 n³ FLOPs, and three matrices moved."""
     x = jnp.ones((256, 256))
     compiled = jax.jit(lambda a, b: a @ b).lower(x, x).compile()
-    assert floor.flops(compiled) == pytest.approx(2 * 256**3, rel=0.01)
-    assert floor.bytes_accessed(compiled) == pytest.approx(3 * x.nbytes, rel=0.01)
+    assert limits.flops(compiled) == pytest.approx(2 * 256**3, rel=0.01)
+    assert limits.bytes_accessed(compiled) == pytest.approx(3 * x.nbytes, rel=0.01)
 
 
 def test_three_ways_are_measured() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from diffrl.benchmarks.acting_plot import draw
+from diffrl.benchmarks.stages import ActionTime, variants
 from diffrl.config import ConfigError
-from diffrl.evaluation.acting_plot import draw
-from diffrl.evaluation.timing import ActionTime, variants
 
 
 def test_variants_are_all_combinations() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from diffrl.benchmarks.stages import ActionTime, axes_of
 from diffrl.evaluation.plots import STYLE
-from diffrl.evaluation.timing import ActionTime, axes_of
 
 
 def _number(value: str) -> float | str:

@@ -8,10 +8,10 @@ from programs import run
 from support import quick_compilation, unchecked
 
 from diffrl.algorithms import iql, qsm, srpo
+from diffrl.benchmarks import page, scaling
+from diffrl.benchmarks.scaling import Point, resize
+from diffrl.benchmarks.stages import COLUMNS, Problem, StageTime, acting_configs
 from diffrl.config import Config, ConfigError
-from diffrl.evaluation import benchmark_page, scaling
-from diffrl.evaluation.scaling import Point, resize
-from diffrl.evaluation.timing import COLUMNS, Problem, StageTime, acting_configs
 
 SMALL = iql.Config(hidden_dims=(8, 8), batch_size=16)
 
@@ -23,16 +23,16 @@ def stage_time(way: str, runs: int, rate: float) -> StageTime:
 def test_page_has_a_table_per_section_with_rows(tmp_path: Path) -> None:
     rows = [stage_time("H", 1, 10.0), stage_time("S", 1, 20.0), stage_time("R", 4, 60.0)]
     sections = [
-        benchmark_page.Section("stages", "Training", COLUMNS, rows, "a note"),
-        benchmark_page.Section("slabs", "Nothing", ("a",), []),
+        page.Section("stages", "Training", COLUMNS, rows, "a note"),
+        page.Section("slabs", "Nothing", ("a",), []),
     ]
-    text = benchmark_page.markdown(["`command`", "machine"], sections)
+    text = page.markdown(["`command`", "machine"], sections)
     assert text.startswith("# Benchmark\n\n`command`  \nmachine  \n\n## Training\n\na note\n\n| method |")
     assert "| m | s | R | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
     assert "Nothing" not in text
-    assert benchmark_page.draw_throughput(rows, tmp_path / "a.png").stat().st_size > 5_000
+    assert page.draw_throughput(rows, tmp_path / "a.png").stat().st_size > 5_000
     points = [Point(axis, value, 1.0 / value, value) for axis in scaling.AXES for value in (1, 2, 4)]
-    assert benchmark_page.draw_scaling(points, "title", tmp_path / "b.png").stat().st_size > 5_000
+    assert page.draw_scaling(points, "title", tmp_path / "b.png").stat().st_size > 5_000
 
 
 def test_sizes_are_given_to_all_networks_and_stages() -> None:

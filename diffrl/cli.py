@@ -53,9 +53,9 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """The errors that tell a user what to mend. Asked for once there is an error: their modules are many."""
-    from diffrl.data.collection import CollectionError
+    from diffrl.collection.collect import CollectionError
+    from diffrl.collection.recipe import RecipeError
     from diffrl.data.dataset import DatasetError
-    from diffrl.data.recipes.base import RecipeError
     from diffrl.envs.gymnasium_backend import BackendError
     from diffrl.evaluation.evaluate import EvaluationError
     from diffrl.logging.writers import LogError

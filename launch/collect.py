@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffrl.data.collection import CollectionError, Outcome, collect, prepare
-from diffrl.data.recipes import RECIPES, SUITES
-from diffrl.data.recipes.base import Recipe
+from diffrl.collection.collect import CollectionError, Outcome, collect, prepare
+from diffrl.collection.recipe import Recipe
+from diffrl.collection.recipes import RECIPES, SUITES
 
 DEFAULT = "pointmaze/medium-fixedgoal-v0"
 _KNOWN = "\n".join(f"{name}: {recipe.summary} ({recipe.rows:,} rows)" for name, recipe in RECIPES.items())

@@ -20,8 +20,8 @@ from absl import app, flags
 from rich.console import Console
 
 from diffrl import cli
+from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.config import Config
-from diffrl.data.recipes import RECIPES, SUITES
 from diffrl.training import devices
 
 EXPERIMENT = flags.DEFINE_string("experiment", "small_suite", "Experiment file with METHODS and get_config('METHOD,DATASET').")

@@ -50,11 +50,10 @@ def main(argv: list[str]) -> int:
     start = train_online if CONFIG.value.online.env_id else train
     outcome = start(CONFIG.value, Path(WORKDIR.value))
     if outcome.complete and EXPORT.value:
-        from diffrl.data import collection
-        from diffrl.data.recipes import replay
+        from diffrl.collection import collect, from_replay
 
-        recipe, rows = replay.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
-        made = collection.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
+        recipe, rows = from_replay.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
+        made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
     return cli.DIVERGED if outcome.complete and outcome.diverged else 0
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from diffrl.collection.recipes import RECIPES
 from diffrl.data import arrow
 from diffrl.data.arrays import flags, numbers
 from diffrl.data.dataset import DatasetError, Rows, Source
 from diffrl.data.flatten import FlattenError, flatten, select_keys
-from diffrl.data.recipes import RECIPES
 from diffrl.envs.env_spec import read
 
 _PROBE_SECONDS = 3.0

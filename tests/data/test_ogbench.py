@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from diffrl.data.collection import CollectionError, collect
-from diffrl.data.recipes import RECIPES, ogbench
+from diffrl.collection import ogbench
+from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.recipes import RECIPES
 from diffrl.envs.gymnasium_backend import BackendError, make_env
 
 NAMES = [task.name for task in ogbench.TASKS]
@@ -141,6 +142,8 @@ def test_global_generator_is_seeded_by_episode_and_given_back():
 
 
 def test_importing_recipes_brings_no_simulator():
-    code = "import sys, diffrl.data.recipes; print([m for m in ('jax', 'gymnasium', 'mujoco', 'ogbench') if m in sys.modules])"
+    code = (
+        "import sys, diffrl.collection.recipes; print([m for m in ('jax', 'gymnasium', 'mujoco', 'ogbench') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"

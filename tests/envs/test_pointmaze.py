@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffrl.data.recipes import pointmaze as recipe
+from diffrl.collection import maze_simulation as recipe
 from diffrl.envs import make, pointmaze
 from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from support import quick_compilation
 
+from diffrl.collection import control
+from diffrl.collection.collect import collect
+from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.collection import collect
-from diffrl.data.recipes import RECIPES, control
 from diffrl.envs import make
 from diffrl.envs.control.registry import TASKS
 

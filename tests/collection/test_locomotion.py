@@ -6,12 +6,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffrl.data import collection
+from diffrl.collection import collect, locomotion, ppo
+from diffrl.collection.collect import CollectionError, collect, prepare
+from diffrl.collection.recipe import RecipeError
+from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.data import minari as loader
-from diffrl.data.collection import CollectionError, collect, prepare
 from diffrl.data.dataset import Transforms, build
-from diffrl.data.recipes import RECIPES, SUITES, locomotion, ppo
-from diffrl.data.recipes.base import RecipeError
 from diffrl.data.scores import TABLE, reference_for
 
 STEPS = 12 * ppo.NUM_ENVS * ppo.HORIZON
@@ -168,6 +168,6 @@ def test_suites_name_recipes():
         assert set(names) <= set(RECIPES)
     assert sum(name.startswith(("hopper", "halfcheetah", "walker2d")) for name in SUITES["small"]) == 15
     assert all(RECIPES[name].rows == 1_000_000 for name in SUITES["full"])
-    made = collection._made_by(RECIPES["hopper/medium-v0"], 0, 5)
+    made = collect._made_by(RECIPES["hopper/medium-v0"], 0, 5)
     assert made == {"recipe": "hopper/medium-v0", "seed": 0, "rows": 5}
     assert isinstance(RECIPES["hopper/medium-v0"].shards, functools.partial)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffrl.data import collection
+from diffrl.collection import collect, maze_simulation
+from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.collection import CollectionError, collect
 from diffrl.data.dataset import Transforms, build
-from diffrl.data.recipes import RECIPES, pointmaze
 from diffrl.envs import make
 from diffrl.envs.pointmaze import from_env_spec
 
@@ -128,7 +128,7 @@ def test_fixed_goal_data_mean_what_they_say(made):
     source = loaded(made, FIXED.dataset_id)
     t = source.transitions
     assert t.observation.shape == (ROWS, 4)
-    goal = pointmaze.evaluation_goal("umaze")
+    goal = maze_simulation.evaluation_goal("umaze")
     near = np.linalg.norm(t.next_observation[:, :2].astype(np.float64) - goal, axis=1) <= 0.45
     np.testing.assert_array_equal(t.reward, near)
     assert 0.005 < t.reward.mean() < 0.2
@@ -151,7 +151,7 @@ def test_environment_is_recovered_from_the_spec_alone(made):
     assert envs.reset([0, 1]).shape == (2, 4)
     step = envs.step(np.ones((2, 2), np.float32))
     assert step.observation.dtype == np.float32
-    assert envs._envs[0].unwrapped.goal == pytest.approx(pointmaze.evaluation_goal("umaze"), abs=0.25)
+    assert envs._envs[0].unwrapped.goal == pytest.approx(maze_simulation.evaluation_goal("umaze"), abs=0.25)
     envs.close()
     assert from_env_spec(source.env_spec, source.observation_keys).observation_dim == 4
     path = made / FIXED.dataset_id / "data" / "metadata.json"
@@ -182,8 +182,8 @@ def test_goal_layout(root):
 
 def test_stepping_without_gymnasium_is_the_same_physics():
     """`Simulator.run` against the wrapped environment, bit for bit up to the solver's warm start."""
-    simulator = pointmaze.Simulator("umaze")
-    block = pointmaze.simulate_block(simulator, 0, 0, 300)
+    simulator = maze_simulation.Simulator("umaze")
+    block = maze_simulation.simulate_block(simulator, 0, 0, 300)
     env = simulator.env
     env.reset(seed=0)
     env.unwrapped.point_env.set_state(block["states"][0, :2], np.zeros(2))
@@ -236,5 +236,5 @@ def test_command_errors_are_one_line_and_the_list_is_there(root):
 def test_every_recipe_has_a_sensible_name():
     for name, recipe in RECIPES.items():
         assert recipe.name == name
-        collection._check_id(recipe.dataset_id)
+        collect._check_id(recipe.dataset_id)
         assert sum(shard.rows for shard in recipe.shards(0, recipe.rows)) == recipe.rows

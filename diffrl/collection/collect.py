@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard
+from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
 Note = Callable[[str], None]  # told what is worked on before there are rows

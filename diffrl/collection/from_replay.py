@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard, split_episodes
 from diffrl.data.dataset import Card
-from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard, split_episodes
 from diffrl.data.scores import reference_for
 from diffrl.envs.gymnasium_backend import make_env
 from diffrl.training.replay import load_rows

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl.data.recipes import ppo
-from diffrl.data.recipes.base import Product, Recipe, RecipeError, Shard, split_episodes
+from diffrl.collection import ppo
+from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard, split_episodes
 
 ROWS_PER_SHARD = 50_000
 PARALLEL_EPISODES = 25

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl.data.recipes.base import Product, Recipe, Shard, split_episodes
+from diffrl.collection.recipe import Product, Recipe, Shard, split_episodes
 
 ROWS_PER_SHARD = 25_000
 EPISODES_PER_CALL = 500  # one compiled program for all shards

@@ -1,7 +1,7 @@
 """All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.data.recipes import control, locomotion, maze_sets, ogbench
-from diffrl.data.recipes.base import Recipe
+from diffrl.collection import control, locomotion, ogbench
+from diffrl.collection.recipe import Recipe
 
 _ALL = (*maze_sets.RECIPES, *locomotion.RECIPES)
 # What every method is judged on, but goal-conditioned play: it is imitation, cloning and RL score alike on it.

@@ -6,34 +6,34 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data.recipes import pointmaze
-from diffrl.data.recipes.base import Product, Recipe, Shard
+from diffrl.collection import maze_simulation
+from diffrl.collection.recipe import Product, Recipe, Shard
 
 BLOCKS_PER_SHARD = 10
 
 
 def _shards(maze: str, layout: str, seed: int, rows: int) -> list[Shard]:
     kind = "demonstrations" if layout == "demonstrations" else "play"
-    blocks = math.ceil(rows / pointmaze.BLOCK_STEPS)
+    blocks = math.ceil(rows / maze_simulation.BLOCK_STEPS)
     shards = []
     for first in range(0, blocks, BLOCKS_PER_SHARD):
         last = min(first + BLOCKS_PER_SHARD, blocks)
-        made = min(last * pointmaze.BLOCK_STEPS, rows) - first * pointmaze.BLOCK_STEPS
+        made = min(last * maze_simulation.BLOCK_STEPS, rows) - first * maze_simulation.BLOCK_STEPS
         arguments = (maze, kind, seed, first, last, rows if kind == "play" else made, layout)
-        shards.append(Shard(f"{kind}-{first:06d}", made, pointmaze.run_shard, arguments))
-    half = pointmaze.REFERENCE_EPISODES // 2
+        shards.append(Shard(f"{kind}-{first:06d}", made, maze_simulation.run_shard, arguments))
+    half = maze_simulation.REFERENCE_EPISODES // 2
     for policy in ("random", "controller"):
         for first in (0, half):
             arguments = (maze, policy, seed, first, first + half, rows, layout)
-            shards.append(Shard(f"{policy}-{first:06d}", 0, pointmaze.run_shard, arguments))
+            shards.append(Shard(f"{policy}-{first:06d}", 0, maze_simulation.run_shard, arguments))
     return shards
 
 
 def split_blocks(shard: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The blocks that `run_shard` joined: all of 1,000 steps but perhaps the last."""
     steps, blocks = len(shard["actions"]), []
-    for number, first in enumerate(range(0, steps, pointmaze.BLOCK_STEPS)):
-        last = min(first + pointmaze.BLOCK_STEPS, steps)
+    for number, first in enumerate(range(0, steps, maze_simulation.BLOCK_STEPS)):
+        last = min(first + maze_simulation.BLOCK_STEPS, steps)
         block = {name: shard[name][first:last] for name in ("actions", "goals", "success")}
         # Each block before this one has a state more than it has steps.
         blocks.append({**block, "states": shard["states"][first + number : last + number + 1]})
@@ -79,7 +79,7 @@ def demonstration_episodes(shard: dict[str, np.ndarray]) -> list[dict[str, Any]]
 
 
 def _reward(distance: np.ndarray, dense: bool) -> np.ndarray:
-    return np.exp(-distance) if dense else (distance <= pointmaze.SUCCESS_RADIUS).astype(np.float64)
+    return np.exp(-distance) if dense else (distance <= maze_simulation.SUCCESS_RADIUS).astype(np.float64)
 
 
 def _episode(observations: Any, actions: np.ndarray, rewards: np.ndarray) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _episode(observations: Any, actions: np.ndarray, rewards: np.ndarray) -> dic
 
 
 def _product(maze: str, layout: str, seed: int, rows: int, shards: dict[str, dict[str, np.ndarray]]) -> Product:
-    goal = pointmaze.evaluation_goal(maze)
+    goal = maze_simulation.evaluation_goal(maze)
     data = [shards[name] for name in sorted(shards) if name.startswith(("play", "demonstrations"))]
     dense = layout.endswith("-dense")
     if layout == "demonstrations":
@@ -109,15 +109,15 @@ def _product(maze: str, layout: str, seed: int, rows: int, shards: dict[str, dic
         for kind in ("random", "controller")
     }
     source = (
-        f"mean return of {pointmaze.REFERENCE_EPISODES} episodes in the evaluation environment: 0 is uniformly random "
-        f"actions, 100 is the noise-free waypoint controller, which sees the goal; seed {seed}, {pointmaze.versions()}"
+        f"mean return of {maze_simulation.REFERENCE_EPISODES} episodes in the evaluation environment: 0 is uniformly random "
+        f"actions, 100 is the noise-free waypoint controller, which sees the goal; seed {seed}, {maze_simulation.versions()}"
     )
     mean_return = float(np.mean([episode["rewards"].sum() for episode in episodes]))
     reward = "exp(-distance in m)" if dense else "1 where the next position is within 0.45 m"
     kind = {
         "fixedgoal": (
             f"Undirected play: the goals of the controller are left out, the reward is {reward} of {goal.tolist()}, the centre "
-            f"of the evaluation goal's cell; episodes are cut every {pointmaze.BLOCK_STEPS} steps."
+            f"of the evaluation goal's cell; episodes are cut every {maze_simulation.BLOCK_STEPS} steps."
         ),
         "goal": (
             "Goal-conditioned, one episode per goal: imitation solves it (row 0 has the goal that its reward is for; reward "
@@ -131,12 +131,12 @@ def _product(maze: str, layout: str, seed: int, rows: int, shards: dict[str, dic
     goals = "" if layout == "demonstrations" else " with goals over all free cells"
     description = (
         f"PointMaze {maze}, {rows} transitions of a waypoint controller (shortest paths, action noise 0.5){goals}. {kind} "
-        f"Mean episode return {mean_return:.3g}. Seed {seed}, {pointmaze.versions()}."
+        f"Mean episode return {mean_return:.3g}. Seed {seed}, {maze_simulation.versions()}."
     )
     return Product(
         episodes=episodes,
-        env=pointmaze.make_env(maze, layout, evaluation=False),
-        eval_env=pointmaze.make_env(maze, layout, evaluation=True),
+        env=maze_simulation.make_env(maze, layout, evaluation=False),
+        eval_env=maze_simulation.make_env(maze, layout, evaluation=True),
         metadata={"algorithm_name": "waypoint controller", "mean_return": mean_return},
         reference=(float(returns["random"].mean()), float(returns["controller"].mean())),
         reference_source=source,
@@ -152,7 +152,7 @@ def _recipe(name: str, maze: str, layout: str, rows: int, summary: str) -> Recip
         rows=rows,
         shards=functools.partial(_shards, maze, layout),
         assemble=functools.partial(_product, maze, layout),
-        fingerprint=pointmaze.versions,
+        fingerprint=maze_simulation.versions,
     )
 
 

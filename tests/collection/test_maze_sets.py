@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from diffrl.collection import maze_simulation
+from diffrl.collection.collect import collect
+from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.collection import collect
-from diffrl.data.recipes import RECIPES, pointmaze
 from diffrl.envs import make
 from diffrl.envs.pointmaze import from_env_spec
 
@@ -24,7 +25,7 @@ def test_dense_play_has_the_rows_of_the_sparse_one():
     sparse, dense = made("pointmaze/umaze-fixedgoal-v0", 3_000), made("pointmaze/umaze-fixedgoal-dense-v0", 3_000)
     np.testing.assert_array_equal(sparse.transitions.observation, dense.transitions.observation)
     np.testing.assert_array_equal(sparse.transitions.action, dense.transitions.action)
-    distance = np.linalg.norm(dense.transitions.next_observation[:, :2] - pointmaze.evaluation_goal("umaze"), axis=1)
+    distance = np.linalg.norm(dense.transitions.next_observation[:, :2] - maze_simulation.evaluation_goal("umaze"), axis=1)
     np.testing.assert_allclose(dense.transitions.reward, np.exp(-distance), rtol=1e-5)
     # Waiting at the goal is worth 1 a step of 300, so the references lie below it, and above those of the sparse reward.
     assert 0 < sparse.ref_min_score < dense.ref_min_score < dense.ref_max_score < 300
@@ -57,7 +58,7 @@ def test_demonstrations_take_all_ways_and_end_at_the_goal():
     starts = np.concatenate([[0], ends[:-1]])
     assert t.terminal.sum() >= len(ends) - 2  # each of the two shards cuts one
     np.testing.assert_array_equal(t.reward, t.terminal)
-    goal = pointmaze.evaluation_goal("tworoutes")
+    goal = maze_simulation.evaluation_goal("tworoutes")
     assert np.linalg.norm(t.next_observation[t.terminal][:, :2] - goal, axis=1).max() <= 0.45 + 0.25 * np.sqrt(2) + 1e-6
     ways = []
     for first, last in zip(starts, ends, strict=True):
@@ -72,6 +73,6 @@ def test_demonstrations_take_all_ways_and_end_at_the_goal():
     assert len(set(ways)) >= 6
     # One evaluation episode is worth 0 or 1 and ends at the goal.
     env = from_env_spec(source.env_spec, None)
-    assert (env.continuing_task, env.max_episode_steps) == (False, pointmaze.DEMONSTRATION_STEPS)
+    assert (env.continuing_task, env.max_episode_steps) == (False, maze_simulation.DEMONSTRATION_STEPS)
     assert source.ref_max_score == 1.0
     assert source.ref_min_score == 0.0

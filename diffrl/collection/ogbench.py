@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from diffrl.data.recipes.base import Product, Recipe, Shard
+from diffrl.collection.recipe import Product, Recipe, Shard
 
 EPISODE_STEPS = 1000
 EPISODES_PER_SHARD = 5

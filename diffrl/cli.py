@@ -56,12 +56,12 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from diffrl.collection.collect import CollectionError
     from diffrl.collection.recipe import RecipeError
     from diffrl.data.dataset import DatasetError
+    from diffrl.data.replay import ReplayError
     from diffrl.envs.gymnasium_backend import BackendError
     from diffrl.evaluation.evaluate import EvaluationError
     from diffrl.logging.writers import LogError
     from diffrl.training.checkpoint import CheckpointError
     from diffrl.training.devices import DeviceError
-    from diffrl.training.replay import ReplayError
     from diffrl.training.workdir import WorkdirError
 
     data_errors = (CollectionError, DatasetError, RecipeError, BackendError)

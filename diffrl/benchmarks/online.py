@@ -14,6 +14,7 @@ import numpy as np
 
 from diffrl.config import Config, ConfigError
 from diffrl.data.env_id import env_spec_of
+from diffrl.data.replay import Replay
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
 from diffrl.envs.protocol import HostEnvironments
@@ -21,7 +22,6 @@ from diffrl.registry import make
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
 from diffrl.training.interaction import DeviceLoop, HostLoop, RunState, init_all, interact
 from diffrl.training.online import describe, stage_of
-from diffrl.training.replay import Replay
 from diffrl.training.runs import make_runs
 from diffrl.types import Transition
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard, split_episodes
 from diffrl.data.dataset import Card
+from diffrl.data.replay import load_rows
 from diffrl.data.scores import reference_for
 from diffrl.envs.gymnasium_backend import make_env
-from diffrl.training.replay import load_rows
 from diffrl.types import Spec
 
 

@@ -16,8 +16,8 @@ from diffrl.collection.recipes import RECIPES
 from diffrl.data import arrow
 from diffrl.data.arrays import flags, numbers
 from diffrl.data.dataset import DatasetError, Rows, Source
-from diffrl.data.flatten import FlattenError, flatten, select_keys
 from diffrl.envs.env_spec import read
+from diffrl.envs.flatten import FlattenError, flatten, select_keys
 
 _PROBE_SECONDS = 3.0
 # Keys that gymnasium 1.x does not know in specs written by older versions; as Minari itself does.

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from diffrl.data.flatten import FlattenError, flatten_one, select_keys
 from diffrl.envs import env_spec, trust
 from diffrl.envs.dmc import registry as dmc
+from diffrl.envs.flatten import FlattenError, flatten_one, select_keys
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
 

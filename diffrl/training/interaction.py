@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
+from diffrl.data.replay import Replay
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.training.chunk import freeze
 from diffrl.training.devices import RUN, SHARED, place
-from diffrl.training.replay import Replay
 from diffrl.training.runs import INIT, ONLINE, Runs
 from diffrl.types import Key, Metrics, Spec, State, Transition
 

@@ -19,18 +19,18 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config, ConfigError, to_json, validate
+from diffrl.data import replay as replays
 from diffrl.data.dataset import Card
 from diffrl.data.env_id import env_spec_of
+from diffrl.data.replay import Replay
 from diffrl.envs import make as environments
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.registry import make
-from diffrl.training import replay as replays
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
 from diffrl.training.interaction import DeviceLoop, HostLoop, Life, RunState, init_all, interact
 from diffrl.training.preemption import Preemption, watch_signals
-from diffrl.training.replay import Replay
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import Outcome

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from diffrl.data import minari as loader
 from diffrl.data.dataset import DatasetError, Transforms, build, fingerprint
-from diffrl.data.flatten import flatten, flatten_one
+from diffrl.envs.flatten import flatten, flatten_one
 
 ACTIONS = Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32))
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)

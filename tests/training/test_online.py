@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from programs import ROOT, environment, run
 
+from diffrl.data.replay import load_rows
 from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.replay import load_rows
 
 TINY = (
     "launch/train.py",

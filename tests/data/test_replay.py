@@ -9,7 +9,7 @@ import pytest
 
 from diffrl.data.columns import attach, steps_ahead
 from diffrl.data.dataset import Dataset
-from diffrl.training.replay import Replay, ReplayError, load_rows, restored, save_rows
+from diffrl.data.replay import Replay, ReplayError, load_rows, restored, save_rows
 from diffrl.types import Transition
 
 ENVS, CAPACITY = 2, 8

@@ -20,7 +20,7 @@ from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
-from diffrl.evaluation import results, rollout, said
+from diffrl.evaluation import results, rollout, terminal
 from diffrl.evaluation.results import Result, Settings
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.runs import Runs, make_runs
@@ -103,7 +103,7 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
     if not found:
         raise EvaluationError(_nothing_found(evaluator, options))
     ordered = [found[key] for key in sorted(found, key=lambda key: key[0])]
-    said.print_table([result for result in ordered if result.step == ordered[-1].step], console)
+    terminal.print_table([result for result in ordered if result.step == ordered[-1].step], console)
     return ordered
 
 
@@ -178,7 +178,7 @@ class _Evaluator:
                 self.console.print(f"update {step}: {variant.label} exists, skipped (--force evaluates again)", highlight=False)
             else:
                 result = self._roll_out(step, variant, policies, metadata)
-                self.console.print(f"update {step}: {said.one_line(result)}", highlight=False)
+                self.console.print(f"update {step}: {terminal.one_line(result)}", highlight=False)
             found.append(result)
         return found
 

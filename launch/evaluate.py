@@ -16,9 +16,10 @@ from rich.console import Console
 
 from diffrl import cli
 from diffrl.envs.make import BACKENDS
-from diffrl.evaluation import plots, tables, video
+from diffrl.evaluation import video
 from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdir
 from diffrl.evaluation.results import Result, path_of
+from diffrl.reports import plots, tables
 from diffrl.training import devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory that launch/train.py wrote.")

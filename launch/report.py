@@ -33,10 +33,11 @@ from rich.text import Text
 
 from diffrl import cli
 from diffrl.config import ConfigError
-from diffrl.evaluation import plots, suite_plots, suite_tables, sweep_report, tables
+from diffrl.evaluation import sweep_report
 from diffrl.evaluation.results import atomically
-from diffrl.evaluation.suite import gather
-from diffrl.evaluation.tables import ReportError, Series
+from diffrl.reports import plots, suite_plots, suite_tables, tables
+from diffrl.reports.suite import gather
+from diffrl.reports.tables import ReportError, Series
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs or glob patterns, separated by commas; positional arguments count too.")
 OUT = flags.DEFINE_string("out", "report", "Directory for the tables and pictures.")

@@ -218,7 +218,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         queueing = slurm.check(dict(text.split("=", 1) for text in SLURM.value))
     devices.configure(CPU_DEVICES.value)
     from diffrl.evaluation.evaluate import Options
-    from diffrl.evaluation.tables import ReportError
+    from diffrl.reports.tables import ReportError
     from diffrl.sweeps import record
 
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -10,7 +10,7 @@ the evaluation environment's goal cell (D4RL's maze2d relabelling): undirected d
 `goal`: Minari's layout, one episode per goal, the goal observed; unlike there, row 0 has the goal that its reward is for.
 Either with sparse rewards or, `-dense`, exp(-distance in m).
 `demonstrations` (maze tworoutes): from one end to the other, every fork passed above or below with equal probability; the mean
-of the two ways is a wall, and a policy with one mode knows one way (evaluation/ways.py).
+of the two ways is a wall, and a policy with one mode knows one way (reports/ways.py).
 
 Physics is `mujoco.mj_step` on gymnasium-robotics' own model. A block of 1,000 steps is simulated from its own seed, so
 data do not depend on how blocks are spread over processes. This module imports no JAX: worker processes start fast.

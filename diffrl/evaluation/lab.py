@@ -24,8 +24,8 @@ from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
 from diffrl.evaluation.distances import mmd, sliced_wasserstein
 from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
-from diffrl.evaluation.plots import STYLE
 from diffrl.evaluation.statistics import interval
+from diffrl.reports.plots import STYLE
 from diffrl.training.runs import make_runs
 from diffrl.types import Policy, Spec
 

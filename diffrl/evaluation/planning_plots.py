@@ -19,7 +19,7 @@ from diffrl.envs.control.cart_pole import CartPoleSwingUp
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
 from diffrl.evaluation.planning import Outcome, Trained, Units
-from diffrl.evaluation.plots import DATA, STYLE
+from diffrl.reports.plots import DATA, STYLE
 
 PLANNED, REAL = "#2f6fb0", "#d1495b"
 MAX_PATHS = 5  # of one panel

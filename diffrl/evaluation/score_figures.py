@@ -13,10 +13,10 @@ from matplotlib.patches import Circle
 from scipy.stats import norm, spearmanr
 
 from diffrl.evaluation import score_studies, uncertainty_study
-from diffrl.evaluation.plots import DATA, STYLE
 from diffrl.evaluation.results import atomically
 from diffrl.evaluation.score_studies import HIGH, LOW, RADIUS, Ascent, Energies
 from diffrl.evaluation.uncertainty_study import Uncertainty
+from diffrl.reports.plots import DATA, STYLE
 
 EXACT, LEARNT, OTHER = "#3b4252", "#2f6fb0", "#d1495b"
 X = np.linspace(-2.0, 2.0, 801)

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl.evaluation import sweep_plot, tables
+from diffrl.evaluation import sweep_plot
 from diffrl.evaluation.results import atomically
 from diffrl.evaluation.sweep_results import Cell, StageTime, SweepResults, read
+from diffrl.reports import tables
 
 OPTIMISTIC = (
     "The best point of each table stands out. It was chosen by the very episodes that score it, so its score is optimistic, the "

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from diffrl.data.dataset import Card
-from diffrl.evaluation import tables
 from diffrl.evaluation.evaluate import parse_act
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import Summary, summarise
-from diffrl.evaluation.tables import ReportError, Series
+from diffrl.reports import tables
+from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import record
 
 

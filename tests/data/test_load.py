@@ -21,7 +21,7 @@ from diffrl.data.dataset import Card, Dataset, DatasetError, Source
 from diffrl.data.load import load
 from diffrl.envs import trust
 from diffrl.envs.gymnasium_backend import BackendError, make_env
-from diffrl.evaluation.plots import data_pieces
+from diffrl.reports.plots import data_pieces
 from diffrl.training.train import train
 from diffrl.training.workdir import WorkdirError
 

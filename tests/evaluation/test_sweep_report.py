@@ -18,7 +18,7 @@ from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.scores import Reference
 from diffrl.evaluation import results, sweep_plot, sweep_report, sweep_results
 from diffrl.evaluation.results import Result, Settings
-from diffrl.evaluation.tables import ReportError
+from diffrl.reports.tables import ReportError
 from diffrl.sweeps import record
 from diffrl.sweeps.parts import Part, split_group, whole
 from diffrl.sweeps.plan import plan

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.evaluation import suite as suites
-from diffrl.evaluation import ways
 from diffrl.evaluation.statistics import summarise
-from diffrl.evaluation.suite import Interval, Suite, Task
-from diffrl.evaluation.tables import Series, data_value, reference_in_words, to_csv, unit_of, values_of
+from diffrl.reports import suite as suites
+from diffrl.reports import ways
+from diffrl.reports.suite import Interval, Suite, Task
+from diffrl.reports.tables import Series, data_value, reference_in_words, to_csv, unit_of, values_of
 
 MISSING = "–"
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import EngFormatter
 
 from diffrl.data.dataset import Card
 from diffrl.evaluation import results, statistics
-from diffrl.evaluation.maze import Maze, maze_of
-from diffrl.evaluation.tables import Series, data_value, step_unit, unit_of, values_of
+from diffrl.reports.maze import Maze, maze_of
+from diffrl.reports.tables import Series, data_value, step_unit, unit_of, values_of
 
 STYLE: Any = {
     "font.size": 10,

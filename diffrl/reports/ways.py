@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 from diffrl.evaluation import results
-from diffrl.evaluation.maze import Maze, maze_of
-from diffrl.evaluation.tables import Series
+from diffrl.reports.maze import Maze, maze_of
+from diffrl.reports.tables import Series
 
 NEAR = 0.15  # of a cell: how close to a fork's middle a position counts as beside it
 

@@ -14,9 +14,10 @@ from workdirs import MAZE, card, describe, tiny_config
 from diffrl.data import minari
 from diffrl.data.dataset import Source
 from diffrl.data.scores import OGBENCH, Reference
-from diffrl.evaluation import plots, results, tables
-from diffrl.evaluation.maze import maze_of
+from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
+from diffrl.reports import plots, tables
+from diffrl.reports.maze import maze_of
 from diffrl.types import Transition
 
 SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffrl.evaluation.maze import Maze
-from diffrl.evaluation.ways import entropy, forks, ways
+from diffrl.reports.maze import Maze
+from diffrl.reports.ways import entropy, forks, ways
 
 FORKED = ("1111111", "1000001", "0010100", "1000001", "1111111")  # two wall cells between an upper and a lower way
 

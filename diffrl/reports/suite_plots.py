@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from diffrl.evaluation import suite as suites
-from diffrl.evaluation.plots import STYLE
-from diffrl.evaluation.suite import Estimate, Suite
+from diffrl.reports import suite as suites
+from diffrl.reports.plots import STYLE
+from diffrl.reports.suite import Estimate, Suite
 
 GRID = "#e5e7eb"
 

@@ -13,11 +13,12 @@ from workdirs import card, describe
 from diffrl.algorithms import bc, iql
 from diffrl.config import Config, DatasetConfig
 from diffrl.data.scores import OGBENCH, Reference
-from diffrl.evaluation import results, suite_plots, suite_tables, tables
-from diffrl.evaluation import suite as suites
+from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
-from diffrl.evaluation.suite import Suite, Task
-from diffrl.evaluation.tables import ReportError
+from diffrl.reports import suite as suites
+from diffrl.reports import suite_plots, suite_tables, tables
+from diffrl.reports.suite import Suite, Task
+from diffrl.reports.tables import ReportError
 
 HUNDRED = Reference(0.0, 100.0, "made up")
 JAX = Settings("jax", "a maze in JAX", episodes=2, seed=0)

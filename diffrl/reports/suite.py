@@ -13,7 +13,7 @@ from jaxtyping import Float
 from diffrl.data.scores import normalized
 from diffrl.evaluation import statistics
 from diffrl.evaluation.results import Result
-from diffrl.evaluation.tables import ReportError, Series, values_of
+from diffrl.reports.tables import ReportError, Series, values_of
 
 Interval = tuple[float, float] | None
 

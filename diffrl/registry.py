@@ -29,7 +29,7 @@ REGISTRY: dict[str, Method] = {
     "iql": Method(iql.Config, iql.make),
     "qsm": Method(qsm.Config, qsm.make),
     "sac": Method(sac.Config, sac.make),
-    "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.evaluation.score_figures"),
+    "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.studies.score_figures"),
     "srpo": Method(srpo.Config, srpo.make),
     "swg": Method(swg.Config, swg.make),
     "td3_bc": Method(td3_bc.Config, td3_bc.make),

@@ -37,9 +37,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Of starts and of planning.")
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     cli.no_more_arguments(argv)
-    from diffrl.evaluation import planning, planning_plots
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
     from diffrl.evaluation.results import atomically
+    from diffrl.studies import planning, planning_plots
 
     if WORKDIR.value is None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")

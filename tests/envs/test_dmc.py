@@ -28,7 +28,7 @@ from diffrl.envs.dmc.mjx import DmcMjx
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments
 from diffrl.envs.mjx import State
 from diffrl.envs.protocol import DeviceEnvironment
-from diffrl.evaluation.planning import _Stepped
+from diffrl.studies.planning import _Stepped
 
 
 @functools.cache

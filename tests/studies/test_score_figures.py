@@ -12,8 +12,8 @@ import pytest
 from matplotlib.image import imread
 from support import quick_compilation
 
-from diffrl.evaluation import score_figures, score_studies, uncertainty_study
 from diffrl.registry import REGISTRY
+from diffrl.studies import score_figures, scores, uncertainty
 
 KEY = jax.random.key(0)
 AT = np.array([-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0])
@@ -34,7 +34,7 @@ def written(path: Path) -> None:
 
 
 def test_energies_are_the_known_ones_and_the_score_network_finds_the_gradient(tmp_path: Path) -> None:
-    found = score_studies.energies(KEY, AT, updates=600)
+    found = scores.energies(KEY, AT, updates=600)
     np.testing.assert_allclose(found.energy, ENERGY, rtol=2e-6, atol=1e-5)
     np.testing.assert_allclose(found.gradient, SLOPE, rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(found.minus_log_likelihood - found.energy, 0.408113, atol=1e-5)
@@ -50,11 +50,11 @@ def test_energies_are_the_known_ones_and_the_score_network_finds_the_gradient(tm
 
 def test_distance_bounds_the_error_where_the_ensemble_does_not(tmp_path: Path) -> None:
     x = np.linspace(-2.0, 2.0, 201)
-    found = uncertainty_study.uncertainties(KEY, x, updates=300, width=64)
+    found = uncertainty.uncertainties(KEY, x, updates=300, width=64)
     distance, process, members = found
-    nearest = np.min(np.abs(x[:, None] - uncertainty_study.FITTED[:, 0]), axis=1)
+    nearest = np.min(np.abs(x[:, None] - uncertainty.FITTED[:, 0]), axis=1)
     assert (distance.value >= nearest - 1e-6).all()
-    assert (distance.value**2 <= nearest**2 + 2.0 * uncertainty_study.SIGMA**2 * np.log(3.0) + 1e-6).all()
+    assert (distance.value**2 <= nearest**2 + 2.0 * uncertainty.SIGMA**2 * np.log(3.0) + 1e-6).all()
     assert distance.needed < 5.0 < 20.0 < members.needed
     assert process.needed > distance.needed
     lines = score_figures.draw_uncertainties(x, found, tmp_path / "uncertainty.png")
@@ -64,14 +64,14 @@ def test_distance_bounds_the_error_where_the_ensemble_does_not(tmp_path: Path) -
 
 def test_gaussian_process_interpolates_and_goes_back_to_its_prior() -> None:
     x, y = np.array([-1.0, 0.3, 1.1]), np.array([0.4, -0.7, 0.2])
-    mean, variance = uncertainty_study.gaussian_process(x, y, np.append(x, 100.0))
+    mean, variance = uncertainty.gaussian_process(x, y, np.append(x, 100.0))
     np.testing.assert_allclose(mean, [*y, 0.0], atol=1e-6)
     np.testing.assert_allclose(variance[:3], 0.0, atol=1e-6)
     assert 0.05 < variance[3] < 1.0
 
 
 def test_langevin_chains_fill_the_uniform(tmp_path: Path) -> None:
-    end = score_studies.langevin_of_uniform(KEY, updates=400, chains=200, steps=600, step=6e-3)
+    end = scores.langevin_of_uniform(KEY, updates=400, chains=200, steps=600, step=6e-3)
     assert end.mean() == pytest.approx(5.0, abs=0.3)
     assert end.std() == pytest.approx((16.0 / 12.0 + 0.2**2) ** 0.5, rel=0.1)
     assert ((end > 2.2) & (end < 7.8)).all()
@@ -82,7 +82,7 @@ def test_langevin_chains_fill_the_uniform(tmp_path: Path) -> None:
 
 
 def test_ascent_ends_on_the_circle(tmp_path: Path) -> None:
-    found = score_studies.ascent_to_circle(KEY, updates=600, chains=20, steps=150)
+    found = scores.ascent_to_circle(KEY, updates=600, chains=20, steps=150)
     assert np.linalg.norm(found.start, axis=1).min() < 1.5
     np.testing.assert_allclose(np.linalg.norm(found.exact, axis=1), 3.0, atol=0.05)
     np.testing.assert_allclose(np.linalg.norm(found.learnt, axis=1), 3.0, atol=0.3)  # a short training
@@ -91,8 +91,8 @@ def test_ascent_ends_on_the_circle(tmp_path: Path) -> None:
 
 
 def test_levels_are_held_as_in_planning() -> None:
-    schedule = score_studies.TableVE((0.3, 0.2, 0.1))
-    grid = score_studies.held(schedule, 9)
+    schedule = scores.TableVE((0.3, 0.2, 0.1))
+    grid = scores.held(schedule, 9)
     assert grid.num_steps == 9
     sigmas = np.asarray(grid.levels.sigma)[1:]
     assert (np.diff(sigmas) <= 1e-7).all()
@@ -103,12 +103,12 @@ def test_every_collection_of_figures_can_be_drawn(tmp_path: Path, monkeypatch: p
     """Registered modules have `draw`; it writes its pictures one by one and then tells what they say."""
     for method in REGISTRY.values():
         assert method.figures is None or callable(importlib.import_module(method.figures).draw)
-    monkeypatch.setattr(score_studies, "energies", lambda key, x: score_studies.Energies(x, *([np.sin(x)] * 6)))
-    fit = uncertainty_study.Uncertainty("fit", 1.0, *([np.cos(score_figures.X) + 1.1] * 3))
-    monkeypatch.setattr(uncertainty_study, "uncertainties", lambda key, x: (fit, fit))
-    monkeypatch.setattr(score_studies, "langevin_of_uniform", lambda key: np.linspace(3.0, 7.0, 50))
+    monkeypatch.setattr(scores, "energies", lambda key, x: scores.Energies(x, *([np.sin(x)] * 6)))
+    fit = uncertainty.Uncertainty("fit", 1.0, *([np.cos(score_figures.X) + 1.1] * 3))
+    monkeypatch.setattr(uncertainty, "uncertainties", lambda key, x: (fit, fit))
+    monkeypatch.setattr(scores, "langevin_of_uniform", lambda key: np.linspace(3.0, 7.0, 50))
     points = np.random.default_rng(0).normal(size=(4, 20, 2))
-    monkeypatch.setattr(score_studies, "ascent_to_circle", lambda key: score_studies.Ascent(*points))
+    monkeypatch.setattr(scores, "ascent_to_circle", lambda key: scores.Ascent(*points))
     paths = list(score_figures.draw(tmp_path))
     assert [path.name for path in paths] == ["energy.png", "uncertainty.png", "langevin.png", "circle.png", "figures.md"]
     text = paths[-1].read_text()

@@ -22,10 +22,10 @@ from diffrl import registry
 from diffrl.data.dataset import Card
 from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
-from diffrl.evaluation.distances import mmd, sliced_wasserstein
 from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
 from diffrl.evaluation.statistics import interval
 from diffrl.reports.plots import STYLE
+from diffrl.studies.distances import mmd, sliced_wasserstein
 from diffrl.training.runs import make_runs
 from diffrl.types import Policy, Spec
 

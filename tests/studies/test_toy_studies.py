@@ -6,8 +6,8 @@ import pytest
 from programs import run
 
 from diffrl.data.toys import truth
-from diffrl.evaluation import lab
 from diffrl.evaluation.evaluate import EvaluationError, parse_act
+from diffrl.studies import toys
 
 TINY = {
     "toy_swg": ("diffusion_updates=20", "hidden_dim=16", "act.num_denoising_steps=4"),
@@ -29,32 +29,32 @@ def workdirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.slow
 def test_table_and_picture(workdirs: dict[str, Path], tmp_path: Path) -> None:
     """Every method at every β beside two true samples; ways of acting are rows of their own."""
-    cells = lab.judge([workdirs["toy_swg"]], parse_act(("guidance_scale=0,1",)), n=50)
+    cells = toys.judge([workdirs["toy_swg"]], parse_act(("guidance_scale=0,1",)), n=50)
     others = [workdirs["toy_diffusion_bc"], workdirs["toy_cep"], workdirs["toy_srpo"]]
     # A choice that a method does not make is not asked of it.
-    cells["moons"] += lab.judge(others, parse_act(("select=w",)), n=50, candidates=3)["moons"][5:]
+    cells["moons"] += toys.judge(others, parse_act(("select=w",)), n=50, candidates=3)["moons"][5:]
     rows = cells["moons"]
     methods = list(dict.fromkeys(cell.method for cell in rows))
-    assert methods == [lab.TRUE, "swg, guidance_scale 0", "swg, guidance_scale 1", "diffusion_bc, softmax of 3", "cep"]
+    assert methods == [toys.TRUE, "swg, guidance_scale 0", "swg, guidance_scale 1", "diffusion_bc, softmax of 3", "cep"]
     assert [cell.beta for cell in rows if cell.method == "cep"] == [0, 1, 5, 10, 15]
-    true = [cell.wasserstein.mean() for cell in rows if cell.method == lab.TRUE]
+    true = [cell.wasserstein.mean() for cell in rows if cell.method == toys.TRUE]
     assert all(cell.wasserstein.mean() > true[0] for cell in rows if cell.method == "cep")  # twenty updates are not enough
-    text = lab.to_markdown(cells)
+    text = toys.to_markdown(cells)
     assert text.count("\n| ") == 1 + 1 + len(methods)
-    assert lab.picture("moons", rows, tmp_path / "a.png").stat().st_size > 10_000
+    assert toys.picture("moons", rows, tmp_path / "a.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_modes(workdirs: dict[str, Path], tmp_path: Path) -> None:
-    picture = lab.modes(workdirs["toy_srpo"], tmp_path / "modes.png")
+    picture = toys.modes(workdirs["toy_srpo"], tmp_path / "modes.png")
     assert picture is not None
     assert picture.stat().st_size > 10_000
-    assert lab.modes(workdirs["toy_swg"], tmp_path / "none.png") is None
+    assert toys.modes(workdirs["toy_swg"], tmp_path / "none.png") is None
 
 
 def test_true_samples_are_at_the_floor_and_shifted_ones_are_not() -> None:
-    x = truth("rings", 5.0, lab.BLOCKS * 400, seed=9)
-    true, shifted = (lab._cell("x", "rings", 5.0, [points], 400, seed=0) for points in (x, x + 0.3))
+    x = truth("rings", 5.0, toys.BLOCKS * 400, seed=9)
+    true, shifted = (toys._cell("x", "rings", 5.0, [points], 400, seed=0) for points in (x, x + 0.3))
     assert shifted.wasserstein.mean() > 2 * true.wasserstein.mean()
     assert shifted.mmd.mean() > 2 * true.mmd.mean()
 
@@ -73,8 +73,8 @@ def test_program(workdirs: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_errors(workdirs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no workdir"):
-        lab.judge([tmp_path], [()])
+        toys.judge([tmp_path], [()])
     with pytest.raises(EvaluationError, match="there already"):
-        lab.judge([workdirs["toy_cep"]] * 2, [()], n=20)
+        toys.judge([workdirs["toy_cep"]] * 2, [()], n=20)
     with pytest.raises(EvaluationError, match="select='w'"):
-        lab.judge([workdirs["toy_swg"]], parse_act(("num_candidates=4", "select=q")), n=20)
+        toys.judge([workdirs["toy_swg"]], parse_act(("num_candidates=4", "select=q")), n=20)

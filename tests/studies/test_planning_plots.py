@@ -11,8 +11,8 @@ from support import quick
 
 from diffrl.envs.control.base import ControlTask, State
 from diffrl.envs.control.registry import TASKS
-from diffrl.evaluation import planning_plots
-from diffrl.evaluation.planning import Outcome
+from diffrl.studies import planning_plots
+from diffrl.studies.planning import Outcome
 
 PICTURES = {
     "CartPoleSwingUp": ["phases.png", "snapshots.png"],

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.stats import norm, spearmanr
 
-from diffrl.evaluation import score_studies, uncertainty_study
 from diffrl.evaluation.results import atomically
-from diffrl.evaluation.score_studies import HIGH, LOW, RADIUS, Ascent, Energies
-from diffrl.evaluation.uncertainty_study import Uncertainty
 from diffrl.reports.plots import DATA, STYLE
+from diffrl.studies import scores, uncertainty
+from diffrl.studies.scores import HIGH, LOW, RADIUS, Ascent, Energies
+from diffrl.studies.uncertainty import Uncertainty
 
 EXACT, LEARNT, OTHER = "#3b4252", "#2f6fb0", "#d1495b"
 X = np.linspace(-2.0, 2.0, 801)
 NEAR = 0.9  # |x| within which the energy's points have noised copies
-BLURRED = score_studies.BLUR * (HIGH - LOW) / 2.0  # deviation of the noise on the uniform
+BLURRED = scores.BLUR * (HIGH - LOW) / 2.0  # deviation of the noise on the uniform
 Lines = list[str]  # what a figure says, in words and numbers
 
 
@@ -30,10 +30,10 @@ def draw(out: Path, seed: int = 0) -> Iterator[Path]:
     keys = jax.random.split(jax.random.key(seed), 4)
     pictures: dict[str, Lines] = {}
     for name, make in (
-        ("energy", lambda path: draw_energies(score_studies.energies(keys[0], X), path)),
-        ("uncertainty", lambda path: draw_uncertainties(X, uncertainty_study.uncertainties(keys[1], X), path)),
-        ("langevin", lambda path: draw_uniform(score_studies.langevin_of_uniform(keys[2]), path)),
-        ("circle", lambda path: draw_circle(score_studies.ascent_to_circle(keys[3]), path)),
+        ("energy", lambda path: draw_energies(scores.energies(keys[0], X), path)),
+        ("uncertainty", lambda path: draw_uncertainties(X, uncertainty.uncertainties(keys[1], X), path)),
+        ("langevin", lambda path: draw_uniform(scores.langevin_of_uniform(keys[2]), path)),
+        ("circle", lambda path: draw_circle(scores.ascent_to_circle(keys[3]), path)),
     ):
         pictures[name] = make(out / f"{name}.png")
         yield out / f"{name}.png"
@@ -49,11 +49,11 @@ def draw_energies(found: Energies, path: Path) -> Lines:
         ("score network", found.by_score, LEARNT, "-"),
         ("gradient of a distance network", found.by_distance, OTHER, "-"),
     )
-    points = score_studies.POINTS[:, 0]
+    points = scores.POINTS[:, 0]
     with matplotlib.rc_context(STYLE):
         figure, (left, middle, right) = _panels(1, 3, 3.6)
         left.plot(found.x, found.likelihood, color=EXACT)
-        left.set_title(f"$p_\\sigma$, σ = {score_studies.SIGMA}")
+        left.set_title(f"$p_\\sigma$, σ = {scores.SIGMA}")
         middle.plot(found.x, found.minus_log_likelihood, color=EXACT, label=r"$-\log p_\sigma$")
         middle.plot(found.x, found.energy, color=LEARNT, linestyle="--", label=r"$E_\sigma$, softmin of the distance")
         middle.set_title("one up to a constant")
@@ -87,9 +87,9 @@ def draw_uncertainties(x: Float[np.ndarray, " n"], found: tuple[Uncertainty, ...
             band = one.scale * one.value
             top.fill_between(x, one.prediction - band, one.prediction + band, color=LEARNT, alpha=0.2, linewidth=0)
             top.plot(x, one.prediction, color=LEARNT, label=f"fit ± {one.scale:g} × uncertainty")
-            top.plot(x, uncertainty_study.target(x), color=EXACT, linestyle="--", label="x² sin x")
-            points = uncertainty_study.FITTED[:, 0]
-            top.plot(points, uncertainty_study.target(points), "k^", markersize=5, label="data")
+            top.plot(x, uncertainty.target(x), color=EXACT, linestyle="--", label="x² sin x")
+            points = uncertainty.FITTED[:, 0]
+            top.plot(points, uncertainty.target(points), "k^", markersize=5, label="data")
             top.set(title=one.name, ylim=(-4.0, 4.0))
             top.legend(fontsize=8, loc="upper left")
             squared, least = np.maximum(one.value**2, floor), one.minima

@@ -12,8 +12,8 @@ from diffrl import config as configs
 from diffrl import registry
 from diffrl.algorithms import sgp
 from diffrl.envs.control.hole import HoleIntegrator
-from diffrl.evaluation import planning, planning_plots
 from diffrl.evaluation.evaluate import EvaluationError
+from diffrl.studies import planning, planning_plots
 
 TINY = (
     "hidden_dim=32",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from diffrl.evaluation.distances import mmd, sliced_wasserstein
+from diffrl.studies.distances import mmd, sliced_wasserstein
 
 
 def normal(seed: int, mean: float = 0.0, n: int = 1_000) -> np.ndarray:

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from diffrl.diffusion import empirical
-from diffrl.evaluation.score_studies import fit
 from diffrl.learner import forward
 from diffrl.networks.ensembles import ensemble
 from diffrl.networks.mlp import MLP
+from diffrl.studies.scores import fit
 from diffrl.types import Key
 
 FITTED, SIGMA = np.array([[0.771896], [-0.844175], [0.959292]], np.float32), 0.1

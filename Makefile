@@ -52,7 +52,7 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slurm: install
-	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/test_slurm_scripts.py tests/end_to_end/test_slurm.py
+	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/sweeps/test_slurm_scripts.py tests/end_to_end/test_slurm.py
 
 bench: install
 	$(BIN)/python launch/benchmark.py --out=runs/benchmark

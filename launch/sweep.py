@@ -154,7 +154,7 @@ def submit(trainings: list["Group"], options: dict[str, str], console: Console) 
     Raises:
         ConfigError: an option or Slurm refuses.
     """
-    from diffrl import slurm
+    from diffrl.sweeps import slurm
 
     jobs = []
     for one in trainings:
@@ -175,8 +175,8 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
     """Train and evaluate one after another; the exit code."""
     import jax
 
-    from diffrl.evaluation import sweep_report
     from diffrl.evaluation.evaluate import evaluate_workdir
+    from diffrl.sweeps import report
     from diffrl.training.online import train_online
     from diffrl.training.runs import make_runs
     from diffrl.training.train import train
@@ -198,7 +198,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
         jax.clear_caches()  # a hundred programs would fill the memory
     if EVALUATE.value:
         out = Path(OUT.value or "")
-        sweep_report.write(out, out / "report", console)
+        report.write(out, out / "report", console)
     console.print(f"{len(trainings)} trainings in {(time.monotonic() - started) / 60:.1f} min", highlight=False)
     for line in diverged:
         console.print(f"diverged: {line}", highlight=False, markup=False, soft_wrap=True)
@@ -210,7 +210,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     cli.no_more_arguments(argv)
     plan = plan_of_flags(overrides)
     if SUBMIT.value:
-        from diffrl import slurm
+        from diffrl.sweeps import slurm
 
         for text in SLURM.value:
             if "=" not in text:

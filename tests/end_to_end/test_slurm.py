@@ -9,7 +9,7 @@ from programs import ROOT, TINY_SRPO, collect, environment, run
 from resume.test_resume import assert_same_training
 from slurm_cluster import INSTALL, Cluster, cluster, wanted
 
-from diffrl import slurm
+from diffrl.sweeps import slurm
 
 pytestmark = [
     pytest.mark.slow,

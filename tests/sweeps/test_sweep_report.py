@@ -16,10 +16,10 @@ from workdirs import card, describe
 from diffrl.algorithms import diffusion_bc
 from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.scores import Reference
-from diffrl.evaluation import results, sweep_plot, sweep_report, sweep_results
+from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
 from diffrl.reports.tables import ReportError
-from diffrl.sweeps import record
+from diffrl.sweeps import plot, record, report, results
 from diffrl.sweeps.parts import Part, split_group, whole
 from diffrl.sweeps.plan import plan
 from diffrl.training.runs import points_of
@@ -100,36 +100,36 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_parts_of_a_group_are_one_table(sweep: Path) -> None:
-    found = sweep_results.read(sweep)
+    found = results.read(sweep)
     assert {label: len(cells) for label, cells in found.groups.items()} == {"hidden_dim-8": 3, "hidden_dim-16": 3}
     narrow = found.groups["hidden_dim-8"][1]
     assert narrow.point == {"learning_rate": 0.01}
     assert narrow.result.seeds == [0, 1, 2, 3]
     np.testing.assert_array_equal(narrow.values, [50.0, 51.0, 52.0, 53.0])
     assert narrow.summary.mean == 51.5
-    header, rows = sweep_report.formatted(found.groups["hidden_dim-16"])
+    header, rows = report.formatted(found.groups["hidden_dim-16"])
     assert header == ["point", "runs", "score", "return", "IQM", "95 % interval", "success"]
     assert rows[1][:5] == ["learning_rate=0.01", "4", "61.50", "61.50", "61.50"]
     assert rows[1][-1] == "100 %"
-    table = list(csv.DictReader(sweep_report.to_csv(found.cells).splitlines()))
+    table = list(csv.DictReader(report.to_csv(found.cells).splitlines()))
     assert len(table) == 24
     assert table[5] | {"group": "hidden_dim-8", "learning_rate": "0.01", "seed": "1", "score": "51.0", "stopped": ""} == table[5]
 
 
 def test_the_best_point_stands_out_with_its_caveat(sweep: Path) -> None:
-    found = sweep_results.read(sweep)
-    assert [sweep_report.best_of(cells) for cells in found.groups.values()] == [1, 1]
-    page = sweep_report.to_markdown(found, ["learning_rate.png"])
+    found = results.read(sweep)
+    assert [report.best_of(cells) for cells in found.groups.values()] == [1, 1]
+    page = report.to_markdown(found, ["learning_rate.png"])
     assert "| **learning_rate=0.01** | **4** | **61.50** |" in page
     assert "its score is optimistic" in page
     assert "![learning_rate](learning_rate.png)" in page
 
 
 def test_a_tie_has_no_best(sweep: Path) -> None:
-    found = sweep_results.read(sweep)
+    found = results.read(sweep)
     cells = found.groups["hidden_dim-8"]
-    assert sweep_report.best_of([cells[0], cells[2]]) is None  # 30 + seed on either side
-    assert sweep_report.best_of(cells[:1]) is None
+    assert report.best_of([cells[0], cells[2]]) is None  # 30 + seed on either side
+    assert report.best_of(cells[:1]) is None
 
 
 def test_stopped_runs_are_named_and_never_best(sweep: Path) -> None:
@@ -137,24 +137,24 @@ def test_stopped_runs_are_named_and_never_best(sweep: Path) -> None:
     config = dataclasses.replace(load("x"), num_seeds=4, sweep="learning_rate=0.001,0.01,0.1")
     config.algorithm.hidden_dim = 16
     evaluate(sweep / wide["label"], config, stopped={5: "dropped at update 2000", 9: "diverged before update 300"})
-    found = sweep_results.read(sweep)
+    found = results.read(sweep)
     assert found.groups["hidden_dim-16"][1].stopped == ["", "dropped at update 2000", "", ""]
-    assert sweep_report.best_of(found.groups["hidden_dim-16"]) == 0
-    lines = sweep_report.explanation(found)
+    assert report.best_of(found.groups["hidden_dim-16"]) == 0
+    lines = report.explanation(found)
     assert "hidden_dim-16, learning_rate=0.01, seed 1: dropped at update 2000." in lines
     assert "hidden_dim-16, learning_rate=0.1, seed 1: diverged before update 300." in lines
 
 
 def test_time_and_what_shared_stages_saved(sweep: Path) -> None:
     """The narrow group is two trainings of 6 runs, each with a critic of two starts: 4 s, in which 2 stood for 6."""
-    times = {(time.group, time.stage): time for time in sweep_results.read(sweep).times}
+    times = {(time.group, time.stage): time for time in results.read(sweep).times}
     narrow = times["hidden_dim-8", "critic"]
     assert (narrow.runs, narrow.distinct_runs) == (12, 4)
     assert (narrow.seconds, narrow.compile_seconds, narrow.saved_seconds) == (8.0, 4.0, 8.0 * (6 / 2 - 1))
     assert times["hidden_dim-16", "critic"].saved_seconds == 4.0 * (12 / 2 - 1)
     # Lines from before runs were shared do not say how many there were.
     assert times["hidden_dim-16", "policy"][2:] == (12, 12, 5.0, 0.0, 0.0)
-    _, rows = sweep_report.formatted_times(list(times.values()))
+    _, rows = report.formatted_times(list(times.values()))
     assert rows[-1] == ["sum", "", "", "", "27.0", "6.0", "36.0"]
 
 
@@ -167,7 +167,7 @@ def test_what_is_missing_or_cannot_be_compared_is_said(sweep: Path) -> None:
     for path in (sweep / "hidden_dim-8" / "part1").glob("evaluations/*/*"):
         path.unlink()
     (sweep / "hidden_dim-8" / "part0" / "DONE").unlink()
-    found = sweep_results.read(sweep)
+    found = results.read(sweep)
     assert "other evaluations are left out: 5 episodes in jax with seed 0" in found.notes
     assert "not evaluated: hidden_dim-8/part1" in found.notes
     assert "hidden_dim-8/part0: training has not ended" in found.notes
@@ -175,41 +175,41 @@ def test_what_is_missing_or_cannot_be_compared_is_said(sweep: Path) -> None:
     for path in sweep.glob("**/evaluations/*/*"):
         path.unlink()
     with pytest.raises(ReportError, match=r"nothing of .* has been evaluated"):
-        sweep_results.read(sweep)
+        results.read(sweep)
     with pytest.raises(ConfigError, match=r"holds no sweep"):
-        sweep_results.read(sweep.parent)
+        results.read(sweep.parent)
 
 
 # ---------------------------------------------------------------- pictures
 def test_a_line_for_each_width_and_seed_by_seed_dots(sweep: Path, tmp_path: Path) -> None:
-    cells = sweep_results.read(sweep).cells
-    lines = sweep_plot.lines_of(cells, "learning_rate")
+    cells = results.read(sweep).cells
+    lines = plot.lines_of(cells, "learning_rate")
     assert [line.label for line in lines] == ["hidden_dim=8", "hidden_dim=16"]
     assert [line.x for line in lines] == [[0.001, 0.01, 0.1]] * 2
     assert not any(line.scattered for line in lines)
-    (picture,) = sweep_plot.draw(cells, tmp_path)
+    (picture,) = plot.draw(cells, tmp_path)
     assert picture.name == "learning_rate.png"
     assert imread(picture)[..., :3].std() > 0.02
 
 
 def test_points_drawn_at_random_make_dots(tmp_path: Path) -> None:
     make_sweep(tmp_path, "learning_rate=loguniform(0.001,0.1)", "weight_decay=uniform(0,1)", "seeds=0:2")
-    cells = sweep_results.read(tmp_path).cells
-    (line,) = sweep_plot.lines_of(cells, "weight_decay")
+    cells = results.read(tmp_path).cells
+    (line,) = plot.lines_of(cells, "weight_decay")
     assert line.scattered
     assert line.x == sorted(cell.point["weight_decay"] for cell in cells)
-    assert [path.name for path in sweep_plot.draw(cells, tmp_path)] == ["learning_rate.png", "weight_decay.png"]
+    assert [path.name for path in plot.draw(cells, tmp_path)] == ["learning_rate.png", "weight_decay.png"]
 
 
 def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: Path) -> None:
     make_sweep(tmp_path, "learning_rate=0.01", "seeds=0:2", "argument=a,b", "act.num_denoising_steps=5,10")
-    cells = sweep_results.read(tmp_path).cells
+    cells = results.read(tmp_path).cells
     assert {cell.card.id for cell in cells} == {"a", "b"}
     assert [cell.words for cell in cells[:2]] == [
         "learning_rate=0.01, num_denoising_steps=5",
         "learning_rate=0.01, num_denoising_steps=10",
     ]
-    (picture,) = sweep_plot.draw(cells, tmp_path)
+    (picture,) = plot.draw(cells, tmp_path)
     assert picture.name == "act.num_denoising_steps.png"
     height, width = imread(picture).shape[:2]
     assert width > 2 * height  # two panels
@@ -218,7 +218,7 @@ def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: P
 # ---------------------------------------------------------------- programs
 def test_all_files_are_written(sweep: Path) -> None:
     with (sweep / "log").open("w") as file:
-        sweep_report.write(sweep, sweep / "report", Console(file=file, width=140))
+        report.write(sweep, sweep / "report", Console(file=file, width=140))
     assert sorted(path.name for path in (sweep / "report").iterdir()) == ["learning_rate.png", "sweep.csv", "sweep.md"]
     printed = (sweep / "log").read_text()
     assert "learning_rate=0.01" in printed

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl.evaluation import sweep_plot
 from diffrl.evaluation.results import atomically
-from diffrl.evaluation.sweep_results import Cell, StageTime, SweepResults, read
 from diffrl.reports import tables
+from diffrl.sweeps import plot
+from diffrl.sweeps.results import Cell, StageTime, SweepResults, read
 
 OPTIMISTIC = (
     "The best point of each table stands out. It was chosen by the very episodes that score it, so its score is optimistic, the "
@@ -33,7 +33,7 @@ def write(sweep: Path, out: Path, console: Console) -> None:
     """
     found = read(sweep)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = sweep_plot.draw(found.cells, out)
+    pictures = plot.draw(found.cells, out)
     written = [out / "sweep.csv", *pictures, out / "sweep.md"]
     atomically(written[0], lambda file: file.write(to_csv(found.cells).encode()))
     atomically(written[-1], lambda file: file.write(to_markdown(found, [path.name for path in pictures]).encode()))

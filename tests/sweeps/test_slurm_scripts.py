@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from diffrl import slurm
 from diffrl.config import ConfigError
+from diffrl.sweeps import slurm
 
 OPTIONS = {"time": "10", "partition": "gpu"}
 # Says what it does in a log; stops at the signals that the trainer stops at, after a while, as one that saves.

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from diffrl.evaluation import statistics
-from diffrl.evaluation.sweep_results import Cell
 from diffrl.reports import tables
 from diffrl.reports.plots import STYLE
+from diffrl.sweeps.results import Cell
 
 MAX_LINES = 10  # of one panel
 LOG_RANGE = 8  # largest over smallest value from which an axis is logarithmic

@@ -52,7 +52,7 @@ class DatasetConfig(Transforms):
 
 @dataclasses.dataclass
 class OnlineConfig:
-    """Training by interaction (`training/online.py`) in place of a dataset.
+    """Training by interaction (`training/online/train.py`) in place of a dataset.
 
     Attributes:
         env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; empty to train on the dataset.

@@ -177,7 +177,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
 
     from diffrl.evaluation.evaluate import evaluate_workdir
     from diffrl.sweeps import report
-    from diffrl.training.online import train_online
+    from diffrl.training.online.train import train_online
     from diffrl.training.runs import make_runs
     from diffrl.training.train import train
 

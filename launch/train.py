@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
-    from diffrl.training.online import train_online
+    from diffrl.training.online.train import train_online
     from diffrl.training.train import train
 
     start = train_online if CONFIG.value.online.env_id else train

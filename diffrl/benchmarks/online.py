@@ -20,8 +20,8 @@ from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
 from diffrl.envs.protocol import HostEnvironments
 from diffrl.registry import make
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
-from diffrl.training.interaction import DeviceLoop, HostLoop, RunState, init_all, interact
-from diffrl.training.online import describe, stage_of
+from diffrl.training.online.interaction import DeviceLoop, HostLoop, RunState, init_all, interact
+from diffrl.training.online.train import describe, stage_of
 from diffrl.training.runs import make_runs
 from diffrl.types import Transition
 

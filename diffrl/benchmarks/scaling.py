@@ -14,8 +14,8 @@ import jax
 from diffrl.benchmarks.stages import Problem
 from diffrl.config import Config
 from diffrl.data.columns import attach
-from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure
 from diffrl.registry import make
+from diffrl.training.cost import compile_chunk, inputs, measure
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import make_runs
 from diffrl.training.slabs import Slabs, Whole

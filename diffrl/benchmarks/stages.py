@@ -18,9 +18,9 @@ from diffrl.benchmarks.limits import timed
 from diffrl.config import Config, ConfigError, find, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.evaluation.stage_cost import compile_chunk, inputs, measure, shapes
 from diffrl.registry import make
 from diffrl.training.chunk import at_a_time
+from diffrl.training.cost import compile_chunk, inputs, measure, shapes
 from diffrl.training.devices import make_mesh
 from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import Runs, make_runs

@@ -12,14 +12,14 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.data.dataset import Dataset
 from diffrl.data.replay import Replay
-from diffrl.evaluation.stage_cost import compile_chunk, inputs, peak_bytes, prepare_seconds, run_chunks, shapes
 from diffrl.sweeps.parts import Part, share_out, split_group, sweep_of
 from diffrl.sweeps.plan import Group
 from diffrl.sweeps.subjects import Subject
 from diffrl.training.cohort import equal_runs
+from diffrl.training.cost import compile_chunk, inputs, peak_bytes, prepare_seconds, run_chunks, shapes
 from diffrl.training.devices import make_mesh, padded_size
 from diffrl.training.memory import free_bytes, on_host, tree_bytes
-from diffrl.training.online import stage_of
+from diffrl.training.online.train import stage_of
 from diffrl.training.runs import Runs, make_runs, points_of
 from diffrl.training.slabs import rows_per_slab
 from diffrl.training.train import init_states

@@ -19,7 +19,7 @@ from diffrl.registry import make
 from diffrl.sweeps.plan import Group
 from diffrl.training import halving
 from diffrl.training.cohort import equal_runs
-from diffrl.training.online import describe, stage_of
+from diffrl.training.online.train import describe, stage_of
 from diffrl.training.runs import make_runs
 from diffrl.types import Spec
 

@@ -29,7 +29,7 @@ from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.registry import make
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
-from diffrl.training.interaction import DeviceLoop, HostLoop, Life, RunState, init_all, interact
+from diffrl.training.online.interaction import DeviceLoop, HostLoop, Life, RunState, init_all, interact
 from diffrl.training.preemption import Preemption, watch_signals
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs, make_runs

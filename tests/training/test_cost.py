@@ -11,9 +11,9 @@ from support import make_dataset, quick_compilation, runs_of
 
 from diffrl.algorithms import bc
 from diffrl.data.dataset import Dataset
-from diffrl.evaluation.stage_cost import compile_chunk, inputs, peak_bytes, run_chunks, shapes
 from diffrl.registry import make
 from diffrl.sweeps.costs import Limit, StageCost, distinct_runs, limit_of
+from diffrl.training.cost import compile_chunk, inputs, peak_bytes, run_chunks, shapes
 from diffrl.training.devices import make_mesh
 from diffrl.training.memory import tree_bytes
 from diffrl.types import Spec

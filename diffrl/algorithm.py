@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from diffrl.data.columns import ColumnsFn
 from diffrl.data.dataset import Dataset
 from diffrl.types import Carry, HParams, Key, Metrics, Policy, Spec, State, Transition
 
@@ -40,17 +41,6 @@ class PrepareFn(Protocol):
     """
 
     def __call__(self, state: State, dataset: Dataset, key: Key) -> dict[str, Array]: ...
-
-
-@runtime_checkable
-class ColumnsFn(Protocol):
-    """Columns `[N, ...]` derived from the rows alone, such as n-step returns (`data/columns.py` has the usual ones).
-
-    Pure; computed once before training, shared by all runs and never copied per run. They join `batch.extras`, and
-    `dataset[...].extras` in `prepare`. Rows are in the units training sees: scaled rewards and actions in [-1, 1].
-    """
-
-    def __call__(self, dataset: Dataset) -> dict[str, Array]: ...
 
 
 @runtime_checkable

@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
 
 def _measure(console: Console) -> None:
     timing = importlib.import_module("diffrl.benchmarks.stages")
-    floor = importlib.import_module("diffrl.benchmarks.limits")
+    limits = importlib.import_module("diffrl.benchmarks.limits")
     page = importlib.import_module("diffrl.benchmarks.page")
     # Everything is known to exist before anything is timed: a mistake must not cost what was measured.
     out, problem = Path(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
@@ -116,7 +116,7 @@ def _measure(console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     machine = timing.machine()
-    ceiling, bandwidth = floor.rates()
+    ceiling, bandwidth = limits.rates()
     head = [
         f"`python launch/benchmark.py {' '.join(sys.argv[1:])}`",
         f"{machine['device']} x {machine['devices']}, Python {platform.python_version()}, "
@@ -205,19 +205,19 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         lambda: [scaling.slabs(fed, problem._replace(rows=20 * SLAB_ROWS.value), SLAB_ROWS.value, SECONDS.value, CHUNKS.value)],
     )
     if "environments" in SECTIONS.value:
-        env_timing = importlib.import_module("diffrl.benchmarks.environments")
+        environments = importlib.import_module("diffrl.benchmarks.environments")
         try:
-            specs = {task: env_timing.lasting_spec(task) for task in TASKS.value}
-        except env_timing.BackendError as error:
+            specs = {task: environments.lasting_spec(task) for task in TASKS.value}
+        except environments.BackendError as error:
             raise configs.ConfigError(str(error)) from error
         mjx = importlib.import_module("jax").default_backend() != "cpu" if MJX.value is None else MJX.value
-        measure = functools.partial(env_timing.environments, specs, env_counts, ENV_SECONDS.value, mjx)
+        measure = functools.partial(environments.environments, specs, env_counts, ENV_SECONDS.value, mjx)
         note = "With a policy of two hidden layers."
         add("environments", "Environments", ("task", "simulator", "environments", "steps/s"), note, measure)
     if "online" in SECTIONS.value:
-        online_timing = importlib.import_module("diffrl.benchmarks.online")
+        online = importlib.import_module("diffrl.benchmarks.online")
         columns = ("loop", "runs", "steps/s", "updates/s", "of the host loop's")
-        measure = functools.partial(online_timing.online, _config(ONLINE.value), counts, SECONDS.value)
+        measure = functools.partial(online.online, _config(ONLINE.value), counts, SECONDS.value)
         add("online", f"Training by interaction: {ONLINE.value}", columns, "", measure)
     return found
 

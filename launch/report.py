@@ -37,7 +37,7 @@ from diffrl.evaluation.results import atomically
 from diffrl.reports import plots, suite_plots, suite_tables, tables
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
-from diffrl.sweeps import report
+from diffrl.sweeps import report as sweep_report
 
 WORKDIRS = flags.DEFINE_list("workdirs", [], "Workdirs or glob patterns, separated by commas; positional arguments count too.")
 OUT = flags.DEFINE_string("out", "report", "Directory for the tables and pictures.")
@@ -182,7 +182,9 @@ def main(argv: list[str]) -> None:
         if SWEEP.value is not None:
             if named:
                 raise ReportError("--sweep needs no workdir: drop one or the other")
-            return report.write(Path(SWEEP.value), out if flags.FLAGS["out"].present else Path(SWEEP.value) / "report", console)
+            return sweep_report.write(
+                Path(SWEEP.value), out if flags.FLAGS["out"].present else Path(SWEEP.value) / "report", console
+            )
         workdirs = workdirs_of(named)
         if SUITE.value and BEST.value:
             raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")

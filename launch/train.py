@@ -44,11 +44,14 @@ def main(argv: list[str]) -> int:
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
+    from diffrl.evaluation.evaluate import mean_returns
     from diffrl.training.online.train import train_online
     from diffrl.training.train import train
 
-    start = train_online if CONFIG.value.online.env_id else train
-    outcome = start(CONFIG.value, Path(WORKDIR.value))
+    if CONFIG.value.online.env_id:
+        outcome = train_online(CONFIG.value, Path(WORKDIR.value))
+    else:
+        outcome = train(CONFIG.value, Path(WORKDIR.value), evaluate=mean_returns)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect, from_replay
 

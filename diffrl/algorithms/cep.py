@@ -25,8 +25,8 @@ from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import Level, LinearVP, grid
 from diffrl.diffusion.targets import as_model
 from diffrl.learner import Learner, forward
-from diffrl.networks.denoiser import GaussianFourierFeatures
 from diffrl.networks.mlp import MLP
+from diffrl.networks.time_features import GaussianFourierFeatures
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 T_MIN = 1e-5  # of the energy's diffusion times

@@ -24,10 +24,9 @@ from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Grid, LinearVP, grid
 from diffrl.diffusion.targets import Predict, as_model, clipped
 from diffrl.learner import Learner, forward
-from diffrl.networks.denoiser import mish
 from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.networks.self_weighted import xavier_dense
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 

@@ -24,8 +24,8 @@ from diffrl.diffusion.schedules import Grid, LinearVP, grid
 from diffrl.diffusion.targets import Predict, as_model
 from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.networks.self_weighted import xavier_dense
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, td_loss
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 

@@ -25,7 +25,8 @@ from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
 from diffrl.diffusion.targets import clipped
 from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
-from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser, xavier_dense
+from diffrl.networks.mlp import xavier_dense
+from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 

@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from diffrl.benchmarks.stages import ActionTime, axes_of
-from diffrl.reports.plots import STYLE
+from diffrl.reports.style import STYLE
 
 
 def _number(value: str) -> float | str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMeth
 
 from diffrl.benchmarks.scaling import Point
 from diffrl.benchmarks.stages import StageTime
-from diffrl.reports.plots import STYLE
+from diffrl.reports.style import STYLE
 
 
 class Row(Protocol):

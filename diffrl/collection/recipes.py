@@ -1,9 +1,9 @@
 """All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.collection import control, locomotion, ogbench
+from diffrl.collection import control, locomotion, ogbench, pointmaze
 from diffrl.collection.recipe import Recipe
 
-_ALL = (*maze_sets.RECIPES, *locomotion.RECIPES)
+_ALL = (*pointmaze.RECIPES, *locomotion.RECIPES)
 # What every method is judged on, but goal-conditioned play: it is imitation, cloning and RL score alike on it.
 _SMALL = tuple(recipe for recipe in _ALL if "-goal-" not in recipe.name)
 _FULL = tuple(

@@ -5,7 +5,7 @@ Pure functions of a Dataset that `jit` can compile: a method composes them in it
 of the data; order of rows is time. Everything is in the units of the Dataset (scaled rewards, standardised observations).
 """
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,18 @@ from diffrl.data.dataset import Dataset
 Discount = float | Float[Array, ""]
 
 
-def attach(dataset: Dataset, derive: Callable[[Dataset], dict[str, Array]] | None) -> Dataset:
+@runtime_checkable
+class ColumnsFn(Protocol):
+    """Columns `[N, ...]` derived from the rows alone, such as n-step returns (below are the usual ones).
+
+    Pure; computed once before training, shared by all runs and never copied per run. They join `batch.extras`, and
+    `dataset[...].extras` in `prepare`. Rows are in the units training sees: scaled rewards and actions in [-1, 1].
+    """
+
+    def __call__(self, dataset: Dataset) -> dict[str, Array]: ...
+
+
+def attach(dataset: Dataset, derive: ColumnsFn | None) -> Dataset:
     """The Dataset with the columns `derive` makes of it, computed by one compiled program on the dataset's device.
 
     Raises:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.collection.recipes import RECIPES
 from diffrl.data import arrow
 from diffrl.data.arrays import flags, numbers
 from diffrl.data.dataset import DatasetError, Rows, Source
@@ -96,8 +95,7 @@ def dataset_path(id: str) -> Path:
 def how_to_get(id: str) -> str:
     """One sentence: the command that puts the dataset on this machine."""
     if id.startswith("diffrl/"):
-        recipe = id.removeprefix("diffrl/")
-        return f"Make it with: diffrl-collect {f'--recipe={recipe}' if recipe in RECIPES else '(--list shows what there is)'}"
+        return f"Make it with: diffrl-collect --recipe={id.removeprefix('diffrl/')} (diffrl-collect --list shows what there is)"
     return "Fetch it with --download, or copy its folder there from a machine that has it"
 
 

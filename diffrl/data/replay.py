@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from diffrl.algorithm import ColumnsFn
+from diffrl.data.columns import ColumnsFn
 from diffrl.data.dataset import Dataset
 from diffrl.types import Key, Transition
 

@@ -62,6 +62,16 @@ class Options:
     poll_seconds: float = 5.0
 
 
+def mean_returns(workdir: Path, *, episodes: int, step: int) -> dict[int, float]:
+    """Mean episode return of each run at the checkpoint of this step; an existing evaluation is read, not repeated.
+
+    Raises:
+        EvaluationError: as of `evaluate_workdir`.
+    """
+    (result,) = evaluate_workdir(workdir, Options(episodes=episodes, step=step))
+    return dict(enumerate(result.mean_returns.tolist()))
+
+
 def evaluate_workdir(workdir: Path, options: Options, console: Console | None = None) -> list[Result]:
     """Evaluate what has no result yet, print a table, and return the results of the chosen checkpoints by step.
 

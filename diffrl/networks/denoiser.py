@@ -1,54 +1,12 @@
-"""The LayerNorm residual network that predicts noise in IDQL and SRPO, and its time features."""
+"""The LayerNorm residual network that predicts noise in IDQL and SRPO."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.networks.mlp import Linear
-
-
-@jax.custom_jvp
-def mish(x: Array) -> Array:
-    """x · tanh(softplus(x)), written with one exponential: tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2) for n = e^x."""
-    _, w = _exponentials(x)
-    return x * w / (w + 2.0)
-
-
-@mish.defjvp
-def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The derivative in closed form: differentiated step by step, each intermediate is kept, and costs a pass over memory."""
-    (x,), (tangent,) = primals, tangents
-    n, w = _exponentials(x)
-    slope = w / (w + 2.0) + 4.0 * x * n * (n + 1.0) / (w + 2.0) ** 2
-    return mish(x), slope * tangent
-
-
-def _exponentials(x: Array) -> tuple[Array, Array]:
-    n = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the ratio is 1 in float32
-    return n, n * (n + 2.0)
-
-
-class GaussianFourierFeatures(nn.Module):
-    """[sin(2πWt), cos(2πWt)] with fixed W ~ N(0, scale²), `[*batch, 2 · num_frequencies]`.
-
-    W is drawn at initialisation and lives in the collection "constants": neither trained nor decayed, but saved. The
-    product is element-wise in float32: phases reach hundreds of radians and a low-precision matmul would destroy them.
-    """
-
-    num_frequencies: int = 32
-    scale: float = 30.0
-
-    @nn.compact
-    def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch features"]:
-        frequencies = self.variable(
-            "constants",
-            "frequencies",
-            lambda: self.scale * jax.random.normal(self.make_rng("params"), (self.num_frequencies,)),
-        ).value
-        phase = 2.0 * jnp.pi * frequencies * t[..., None].astype(jnp.float32)
-        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
+from diffrl.networks.mlp import Linear, mish
+from diffrl.networks.time_features import GaussianFourierFeatures
 
 
 class ResidualDenoiser(nn.Module):

@@ -1,4 +1,4 @@
-"""Linear layers with a named initialisation, and the multilayer perceptron."""
+"""Linear layers with a named initialisation, activations, and the multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,6 +62,32 @@ def orthogonal_init(gain: float) -> Initializer:
 def orthogonal_dense(features: int) -> nn.Module:
     """Dense layer with orthogonal weights of gain √2 and zero bias, the initialisation of jaxrl and IQL."""
     return nn.Dense(features, kernel_init=orthogonal_init(2.0**0.5))
+
+
+def xavier_dense(features: int) -> nn.Dense:
+    """Dense layer with Xavier-uniform weights and zero bias."""
+    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform())
+
+
+@jax.custom_jvp
+def mish(x: Array) -> Array:
+    """x · tanh(softplus(x)), written with one exponential: tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2) for n = e^x."""
+    _, w = _exponentials(x)
+    return x * w / (w + 2.0)
+
+
+@mish.defjvp
+def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The derivative in closed form: differentiated step by step, each intermediate is kept, and costs a pass over memory."""
+    (x,), (tangent,) = primals, tangents
+    n, w = _exponentials(x)
+    slope = w / (w + 2.0) + 4.0 * x * n * (n + 1.0) / (w + 2.0) ** 2
+    return mish(x), slope * tangent
+
+
+def _exponentials(x: Array) -> tuple[Array, Array]:
+    n = jnp.exp(jnp.minimum(x, 20.0))  # beyond 20 the ratio is 1 in float32
+    return n, n * (n + 2.0)
 
 
 class MLP(nn.Module):

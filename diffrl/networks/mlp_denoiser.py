@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.networks.denoiser import mish
-from diffrl.networks.mlp import MLP
-from diffrl.networks.self_weighted import LearnedFourierFeatures, xavier_dense
+from diffrl.networks.mlp import MLP, mish, xavier_dense
+from diffrl.networks.time_features import LearnedFourierFeatures
 
 
 def sinusoidal_features(t: Float[Array, "*batch"], dim: int = 16) -> Float[Array, "*batch features"]:

@@ -6,23 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-
-def xavier_dense(features: int) -> nn.Dense:
-    """Dense layer with Xavier-uniform weights and zero bias."""
-    return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform())
-
-
-class LearnedFourierFeatures(nn.Module):
-    """[cos(2πkt), sin(2πkt)] with learnt k ~ N(0, scale²) at the start, `[*batch, 2 · num_frequencies]`."""
-
-    num_frequencies: int = 64
-    scale: float = 0.2
-
-    @nn.compact
-    def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch features"]:
-        frequencies = self.param("frequencies", nn.initializers.normal(self.scale), (self.num_frequencies,))
-        phase = 2.0 * jnp.pi * frequencies * t[..., None]
-        return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+from diffrl.networks.mlp import xavier_dense
+from diffrl.networks.time_features import LearnedFourierFeatures
 
 
 class SelfWeightedDenoiser(nn.Module):

@@ -1,7 +1,6 @@
 """Learning curves, and mazes with the data's trajectories beside each policy's."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,19 +13,9 @@ from matplotlib.ticker import EngFormatter
 from diffrl.data.dataset import Card
 from diffrl.evaluation import results, statistics
 from diffrl.reports.maze import Maze, maze_of
+from diffrl.reports.style import DATA, GOAL, STYLE, WALL
 from diffrl.reports.tables import Series, data_value, step_unit, unit_of, values_of
 
-STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
-}
-WALL, DATA, GOAL = "#3b4252", "#8a93a3", "#d1495b"
 MAX_PANELS = 8  # of one maze picture
 DATA_PIECES, PIECE_STEPS = 30, 100
 

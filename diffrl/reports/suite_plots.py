@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from diffrl.reports import suite as suites
-from diffrl.reports.plots import STYLE
+from diffrl.reports.style import STYLE
 from diffrl.reports.suite import Estimate, Suite
 
 GRID = "#e5e7eb"

@@ -18,7 +18,7 @@ from diffrl.envs.control.base import ControlTask
 from diffrl.envs.control.cart_pole import CartPoleSwingUp
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
-from diffrl.reports.plots import DATA, STYLE
+from diffrl.reports.style import DATA, STYLE
 from diffrl.studies.planning import Outcome, Trained, Units
 
 PLANNED, REAL = "#2f6fb0", "#d1495b"

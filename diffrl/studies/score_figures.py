@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 from scipy.stats import norm, spearmanr
 
 from diffrl.evaluation.results import atomically
-from diffrl.reports.plots import DATA, STYLE
+from diffrl.reports.style import DATA, STYLE
 from diffrl.studies import scores, uncertainty
 from diffrl.studies.scores import HIGH, LOW, RADIUS, Ascent, Energies
 from diffrl.studies.uncertainty import Uncertainty

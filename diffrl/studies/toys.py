@@ -24,7 +24,7 @@ from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
 from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
 from diffrl.evaluation.statistics import interval
-from diffrl.reports.plots import STYLE
+from diffrl.reports.style import STYLE
 from diffrl.studies.distances import mmd, sliced_wasserstein
 from diffrl.training.runs import make_runs
 from diffrl.types import Policy, Spec

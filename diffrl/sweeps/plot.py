@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from diffrl.evaluation import statistics
 from diffrl.reports import tables
-from diffrl.reports.plots import STYLE
+from diffrl.reports.style import STYLE
 from diffrl.sweeps.results import Cell
 
 MAX_LINES = 10  # of one panel

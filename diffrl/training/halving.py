@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +13,14 @@ from diffrl.training.runs import Runs
 EVALUATION = "evaluation"
 
 
-def check(config: Config, runs: Runs, same: list[list[int]], ends: list[int], has_environment: bool) -> None:
+@runtime_checkable
+class MeanReturns(Protocol):
+    """Mean episode return of each run at a checkpoint: an evaluator, of which training knows no more than this."""
+
+    def __call__(self, workdir: Path, *, episodes: int, step: int) -> dict[int, float]: ...
+
+
+def check(config: Config, runs: Runs, same: list[list[int]], ends: list[int], can_evaluate: bool) -> None:
     """Refuse rungs at which nothing can be decided, before any training.
 
     Args:
@@ -41,11 +49,16 @@ def check(config: Config, runs: Runs, same: list[list[int]], ends: list[int], ha
                 f"halving.rungs: at update {rung:,} there is no policy to evaluate; the last stage begins at {ends[-2]:,}. "
                 "Later rungs, or a training metric as halving.criterion, would do"
             )
-    if config.halving.criterion == EVALUATION and not has_environment:
-        raise ConfigError("halving.criterion='evaluation' needs an environment, and the data name none: see dataset.env_id")
+    if config.halving.criterion == EVALUATION and not can_evaluate:
+        raise ConfigError(
+            "halving.criterion='evaluation' needs an environment, which dataset.env_id names where the data name none, and an "
+            "evaluator: train(…, evaluate=diffrl.evaluation.evaluate.mean_returns)"
+        )
 
 
-def worst(config: Config, workdir: Path, runs: Runs, step: int, dropped: set[int]) -> tuple[list[int], str]:
+def worst(
+    config: Config, workdir: Path, runs: Runs, step: int, dropped: set[int], evaluate: MeanReturns | None
+) -> tuple[list[int], str]:
     """The runs to drop at a rung, and a sentence saying why. What it decides depends on saved files alone.
 
     A point with a diverged run ranks last.
@@ -54,7 +67,10 @@ def worst(config: Config, workdir: Path, runs: Runs, step: int, dropped: set[int
         ConfigError: the criterion is no metric of the stage.
     """
     halving = config.halving
-    values = _returns(config, workdir, step) if halving.criterion == EVALUATION else _metric(workdir, halving.criterion, step)
+    if halving.criterion == EVALUATION and evaluate is not None:
+        values = evaluate(workdir, episodes=halving.episodes, step=step)
+    else:
+        values = _metric(workdir, halving.criterion, step)
     points = [members for members in _points(runs) if not dropped.intersection(members)]
     means = [np.mean([values.get(run, math.nan) for run in members]) for members in points]
     ranked = sorted(range(len(points)), key=lambda i: (not math.isfinite(means[i]), -means[i]))
@@ -92,11 +108,3 @@ def _metric(workdir: Path, criterion: str, step: int) -> dict[int, float]:
     if not found:
         raise ConfigError(f"halving.criterion {criterion!r} is no metric of this stage; it has {', '.join(sorted(names))}")
     return found
-
-
-def _returns(config: Config, workdir: Path, step: int) -> dict[int, float]:
-    """Mean episode return of each run at the checkpoint of this step; an existing evaluation is read, not repeated."""
-    from diffrl.evaluation.evaluate import Options, evaluate_workdir
-
-    (result,) = evaluate_workdir(workdir, Options(episodes=config.halving.episodes, step=step))
-    return dict(enumerate(result.mean_returns.tolist()))

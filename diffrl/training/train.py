@@ -41,13 +41,14 @@ class Outcome:
     diverged: tuple[int, ...] = ()
 
 
-def train(config: Config, workdir: Path, source: Source | None = None) -> Outcome:
+def train(config: Config, workdir: Path, source: Source | None = None, evaluate: halving.MeanReturns | None = None) -> Outcome:
     """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
 
     Args:
         config: what to train.
         workdir: where everything goes.
         source: rows in memory (`data.arrays.from_arrays`) in place of those the config's dataset.id names.
+        evaluate: asked by successive halving where its criterion is the episode return.
 
     Raises:
         ConfigError, DatasetError, WorkdirError, CheckpointError, DeviceError: with the reason and a remedy; but for a save that
@@ -88,7 +89,7 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> Outcom
     same = equal_runs(algorithm, runs, described)
     plan = segments(algorithm.stages, config.halving.rungs)
     ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
-    halving.check(config, runs, same, ends, card.env_spec is not None)
+    halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)
     if config.halving.rungs and jax.process_count() > 1:
         raise ConfigError("halving.rungs takes one host: drop it, or --num_hosts")
     for stage in algorithm.stages:
@@ -131,7 +132,7 @@ def train(config: Config, workdir: Path, source: Source | None = None) -> Outcom
                     break
                 if step == segment.begin and step in config.halving.rungs:
                     checkpoints.wait()
-                    losers, why = halving.worst(config, workdir, runs, step, set(dropped))
+                    losers, why = halving.worst(config, workdir, runs, step, set(dropped), evaluate)
                     dropped |= dict.fromkeys(losers, step)
                     display.say(why)
                 cohort = make_cohort(same[segment.index], set(dropped))

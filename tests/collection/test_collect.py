@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffrl.collection import collect, maze_simulation
+from diffrl.collection import collect as collecting
+from diffrl.collection import maze_simulation
 from diffrl.collection.collect import CollectionError, collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
@@ -236,5 +237,5 @@ def test_command_errors_are_one_line_and_the_list_is_there(root):
 def test_every_recipe_has_a_sensible_name():
     for name, recipe in RECIPES.items():
         assert recipe.name == name
-        collect._check_id(recipe.dataset_id)
+        collecting._check_id(recipe.dataset_id)
         assert sum(shard.rows for shard in recipe.shards(0, recipe.rows)) == recipe.rows

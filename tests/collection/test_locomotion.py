@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffrl.collection import collect, locomotion, ppo
+from diffrl.collection import collect as collecting
+from diffrl.collection import locomotion, ppo
 from diffrl.collection.collect import CollectionError, collect, prepare
 from diffrl.collection.recipe import RecipeError
 from diffrl.collection.recipes import RECIPES, SUITES
@@ -168,6 +169,6 @@ def test_suites_name_recipes():
         assert set(names) <= set(RECIPES)
     assert sum(name.startswith(("hopper", "halfcheetah", "walker2d")) for name in SUITES["small"]) == 15
     assert all(RECIPES[name].rows == 1_000_000 for name in SUITES["full"])
-    made = collect._made_by(RECIPES["hopper/medium-v0"], 0, 5)
+    made = collecting._made_by(RECIPES["hopper/medium-v0"], 0, 5)
     assert made == {"recipe": "hopper/medium-v0", "seed": 0, "rows": 5}
     assert isinstance(RECIPES["hopper/medium-v0"].shards, functools.partial)

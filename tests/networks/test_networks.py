@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from support import assert_trees_close
 
-from diffrl.networks.denoiser import GaussianFourierFeatures, ResidualDenoiser, mish
+from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value, ensemble
-from diffrl.networks.mlp import MLP, Linear
+from diffrl.networks.mlp import MLP, Linear, mish
+from diffrl.networks.time_features import GaussianFourierFeatures
 
 TASKS = {"hopper": (11, 3), "halfcheetah": (17, 6), "antmaze": (29, 8)}
 

@@ -19,7 +19,8 @@ from diffrl.data.scores import Reference
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
 from diffrl.reports.tables import ReportError
-from diffrl.sweeps import plot, record, report, results
+from diffrl.sweeps import plot, record, report
+from diffrl.sweeps import results as sweep_results
 from diffrl.sweeps.parts import Part, split_group, whole
 from diffrl.sweeps.plan import plan
 from diffrl.training.runs import points_of
@@ -100,7 +101,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_parts_of_a_group_are_one_table(sweep: Path) -> None:
-    found = results.read(sweep)
+    found = sweep_results.read(sweep)
     assert {label: len(cells) for label, cells in found.groups.items()} == {"hidden_dim-8": 3, "hidden_dim-16": 3}
     narrow = found.groups["hidden_dim-8"][1]
     assert narrow.point == {"learning_rate": 0.01}
@@ -117,7 +118,7 @@ def test_parts_of_a_group_are_one_table(sweep: Path) -> None:
 
 
 def test_the_best_point_stands_out_with_its_caveat(sweep: Path) -> None:
-    found = results.read(sweep)
+    found = sweep_results.read(sweep)
     assert [report.best_of(cells) for cells in found.groups.values()] == [1, 1]
     page = report.to_markdown(found, ["learning_rate.png"])
     assert "| **learning_rate=0.01** | **4** | **61.50** |" in page
@@ -126,7 +127,7 @@ def test_the_best_point_stands_out_with_its_caveat(sweep: Path) -> None:
 
 
 def test_a_tie_has_no_best(sweep: Path) -> None:
-    found = results.read(sweep)
+    found = sweep_results.read(sweep)
     cells = found.groups["hidden_dim-8"]
     assert report.best_of([cells[0], cells[2]]) is None  # 30 + seed on either side
     assert report.best_of(cells[:1]) is None
@@ -137,7 +138,7 @@ def test_stopped_runs_are_named_and_never_best(sweep: Path) -> None:
     config = dataclasses.replace(load("x"), num_seeds=4, sweep="learning_rate=0.001,0.01,0.1")
     config.algorithm.hidden_dim = 16
     evaluate(sweep / wide["label"], config, stopped={5: "dropped at update 2000", 9: "diverged before update 300"})
-    found = results.read(sweep)
+    found = sweep_results.read(sweep)
     assert found.groups["hidden_dim-16"][1].stopped == ["", "dropped at update 2000", "", ""]
     assert report.best_of(found.groups["hidden_dim-16"]) == 0
     lines = report.explanation(found)
@@ -147,7 +148,7 @@ def test_stopped_runs_are_named_and_never_best(sweep: Path) -> None:
 
 def test_time_and_what_shared_stages_saved(sweep: Path) -> None:
     """The narrow group is two trainings of 6 runs, each with a critic of two starts: 4 s, in which 2 stood for 6."""
-    times = {(time.group, time.stage): time for time in results.read(sweep).times}
+    times = {(time.group, time.stage): time for time in sweep_results.read(sweep).times}
     narrow = times["hidden_dim-8", "critic"]
     assert (narrow.runs, narrow.distinct_runs) == (12, 4)
     assert (narrow.seconds, narrow.compile_seconds, narrow.saved_seconds) == (8.0, 4.0, 8.0 * (6 / 2 - 1))
@@ -167,7 +168,7 @@ def test_what_is_missing_or_cannot_be_compared_is_said(sweep: Path) -> None:
     for path in (sweep / "hidden_dim-8" / "part1").glob("evaluations/*/*"):
         path.unlink()
     (sweep / "hidden_dim-8" / "part0" / "DONE").unlink()
-    found = results.read(sweep)
+    found = sweep_results.read(sweep)
     assert "other evaluations are left out: 5 episodes in jax with seed 0" in found.notes
     assert "not evaluated: hidden_dim-8/part1" in found.notes
     assert "hidden_dim-8/part0: training has not ended" in found.notes
@@ -175,14 +176,14 @@ def test_what_is_missing_or_cannot_be_compared_is_said(sweep: Path) -> None:
     for path in sweep.glob("**/evaluations/*/*"):
         path.unlink()
     with pytest.raises(ReportError, match=r"nothing of .* has been evaluated"):
-        results.read(sweep)
+        sweep_results.read(sweep)
     with pytest.raises(ConfigError, match=r"holds no sweep"):
-        results.read(sweep.parent)
+        sweep_results.read(sweep.parent)
 
 
 # ---------------------------------------------------------------- pictures
 def test_a_line_for_each_width_and_seed_by_seed_dots(sweep: Path, tmp_path: Path) -> None:
-    cells = results.read(sweep).cells
+    cells = sweep_results.read(sweep).cells
     lines = plot.lines_of(cells, "learning_rate")
     assert [line.label for line in lines] == ["hidden_dim=8", "hidden_dim=16"]
     assert [line.x for line in lines] == [[0.001, 0.01, 0.1]] * 2
@@ -194,7 +195,7 @@ def test_a_line_for_each_width_and_seed_by_seed_dots(sweep: Path, tmp_path: Path
 
 def test_points_drawn_at_random_make_dots(tmp_path: Path) -> None:
     make_sweep(tmp_path, "learning_rate=loguniform(0.001,0.1)", "weight_decay=uniform(0,1)", "seeds=0:2")
-    cells = results.read(tmp_path).cells
+    cells = sweep_results.read(tmp_path).cells
     (line,) = plot.lines_of(cells, "weight_decay")
     assert line.scattered
     assert line.x == sorted(cell.point["weight_decay"] for cell in cells)
@@ -203,7 +204,7 @@ def test_points_drawn_at_random_make_dots(tmp_path: Path) -> None:
 
 def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: Path) -> None:
     make_sweep(tmp_path, "learning_rate=0.01", "seeds=0:2", "argument=a,b", "act.num_denoising_steps=5,10")
-    cells = results.read(tmp_path).cells
+    cells = sweep_results.read(tmp_path).cells
     assert {cell.card.id for cell in cells} == {"a", "b"}
     assert [cell.words for cell in cells[:2]] == [
         "learning_rate=0.01, num_denoising_steps=5",

@@ -91,5 +91,5 @@ def test_rungs_that_decide_nothing_are_refused(rungs: tuple[int, ...], criterion
     apart, together = list(range(runs.size)), [0, 1] * (runs.size // 2)
     same = [together, apart if sweep.startswith("exp") else together, apart]
     with pytest.raises(ConfigError, match=message):
-        halving.check(config, runs, same, [30, 60, 100], has_environment=True)
-    halving.check(Config(algorithm=srpo.Config()), runs, same, [30, 60, 100], has_environment=False)
+        halving.check(config, runs, same, [30, 60, 100], can_evaluate=True)
+    halving.check(Config(algorithm=srpo.Config()), runs, same, [30, 60, 100], can_evaluate=False)

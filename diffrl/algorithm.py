@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from diffrl.data.columns import ColumnsFn
 from diffrl.data.dataset import Dataset
+from diffrl.data.sampling import BatchFn
 from diffrl.types import Carry, HParams, Key, Metrics, Policy, Spec, State, Transition
 
 
@@ -25,9 +26,10 @@ class InitFn(Protocol):
 
 @runtime_checkable
 class UpdateFn(Protocol):
-    """One gradient step on all networks of a stage: adds one to `state.step`, returns scalar metrics.
+    """One gradient step on all networks of a stage; returns the new State and scalar metrics.
 
-    Knows nothing of where the batch (`[B, ...]` per field) came from.
+    `state.step` is the number of updates before this one, written by the chunk and the same in all runs: a branch on it stays
+    a branch under `vmap`. An update leaves it alone, and knows nothing of where the batch (`[B, ...]` per field) came from.
     """
 
     def __call__(self, state: State, batch: Transition, key: Key) -> tuple[State, Metrics]: ...
@@ -53,13 +55,23 @@ class ActFn(Protocol):
 
 
 class Stage(NamedTuple):
-    """One training phase: a compiled program of its own."""
+    """One training phase: a compiled program of its own.
+
+    Attributes:
+        name: as in metrics and checkpoints.
+        num_updates, batch_size: how many, and of how many transitions.
+        update: one gradient step.
+        prepare: columns computed once over the data; None for none.
+        batch: how a batch is drawn (`data/sampling.py` has windows and goals); None for transitions drawn uniformly. It may ask
+            for a row's episode, so the data of such a stage stay on the device whole.
+    """
 
     name: str
     num_updates: int
     batch_size: int
     update: UpdateFn
     prepare: PrepareFn | None = None
+    batch: BatchFn | None = None
 
 
 class Algorithm(NamedTuple):
@@ -74,7 +86,8 @@ class Algorithm(NamedTuple):
         act: chooses actions when evaluated.
         explore: chooses actions when data are collected; None for `act`.
         columns: what the method derives from the data once, for all runs; None for nothing.
-        lookahead: of each row, how many rows from it on `columns` need; 0 for whole episodes, which no buffer can promise.
+        lookahead: how many rows `columns` need of each row's episode, from that row on; None for whole episodes, which no
+            buffer can promise.
     """
 
     hparams: HParams
@@ -84,7 +97,7 @@ class Algorithm(NamedTuple):
     init_carry: Callable[[Policy, int], Carry]
     act: ActFn
     columns: ColumnsFn | None = None
-    lookahead: int = 0
+    lookahead: int | None = None
     explore: ActFn | None = None
 
 

@@ -108,10 +108,12 @@ def train_stages(algorithm: Algorithm, runs: Runs, dataset: Dataset, states: Any
     mesh = make_mesh(runs.size, jax.devices()[:1])
     states = init_states(algorithm, runs) if states is None else states
     dataset = attach(dataset, algorithm.columns)
+    step = 0
     for stage in algorithm.stages:
         columns = make_prepare(stage, mesh)(states, runs.keys, dataset)
         alive = jnp.ones(runs.size, bool)
-        states, _, _ = make_chunk(stage, stage.num_updates, mesh)(states, alive, runs.keys, columns, dataset)
+        states, _, _ = make_chunk(stage, stage.num_updates, mesh)(states, alive, runs.keys, columns, dataset, jnp.int32(step))
+        step += stage.num_updates
     return states
 
 

@@ -55,7 +55,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.policy.params)
         policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return dataclasses.replace(state, step=state.step + 1, policy=policy), {"loss": loss}
+        return dataclasses.replace(state, policy=policy), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

@@ -134,7 +134,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
         behavior = state.behavior.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
+        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
 
     def update_energy(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """The whole batch is one contrastive set at one diffusion time, as in the authors' toys."""
@@ -148,7 +148,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.energy.params)
         energy = state.energy.apply_gradients(gradients, optax.adam(state.hparams.energy_learning_rate))
-        return dataclasses.replace(state, step=state.step + 1, energy=energy), {"loss": loss}
+        return dataclasses.replace(state, energy=energy), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         def epsilon(noised: Array, t: Array) -> Array:

@@ -224,7 +224,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
         ema_actor_params = optax.incremental_update(actor.params, state.ema_actor_params, jnp.where(due, hparams.tau, 0.0))
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             actor=actor,
             ema_actor_params=ema_actor_params,
             critic=critic,

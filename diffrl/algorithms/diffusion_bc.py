@@ -89,7 +89,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
         behavior = state.behavior.apply_gradients(gradients, optimizer(state.hparams))
-        return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
+        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         def epsilon(noised: Array, t: Array) -> Array:

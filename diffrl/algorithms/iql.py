@@ -110,7 +110,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             value=value,
             policy=policy,
             critic=critic,

@@ -204,9 +204,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         actor_loss, gradients = jax.value_and_grad(actor_loss_fn)(state.actor.params)
         actor = state.actor.apply_gradients(gradients, actor_optimizer(hparams))
-        state = dataclasses.replace(
-            state, step=state.step + 1, actor=actor, critic=critic, target_critic_params=target_critic_params
-        )
+        state = dataclasses.replace(state, actor=actor, critic=critic, target_critic_params=target_critic_params)
         return state, {
             "loss": critic_loss,
             "actor_loss": actor_loss,

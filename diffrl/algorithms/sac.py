@@ -133,7 +133,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
         log_temperature = state.log_temperature.apply_gradients(surplus, adam)
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             actor=actor,
             critic=critic,
             target_critic_params=target_critic_params,

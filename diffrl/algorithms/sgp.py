@@ -284,7 +284,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             return jnp.sum(jax.lax.scan(step, models.every_member(target[:, 0]), jnp.arange(config.model_horizon))[1])
 
         dynamics, loss = fit(state.dynamics, loss_fn, adam(state.hparams, config.dynamics_updates))
-        return dataclasses.replace(state, step=state.step + 1, dynamics=dynamics), {"loss": loss}
+        return dataclasses.replace(state, dynamics=dynamics), {"loss": loss}
 
     def update_reward(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
@@ -293,7 +293,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             return 0.5 * jnp.mean((models.rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
 
         reward, loss = fit(state.reward, loss_fn, adam(state.hparams, config.reward_updates))
-        return dataclasses.replace(state, step=state.step + 1, reward=reward), {"loss": loss}
+        return dataclasses.replace(state, reward=reward), {"loss": loss}
 
     def update_score(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
@@ -308,7 +308,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         score, loss = fit(state.score, loss_fn, adam(state.hparams, config.score_updates))
         ema = optax.incremental_update(score.params, state.ema_score_params, state.hparams.ema_rate)
-        return dataclasses.replace(state, step=state.step + 1, score=score, ema_score_params=ema), {"loss": loss}
+        return dataclasses.replace(state, score=score, ema_score_params=ema), {"loss": loss}
 
     def measure(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
         """A point for each row, uniform in the data's box and a margin around it, and its smoothed distance to the data."""
@@ -333,7 +333,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             return jnp.mean(jnp.abs(predicted - batch.extras["far_distance"]))
 
         distance, loss = fit(state.distance, loss_fn, adam(state.hparams, config.distance_updates))
-        return dataclasses.replace(state, step=state.step + 1, distance=distance), {"loss": loss}
+        return dataclasses.replace(state, distance=distance), {"loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Plans for every environment, and takes the first action of each plan."""
@@ -379,4 +379,5 @@ def make(config: Config, spec: Spec) -> Algorithm:
         init_carry=init_carry,
         act=act,
         columns=columns if config.model_horizon > 1 else None,
+        lookahead=config.model_horizon,
     )

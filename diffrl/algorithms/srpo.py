@@ -166,7 +166,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
         behavior = state.behavior.apply_gradients(gradients, adamw(state.hparams))
-        return dataclasses.replace(state, step=state.step + 1, behavior=behavior), {"loss": loss}
+        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Eq. 11 and 12. The target uses V before its step, as the authors' code does (IQL's own uses it after)."""
@@ -189,7 +189,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
         critic = state.critic.apply_gradients(critic_gradients, adam)
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             value=state.value.apply_gradients(value_gradients, adam),
             critic=critic,
             target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
@@ -227,7 +226,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
         policy = state.policy.apply_gradients(gradients, cosine(state.hparams))
-        return dataclasses.replace(state, step=state.step + 1, policy=policy), {"loss": loss, **metrics}
+        return dataclasses.replace(state, policy=policy), {"loss": loss, **metrics}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

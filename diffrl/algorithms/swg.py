@@ -302,7 +302,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
         critic = state.critic.apply_gradients(gradients, adam)
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             value=value,
             critic=critic,
             target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
@@ -346,7 +345,6 @@ def make(config: Config, spec: Spec) -> Algorithm:
         diffusion = state.diffusion.apply_gradients(gradients, adamw(state.hparams))
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             diffusion=diffusion,
             ema_params=optax.incremental_update(diffusion.params, state.ema_params, state.hparams.ema_rate),
         )

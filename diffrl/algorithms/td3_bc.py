@@ -65,22 +65,6 @@ class State:
     target_critic_params: Params
 
 
-@jax.custom_batching.custom_vmap
-def same_in_all_runs(due: Array) -> Array:
-    """A truth that depends on the update counter alone: under `vmap` one for all runs, so that `cond` stays a branch.
-
-    The runs of a program are always at the same update. Of a truth per run `vmap` would make a selection that computes both
-    branches: measured on two CPU cores, a third slower (4 runs of 128-wide networks).
-    """
-    return due
-
-
-@same_in_all_runs.def_vmap
-def _(axis_size: int, in_batched: list[bool], due: Array) -> tuple[Array, bool]:
-    del axis_size
-    return (due[0] if in_batched[0] else due), False
-
-
 def make(config: Config, spec: Spec) -> Algorithm:
     """One stage; each update trains the critics, every `policy_delay`-th then also the policy and both targets."""
     critics = Critics(config.hidden_dims, config.num_critics)
@@ -135,13 +119,12 @@ def make(config: Config, spec: Spec) -> Algorithm:
                 optax.incremental_update(critic.params, target_critic_params, hparams.tau),
             )
 
-        due = same_in_all_runs((state.step + 1) % config.policy_delay == 0)
+        due = (state.step + 1) % config.policy_delay == 0
         current = (state.policy, state.target_policy_params, state.target_critic_params)
         policy, target_policy_params, target_critic_params = jax.lax.cond(due, improve, lambda *unchanged: unchanged, *current)
 
         state = dataclasses.replace(
             state,
-            step=state.step + 1,
             policy=policy,
             critic=critic,
             target_policy_params=target_policy_params,

@@ -41,7 +41,8 @@ def host_loop(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, 
     rng = np.random.default_rng(0)
 
     def update(state: State, batch: dict[str, Any], key: Key) -> tuple[State, Metrics]:
-        return stage.update(state, Transition(**batch), jax.random.fold_in(key, state.step))
+        state, metrics = stage.update(state, Transition(**batch), jax.random.fold_in(key, state.step))
+        return dataclasses.replace(state, step=state.step + 1), metrics
 
     compiled = jax.jit(update, donate_argnums=0)
 

@@ -29,12 +29,17 @@ class Dataset:
     An argument of compiled functions, never captured by them; numpy until it is placed on a device. `dataset[index]` is a
     Transition with the leading axes of `index`; the columns `[N, ...]` that the method derives from the rows
     (`data/columns.py`) are its `extras`.
+
+    Rows are in order of time. `episode_start` and `episode_end` `[N]`, int32, say of each row where its episode begins and one
+    past where it ends; None where rows are in another order, as in the slabs of data too large for a device.
     """
 
     rows: Float[Array | np.ndarray, "rows packed"]
     observation_dim: int = flax.struct.field(pytree_node=False)
     action_dim: int = flax.struct.field(pytree_node=False)
     columns: dict[str, Array | np.ndarray] = flax.struct.field(default_factory=dict)
+    episode_start: Int[Array | np.ndarray, " rows"] | None = None
+    episode_end: Int[Array | np.ndarray, " rows"] | None = None
 
     @property
     def size(self) -> int:
@@ -52,6 +57,16 @@ class Dataset:
             timeout=rows[..., 2 * o + a + 2] > 0.5,
             extras={name: jnp.asarray(column[index]) for name, column in self.columns.items()},
         )
+
+    def episode_of(self, index: Int[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Int[Array, "*batch"]]:
+        """Where the episodes of these rows begin, and one past where they end.
+
+        Raises:
+            ValueError: the rows are not in order of time.
+        """
+        if self.episode_start is None or self.episode_end is None:
+            raise ValueError("these rows are not in order of time, so they have no episodes")
+        return jnp.asarray(self.episode_start)[index], jnp.asarray(self.episode_end)[index]
 
 
 @dataclasses.dataclass(frozen=True)

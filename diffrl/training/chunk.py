@@ -14,62 +14,72 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Stage
 from diffrl.data.dataset import Dataset
+from diffrl.data.sampling import uniform
 from diffrl.training.devices import BATCH, RUN, SHARED, map_runs
 from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import PREPARE
-from diffrl.types import Key, Metrics, State
+from diffrl.types import Key, Metrics, State, Transition
 
 CACHE = 2**19  # bytes of states; below it too little work is shared, above it a core's cache overflows
 
 Columns = dict[str, Array]
-Chunk = Callable[[State, Array, Array, Columns, Dataset], tuple[State, Array, Metrics]]
+Chunk = Callable[[State, Array, Array, Columns, Dataset, Array], tuple[State, Array, Metrics]]
 
 
 def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
     """Compile-once function that advances all runs by `num_updates` updates of a stage.
 
-    The result maps (states, alive, keys, columns, dataset) to (states, alive, metrics): states `[R, ...]` are donated, `alive`
-    `[R]` says which runs have not diverged, keys are one per run `[R]`, columns are what the stage prepared `[R, N, ...]`, the
-    dataset and its own columns `[N, ...]` are shared; a batch's `extras` hold both. Metrics are means over the chunk `[R]`, and
-    `finite`, the share of updates whose metrics were all finite.
+    The result maps (states, alive, keys, columns, dataset, step) to (states, alive, metrics): states `[R, ...]` are donated,
+    `alive` `[R]` says which runs have not diverged, keys are one per run `[R]`, columns are what the stage prepared
+    `[R, N, ...]`, the dataset and its own columns `[N, ...]` are shared; a batch's `extras` hold both. `step` is the number of
+    updates before the chunk. Metrics are means over the chunk `[R]`, and `finite`, the share of updates whose metrics were all
+    finite.
 
     Randomness is counted: update number t of a run draws from fold_in(key of the run, t), so results do not depend on
-    how updates are cut into chunks nor on which runs share the program. Rows are drawn uniformly with replacement.
+    how updates are cut into chunks nor on which runs share the program. The counter is the chunk's: every update finds it in
+    `state.step`, one for all runs, so that what hangs on it is a branch for all of them and no diverged run can shift another.
 
     Where the mesh has several devices on its axis `batch`, each run's batch is split over them: the program is the same, and
     XLA's partitioner averages the gradients.
     """
     split_batch = mesh.shape["batch"] > 1
 
-    def chunk(state: State, alive: Array, key: Key, columns: Columns, dataset: Dataset) -> tuple[State, Array, Metrics]:
-        def body(carry: tuple[State, Array], _: None) -> tuple[tuple[State, Array], Metrics]:
-            state, alive = carry
-            batch_key, update_key = jax.random.split(jax.random.fold_in(key, state.step))
-            index = jax.random.randint(batch_key, (stage.batch_size,), 0, dataset.size)
-            if split_batch:
-                index = jax.lax.with_sharding_constraint(index, BATCH)
-            shared = dataset[index]
-            own = {name: column[index] for name, column in columns.items()}
-            batch = dataclasses.replace(shared, extras=shared.extras | own)
-            after, metrics = stage.update(state, batch, update_key)
-            after, alive, finite = freeze(after, state, alive, metrics)
-            return (after, alive), metrics | {"finite": finite}
+    def runs(
+        states: State, alive: Array, keys: Array, columns: Columns, dataset: Dataset, step: Array
+    ) -> tuple[State, Array, Metrics]:
+        def chunk(state: State, alive: Array, key: Key, columns: Columns) -> tuple[State, Array, Metrics]:
+            def body(carry: tuple[State, Array], count: Array) -> tuple[tuple[State, Array], Metrics]:
+                state, alive = carry
+                batch_key, update_key = jax.random.split(jax.random.fold_in(key, count))
+                batch = draw(stage, dataset, columns, batch_key)
+                if split_batch:
+                    batch = jax.lax.with_sharding_constraint(batch, BATCH)
+                counted = dataclasses.replace(state, step=count)
+                after, metrics = stage.update(counted, batch, update_key)
+                after, alive, finite = freeze(after, counted, alive, metrics)
+                return (dataclasses.replace(after, step=state.step + 1), alive), metrics | {"finite": finite}
 
-        (state, alive), metrics = jax.lax.scan(body, (state, alive), length=num_updates)
-        return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+            counts = step + jnp.arange(num_updates, dtype=jnp.int32)
+            (state, alive), metrics = jax.lax.scan(body, (state, alive), counts)
+            return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
-    def runs(states: State, alive: Array, keys: Array, columns: Columns, dataset: Dataset) -> tuple[State, Array, Metrics]:
         together = at_a_time(tree_bytes(states) // len(alive), len(alive), mesh)
         given = (states, alive, keys, columns)
         if together == 1:
             # Without a run axis: an axis of one would make XLA's products on a CPU up to 1.6 times slower.
-            return jax.lax.map(lambda run: chunk(*run, dataset), given)  # pyright: ignore
+            return jax.lax.map(lambda run: chunk(*run), given)  # pyright: ignore
         if together == len(alive):
-            return jax.vmap(chunk, in_axes=(0, 0, 0, 0, None))(*given, dataset)
-        return jax.lax.map(lambda run: chunk(*run, dataset), given, batch_size=together)  # pyright: ignore
+            return jax.vmap(chunk)(*given)
+        return jax.lax.map(lambda run: chunk(*run), given, batch_size=together)  # pyright: ignore
 
-    mapped = map_runs(runs, mesh, (RUN, RUN, RUN, RUN, SHARED))
+    mapped = map_runs(runs, mesh, (RUN, RUN, RUN, RUN, SHARED, SHARED))
     return jax.jit(mapped, donate_argnums=0)
+
+
+def draw(stage: Stage, dataset: Dataset, columns: Columns, key: Key) -> Transition:
+    """A batch of a stage of one run, as the stage draws it; `extras` holds the dataset's columns and the run's own."""
+    rows = dataclasses.replace(dataset, columns=dataset.columns | columns)
+    return (stage.batch or uniform)(rows, key, stage.batch_size)
 
 
 def at_a_time(state_bytes: int, num_runs: int, mesh: Mesh) -> int:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.dataset import Dataset
+from diffrl.training.chunk import draw
 from diffrl.training.devices import RUN, padded_size, sharding_of
 from diffrl.training.runs import Runs
 from diffrl.types import HParams, Key, State
@@ -93,10 +94,7 @@ def _reads(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[set[str]]
             names |= _read_by(stage.prepare, state, dataset, key)
 
         def update(state: State, data: Dataset, own: dict[str, Array], key: Key, stage: Stage = stage) -> Any:
-            index = jnp.zeros(stage.batch_size, jnp.int32)
-            rows = data[index]
-            extras = rows.extras | {name: column[index] for name, column in own.items()}
-            return stage.update(state, dataclasses.replace(rows, extras=extras), key)
+            return stage.update(state, draw(stage, data, own, key), key)
 
         found.append(names | _read_by(update, state, dataset, own, key))
     return found

@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     keys: Array
     columns: Columns
     dataset: Dataset
+    step: Array
 
 
 class Measured(NamedTuple):
@@ -48,7 +49,7 @@ def inputs(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, mes
     keys = place(pad(runs.keys, size), mesh, RUN)
     alive = place(jnp.ones(size, bool), mesh, RUN)
     shared = place(dataset, mesh, SHARED)
-    return Inputs(states, alive, keys, make_prepare(stage, mesh)(states, keys, shared), shared)
+    return Inputs(states, alive, keys, make_prepare(stage, mesh)(states, keys, shared), shared, place(jnp.int32(0), mesh, SHARED))
 
 
 def shapes(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, mesh: Mesh) -> Inputs:
@@ -64,7 +65,7 @@ def shapes(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, mes
     alive = placed(jax.ShapeDtypeStruct((size,), bool), RUN)
     shared = placed(dataset, SHARED)
     columns = placed(jax.eval_shape(make_prepare(stage, mesh), states, keys, shared), RUN)
-    return Inputs(states, alive, keys, columns, shared)
+    return Inputs(states, alive, keys, columns, shared, placed(jax.ShapeDtypeStruct((), jnp.int32), SHARED))
 
 
 def peak_bytes(chunk: Any, algorithm: Algorithm, stage: Stage, runs: Runs, given: Inputs, mesh: Mesh, num_policies: int) -> int:

@@ -17,7 +17,7 @@ from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.cohort import Cohort, rows_of
-from diffrl.training.devices import RUN, fetch, is_primary, place, sharding_of
+from diffrl.training.devices import RUN, SHARED, fetch, is_primary, place, sharding_of
 from diffrl.training.preemption import Preemption
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
@@ -138,14 +138,14 @@ class SegmentLoop:
         pending: tuple[int, Metrics] | None = None
         with jax.transfer_guard("disallow"):
             while step < end and not preemption.anywhere() and not self.all_diverged():
-                rows = data.at(step - start)
+                rows, count = data.at(step - start), place(np.int32(step), self.mesh, SHARED)
                 length = min(per_chunk - (step - start) % per_chunk, end - step)
                 if length not in chunks:
                     chunk = make_chunk(stage, length, self.mesh)
-                    chunks[length] = chunk.lower(states, alive, keys, prepared, rows).compile()
+                    chunks[length] = chunk.lower(states, alive, keys, prepared, rows, count).compile()
                     if len(chunks) == 1:
                         compiled = time.monotonic()
-                states, alive, metrics = chunks[length](states, alive, keys, prepared, rows)
+                states, alive, metrics = chunks[length](states, alive, keys, prepared, rows, count)
                 # The device works on this chunk while the host reports the one before.
                 self._report(pending)
                 step += length

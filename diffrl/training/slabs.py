@@ -1,5 +1,6 @@
 """Where chunks find their rows: all of them on the devices, or where they are too large for that a slab of them at a time."""
 
+import dataclasses
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -55,13 +56,15 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
     if not slab_rows:
         return Whole(attach(dataset, algorithm.columns), mesh)
     for stage in algorithm.stages:
-        if stage.prepare is not None:
+        if stage.prepare is not None or stage.batch is not None:
+            why = "computes something of all rows before it starts" if stage.prepare else "draws from whole episodes"
             raise ConfigError(
-                f"stage {stage.name!r} computes something of all rows before it starts, so all must be on the device, and here "
-                f"they would come in slabs of {slab_rows:,}: use fewer rows, or --config.dataset.slab_rows={dataset.size}"
+                f"stage {stage.name!r} {why}, so all must be on the device, and here they would come in slabs of {slab_rows:,}: "
+                f"use fewer rows, or --config.dataset.slab_rows={dataset.size}"
             )
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         dataset = attach(dataset, algorithm.columns)
+    dataset = dataclasses.replace(dataset, episode_start=None, episode_end=None)  # rows will not be in order of time
     return Slabs(dataset, slab_rows, mesh, directory)
 
 

@@ -18,7 +18,7 @@ from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import REGISTRY, make, name_of
-from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.chunk import draw, make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, make_mesh, place
 from diffrl.training.runs import INIT, Runs
 from diffrl.types import Spec
@@ -101,8 +101,9 @@ def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
     prepare, chunk = make_prepare(found, mesh), make_chunk(found, num_updates, mesh)
 
     def arguments(states: Any, keys: jax.Array) -> tuple[Any, ...]:
+        step = place(states.step[0], mesh, SHARED)
         states, keys, data = place(copy(states), mesh, RUN), place(keys, mesh, RUN), place(data_of(name), mesh, SHARED)
-        return states, place(jnp.ones(num_runs, bool), mesh, RUN), keys, prepare(states, keys, data), data
+        return states, place(jnp.ones(num_runs, bool), mesh, RUN), keys, prepare(states, keys, data), data, step
 
     def run(states: Any, keys: jax.Array) -> tuple[Any, Any]:
         states, _, metrics = chunk(*arguments(states, keys))
@@ -215,18 +216,17 @@ def test_chunk_counts_learns_and_reports(name: str, stage: str) -> None:
 
 @each_stage
 def test_update_is_pure_and_deterministic(name: str, stage: str) -> None:
-    """One update: twice the same result, inputs untouched, `step` + 1, float32 scalar metrics."""
+    """One update: twice the same result, inputs and counter untouched, float32 scalar metrics."""
     case, found = trained(name), stage_of(name, stage)
     state = jax.tree.map(lambda x: x[0], case.before[stage])
     kept = copy(state)
     columns = {} if found.prepare is None else found.prepare(state, data_of(name), jax.random.key(0))
-    batch = data_of(name)[jnp.arange(BATCH)]
-    batch = batch.replace(extras=batch.extras | {k: v[:BATCH] for k, v in columns.items()})
+    batch = draw(found, data_of(name), columns, jax.random.key(2))
     update = jax.jit(found.update)
     (first, metrics), (second, _) = (update(state, batch, jax.random.key(1)) for _ in range(2))
     assert trees_equal(first, second)
     assert trees_equal(state, kept)
-    assert int(first.step) == int(state.step) + 1
+    assert int(first.step) == int(state.step)
     assert {(m.shape, m.dtype) for m in metrics.values()} == {((), jnp.dtype("float32"))}
 
 
@@ -264,6 +264,34 @@ def test_runs_do_not_touch_each_other(name: str, stage: str) -> None:
     states, metrics = chunk_of(name, stage, count, UPDATES)(before, few.keys)
     assert_trees_close(run_of(states, 0), run_of(case.after[stage], 3), rtol=1e-3, atol=1e-4)
     assert_trees_close(run_of(metrics, 0), run_of(case.metrics[stage], 3), rtol=1e-3, atol=1e-4)
+
+
+@each_stage
+@pytest.mark.parametrize("poisoned", [0, RUNS // 2, RUNS - 1])
+def test_a_diverged_run_changes_no_other(name: str, stage: str, poisoned: int) -> None:
+    """One run's parameters are not numbers: it keeps its state, and the others' are bit-equal to those of a sweep without it.
+
+    Through two chunks, so that what hangs on the counter happens while one run stands still.
+    """
+    case = trained(name)
+
+    def poison(x: jax.Array) -> jax.Array:
+        return x.at[poisoned].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    half, alive = chunk_of(name, stage, RUNS, UPDATES // 2), None
+    before = jax.tree.map(poison, case.before[stage])
+    states = before
+    for _ in range(2):
+        given = list(half.arguments(states, case.runs.keys))
+        given[1] = given[1] if alive is None else alive
+        states, alive, _ = half.chunk(*given)
+    assert np.flatnonzero(~np.asarray(alive)).tolist() == [poisoned]
+    others = np.delete(np.arange(RUNS), poisoned)
+    expected = jax.tree.map(lambda x: x[others], case.after[stage])
+    assert trees_equal(jax.tree.map(lambda x: x[others], states), expected)
+    kept = dataclasses.replace(before, step=states.step)
+    for a, b in zip(jax.tree.leaves(run_of(states, poisoned)), jax.tree.leaves(run_of(kept, poisoned)), strict=True):
+        np.testing.assert_array_equal(a, b)  # to which NaN equals NaN
 
 
 @each_stage

@@ -28,7 +28,8 @@ def train(config: Any, stage: int, num_runs: int, batch_devices: int, devices: l
     algorithm, runs = make(config, SPEC), runs_of(config, num_runs)
     mesh = make_mesh(num_runs, devices, batch_devices)
     states = place(init_states(algorithm, runs), mesh, RUN)
-    arguments = (states, place(jnp.ones(num_runs, bool), mesh, RUN), place(runs.keys, mesh, RUN), {}, place(data, mesh, SHARED))
+    alive, keys = place((jnp.ones(num_runs, bool), runs.keys), mesh, RUN)
+    arguments = (states, alive, keys, {}, *place((data, jnp.int32(0)), mesh, SHARED))
     with quick_compilation():
         states, _, metrics = make_chunk(algorithm.stages[stage], 5, mesh)(*arguments)
         return jax.device_get(states), jax.device_get(metrics), str(states.step.sharding)

@@ -59,7 +59,7 @@ def train(num_runs: int, devices: list[jax.Device]) -> tuple[Any, Any, Mesh]:
     assert len(states.step.sharding.device_set) == min(num_runs, len(devices))
     chunk = make_chunk(diffusion_bc.make(SMALL, SPEC).stages[0], 10, mesh)
     alive = place(jnp.ones(size, bool), mesh, RUN)
-    states, _, metrics = chunk(states, alive, keys, {}, place(dataset(), mesh, SHARED))
+    states, _, metrics = chunk(states, alive, keys, {}, *place((dataset(), jnp.int32(0)), mesh, SHARED))
     results = states, metrics
     assert all(leaf.shape[0] == size for leaf in jax.tree.leaves(results))
     return *jax.tree.map(lambda x: np.asarray(x)[:num_runs], results), mesh
@@ -126,7 +126,8 @@ def test_training_needs_no_communication(stage: int) -> None:
     checks = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        arguments = on(split, states), on(split, jnp.ones(8, bool)), on(split, runs.keys), {}, on(shared, dataset())
+        own = on(split, (states, jnp.ones(8, bool), runs.keys))
+        arguments = *own, {}, *on(shared, (dataset(), jnp.int32(0)))
         text = make_chunk(algorithm.stages[stage], 10, mesh).lower(*arguments).compile().as_text()
     finally:
         jaxtyping.config.update("jaxtyping_disable", checks)

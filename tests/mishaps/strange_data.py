@@ -111,7 +111,8 @@ def trainer(method: str) -> Callable[[Dataset], dict[str, np.ndarray]]:
 
     def train(dataset: Dataset) -> dict[str, np.ndarray]:
         # Chunks donate their states.
-        return jax.device_get(chunk(jax.tree.map(jnp.copy, states), jnp.ones(1, bool), runs.keys, {}, dataset)[-1])
+        given = jax.tree.map(jnp.copy, states), jnp.ones(1, bool), runs.keys, {}, dataset, jnp.int32(0)
+        return jax.device_get(chunk(*given)[-1])
 
     return train
 

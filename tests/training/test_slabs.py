@@ -49,7 +49,7 @@ def count_rows(state: Counting, batch: Transition, key: Key) -> tuple[Counting, 
     """An update that learns nothing but what it was given."""
     del key
     counts = state.counts.at[batch.observation[:, 0].astype(jnp.int32)].add(1)
-    return state.replace(step=state.step + 1, counts=counts), {"mean": jnp.mean(batch.reward)}  # pyright: ignore
+    return state.replace(counts=counts), {"mean": jnp.mean(batch.reward)}  # pyright: ignore
 
 
 def drawn(data: Whole | Slabs, updates: int, runs: int = 1) -> np.ndarray:
@@ -61,7 +61,7 @@ def drawn(data: Whole | Slabs, updates: int, runs: int = 1) -> np.ndarray:
     alive, keys = jnp.ones(runs, bool), jax.random.split(jax.random.key(3), runs)
     data.begin(stage, PER_CHUNK)
     for step in range(0, updates, PER_CHUNK):
-        states, alive, _ = chunk(states, alive, keys, {}, data.at(step))
+        states, alive, _ = chunk(states, alive, keys, {}, data.at(step), jnp.int32(step))
     data.close()
     return np.asarray(states.counts)
 

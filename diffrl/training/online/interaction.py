@@ -87,6 +87,7 @@ def interact(algorithm: Algorithm, stage: Stage, spec: Spec, config: Config, max
     """The parts of an iteration for this method."""
     online = config.online
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
+    warmup = online.warmup_steps // online.num_envs
     explore = algorithm.explore or algorithm.act
 
     def act(run: RunState, key: Key, at_random: bool) -> tuple[RunState, Array]:
@@ -129,20 +130,22 @@ def interact(algorithm: Algorithm, stage: Stage, spec: Spec, config: Config, max
         return run, {"_returns": jnp.sum(jnp.where(ended, total, 0.0)), "_ended": jnp.sum(ended).astype(jnp.float32)}
 
     def learn(run: RunState, key: Key, count: Array) -> tuple[RunState, Metrics]:
-        def body(carry: tuple[State, Array], key: Key) -> tuple[tuple[State, Array], Metrics]:
-            state, alive = carry
+        def body(carry: tuple[State, Array], given: tuple[Key, Array]) -> tuple[tuple[State, Array], Metrics]:
+            (state, alive), (key, step) = carry, given
             batch_key, update_key = jax.random.split(key)
-            lookahead = max(algorithm.lookahead, 1)
-            batch = run.replay.draw(batch_key, count, stage.batch_size, algorithm.columns, lookahead)
-            after, metrics = stage.update(state, batch, update_key)
-            after, alive, finite = freeze(after, state, alive, metrics)
-            return (after, alive), metrics | {"finite": finite}
+            batch = run.replay.draw(batch_key, count, stage.batch_size, algorithm.columns, algorithm.lookahead or 1)
+            counted = dataclasses.replace(state, step=step)
+            after, metrics = stage.update(counted, batch, update_key)
+            after, alive, finite = freeze(after, counted, alive, metrics)
+            return (dataclasses.replace(after, step=state.step + 1), alive), metrics | {"finite": finite}
 
+        # As in a chunk over data, updates are counted by the loop: one number for all runs.
+        steps = (count - 1 - warmup) * online.updates_per_step + jnp.arange(online.updates_per_step, dtype=jnp.int32)
         keys = jax.random.split(key, online.updates_per_step)
         if online.updates_per_step == 1:
-            (state, alive), metrics = body((run.algorithm, run.alive), keys[0])
+            (state, alive), metrics = body((run.algorithm, run.alive), (keys[0], steps[0]))
         else:
-            (state, alive), stacked = jax.lax.scan(body, (run.algorithm, run.alive), keys)
+            (state, alive), stacked = jax.lax.scan(body, (run.algorithm, run.alive), (keys, steps))
             metrics = jax.tree.map(jnp.mean, stacked)
         return dataclasses.replace(run, algorithm=state, alive=alive), metrics
 

@@ -175,7 +175,7 @@ def stage_of(algorithm: Algorithm) -> Stage:
     """
     if len(algorithm.stages) != 1 or algorithm.stages[0].prepare is not None:
         raise ConfigError("this method learns in stages or prepares its data; it cannot be trained by interaction: use a dataset")
-    if algorithm.columns is not None and not algorithm.lookahead:
+    if algorithm.columns is not None and algorithm.lookahead is None:
         raise ConfigError("this method needs whole episodes; it cannot be trained by interaction: use a dataset")
     return algorithm.stages[0]
 

@@ -47,6 +47,10 @@ class Spec:
         action_low, action_high: `[action_dim]`, the environment's bounds; algorithms see actions scaled to [-1, 1].
         observation_min, observation_max: `[observation_dim]`, the range of the data, in what algorithms see; empty in a Spec
             saved before there was such a statistic.
+        observation_parts: names and widths of what the observation is put together from, in order, such as ("observation", 27)
+            and ("desired_goal", 2): where a goal stands. Empty for one part without a name.
+        num_actions: 0 for actions in a box. n for n discrete ones: `action_dim` is n, algorithms see one-hot rows, and the
+            environment gets the index of the largest entry.
     """
 
     observation_dim: int
@@ -57,6 +61,8 @@ class Spec:
     action_high: tuple[float, ...]
     observation_min: tuple[float, ...] = ()
     observation_max: tuple[float, ...] = ()
+    observation_parts: tuple[tuple[str, int], ...] = ()
+    num_actions: int = 0
 
     @classmethod
     def plain(cls, observation_dim: int, action_dim: int) -> "Spec":
@@ -80,4 +86,8 @@ class Spec:
 
 def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
     """JSON knows lists only; the dataclasses it comes from hold tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    def fixed(value: Any) -> Any:
+        return tuple(map(fixed, value)) if isinstance(value, list) else value
+
+    return {name: fixed(value) for name, value in values.items()}

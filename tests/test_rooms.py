@@ -20,7 +20,7 @@ ROOMS = [
     {"collection"},
     {"data"},
     {"objectives", "networks", "envs", "diffusion", "planning"},
-    {"logging", "learner", "types"},
+    {"logging", "learner", "settings", "types"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

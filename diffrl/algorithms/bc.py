@@ -12,6 +12,7 @@ from jax import Array
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, forward
 from diffrl.networks.mlp import MLP
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -27,7 +28,7 @@ class HParams:
 @dataclasses.dataclass
 class Config(HParams):
     hidden_dims: tuple[int, ...] = (256, 256)
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
 

@@ -28,6 +28,7 @@ from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)
@@ -54,8 +55,8 @@ class HParams:
 
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     eta: float = 1.0
     eta_learning_rate: float = 1e-3
     bc_threshold: float = 1.0
@@ -95,7 +96,7 @@ class Config(HParams):
     guidance: str = "soft"
     max_gradient_norm: float = 1.0
     n_step: int = 1
-    num_updates: int = 2_000_000
+    num_updates: int = setting(2_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

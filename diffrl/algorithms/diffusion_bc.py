@@ -19,6 +19,7 @@ from diffrl.diffusion.targets import as_model, clipped
 from diffrl.learner import Learner, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.objectives.behavior import behavior_loss
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -49,8 +50,8 @@ class Act:
 class Config(HParams):
     hidden_dim: int = 256
     num_blocks: int = 3
-    dropout_rate: float = 0.1
-    num_updates: int = 2_000_000
+    dropout_rate: float = setting(0.1, high=1.0)
+    num_updates: int = setting(2_000_000, high=2**29)
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
 

@@ -18,6 +18,7 @@ from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.gaussian import GaussianPolicy
 from diffrl.networks.mlp import orthogonal_dense
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 MAX_WEIGHT = 100.0
@@ -30,9 +31,9 @@ class HParams:
     """Floats that a sweep may vary in one program. `temperature` is β of the advantage weights (3 locomotion, 10 AntMaze)."""
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
     temperature: float = 3.0
 
 
@@ -40,7 +41,7 @@ class HParams:
 class Config(HParams):
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
 

@@ -27,6 +27,7 @@ from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, td_loss
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)  # the "vp" table; step i of T is t = i/T
@@ -53,8 +54,8 @@ class HParams:
 
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     q_gain: float = 50.0
     bc_weight: float = 0.0
     pessimism: float = 0.5
@@ -94,8 +95,8 @@ class Config(HParams):
     gradient_of: str = "online"
     target_value: str = "min"
     n_step: int = 1
-    actor_decay_updates: int = 2_000_000
-    num_updates: int = 1_000_000
+    actor_decay_updates: int = setting(2_000_000, high=2**29)
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

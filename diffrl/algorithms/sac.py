@@ -16,6 +16,7 @@ from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.value import bootstrap, td_loss
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
@@ -35,8 +36,8 @@ class HParams:
     """
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     initial_temperature: float = 1.0
     entropy_deficit: float = 1.0
 
@@ -53,7 +54,7 @@ class Config(HParams):
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
     n_step: int = 1
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

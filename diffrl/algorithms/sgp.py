@@ -29,6 +29,7 @@ from diffrl.networks.mlp import MLP
 from diffrl.networks.noise_conditioned import NoiseConditionedMLP
 from diffrl.planning.choice import PLANNERS, UNCERTAINTIES, Act, planner_of
 from diffrl.planning.problem import Ensemble, Plan, Planner, Problem, model_cost, with_distance, with_spread
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 REFERENCE_ROWS = 5_000  # of the data, that distances are measured to
@@ -42,8 +43,8 @@ class HParams:
     """Floats that a sweep may vary in one program. `model_discount` weighs the steps of a multi-step model loss."""
 
     learning_rate: float = 1e-3
-    ema_rate: float = 0.001
-    model_discount: float = 0.9
+    ema_rate: float = setting(0.001, high=1.0)
+    model_discount: float = setting(0.9, high=1.0)
 
 
 @dataclasses.dataclass
@@ -70,11 +71,11 @@ class Config(HParams):
     levels: str = "geometric"
     hidden_dim: int = 1024
     num_layers: int = 4
-    dynamics_updates: int = 200_000
-    reward_updates: int = 200_000
-    score_updates: int = 200_000
+    dynamics_updates: int = setting(200_000, high=2**29)
+    reward_updates: int = setting(200_000, high=2**29)
+    score_updates: int = setting(200_000, high=2**29)
     learn_distance: bool = False
-    distance_updates: int = 50_000
+    distance_updates: int = setting(50_000, high=2**29)
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
 

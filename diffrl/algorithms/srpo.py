@@ -25,6 +25,7 @@ from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.behavior import behavior_loss
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 T_MIN, T_MAX = 0.02, 0.98  # the surrogate's diffusion times (eq. 14)
@@ -46,9 +47,9 @@ class HParams:
     beta: float = 0.1
     learning_rate: float = 3e-4
     weight_decay: float = 0.01
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
 
 
 @dataclasses.dataclass
@@ -66,12 +67,12 @@ class Config(HParams):
     normalize_q_gradient: bool = False
     behavior_hidden_dim: int = 256
     behavior_blocks: int = 3
-    dropout_rate: float = 0.1
+    dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
     policy_hidden_dims: tuple[int, ...] = (256, 256)
-    behavior_updates: int = 2_000_000
-    critic_updates: int = 1_500_000
-    policy_updates: int = 1_000_000
+    behavior_updates: int = setting(2_000_000, high=2**29)
+    critic_updates: int = setting(1_500_000, high=2**29)
+    policy_updates: int = setting(1_000_000, high=2**29)
     behavior_batch_size: int = 2048
     critic_batch_size: int = 256
     policy_batch_size: int = 256

@@ -28,6 +28,7 @@ from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
 from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LABEL_BATCH = 16_384  # rows weighed at once, which bounds memory
@@ -45,11 +46,11 @@ class HParams:
 
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
     temperature: float = 3.0
-    ema_rate: float = 0.001
+    ema_rate: float = setting(0.001, high=1.0)
 
 
 def _expectile_loss(error: Array, hparams: HParams) -> Array:
@@ -171,11 +172,11 @@ class Config(HParams):
     hidden_dim: int = 256
     num_blocks: int = 3
     time_dim: int = 256
-    dropout_rate: float = 0.1
+    dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
-    critic_updates: int = 1_000_000
-    diffusion_updates: int = 1_000_000
-    cosine_horizon: int = 3_000_000
+    critic_updates: int = setting(1_000_000, high=2**29)
+    diffusion_updates: int = setting(1_000_000, high=2**29)
+    cosine_horizon: int = setting(3_000_000, high=2**31 - 1)
     critic_batch_size: int = 256
     diffusion_batch_size: int = 1024
     act: Act = dataclasses.field(default_factory=Act)

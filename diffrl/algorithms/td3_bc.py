@@ -14,6 +14,7 @@ from diffrl.learner import Learner, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.value import td_loss, td_target
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -32,8 +33,8 @@ class HParams:
     """
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     alpha: float = 2.5
     policy_noise: float = 0.2
     noise_clip: float = 0.5
@@ -51,7 +52,7 @@ class Config(HParams):
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
     policy_delay: int = 2
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
 

@@ -8,22 +8,13 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diffrl.data.dataset import REWARD_SCALES, Transforms
+from diffrl.data.dataset import Transforms
 from diffrl.registry import REGISTRY, name_of
+from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
-PRECISIONS = ("default", "high", "highest")
-LARGEST_FLOAT = 3.4e38  # that float32 holds
-# By the end of a setting's name. Updates of all stages together are counted in 32 bits.
-_LARGEST = {"num_seeds": 10_000, "updates": 2**29} | dict.fromkeys(
-    ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs", "slab_rows"),
-    2**31 - 1,
-)
-_LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
-_AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_rate")
-_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows")
-_MAY_BE_NEGATIVE = ("dataset.reward_shift",)
+LARGEST_COUNT = 2**31 - 1  # that int32 holds
 
 
 class ConfigError(ValueError):
@@ -47,7 +38,7 @@ class DatasetConfig(Transforms):
     id: str = ""
     download: bool = False
     env_id: str = ""
-    slab_rows: int = 0
+    slab_rows: int = setting(0, low=0, high=LARGEST_COUNT)
 
 
 @dataclasses.dataclass
@@ -66,11 +57,11 @@ class OnlineConfig:
 
     env_id: str = ""
     backend: str = "auto"
-    num_env_steps: int = 1_000_000
+    num_env_steps: int = setting(1_000_000, high=LARGEST_COUNT)
     num_envs: int = 1
     updates_per_step: int = 1
-    warmup_steps: int = 10_000
-    buffer_size: int = 1_000_000
+    warmup_steps: int = setting(10_000, low=0, high=LARGEST_COUNT)
+    buffer_size: int = setting(1_000_000, high=LARGEST_COUNT)
 
 
 @dataclasses.dataclass
@@ -87,7 +78,7 @@ class HalvingConfig:
         episodes: per run, of the evaluation.
     """
 
-    rungs: tuple[int, ...] = ()
+    rungs: tuple[int, ...] = setting((), high=LARGEST_COUNT)
     keep: float = 0.5
     criterion: str = "evaluation"
     episodes: int = 16
@@ -108,7 +99,7 @@ class Config:
         updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
-        precision: matmul precision, one of "default", "high", "highest".
+        precision: of matrix products.
         tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
         wandb_project: also log to this Weights & Biases project (needs the extra `wandb`); empty for none.
     """
@@ -116,15 +107,15 @@ class Config:
     algorithm: Any
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     online: OnlineConfig = dataclasses.field(default_factory=OnlineConfig)
-    num_seeds: int = 4
-    first_seed: int = 0
+    num_seeds: int = setting(4, high=10_000)
+    first_seed: int = setting(0, low=0, high=LARGEST_COUNT)
     sweep: str = ""
     halving: HalvingConfig = dataclasses.field(default_factory=HalvingConfig)
     batch_devices: int = 1
-    updates_per_chunk: int = 1000
-    checkpoint_every: int = 50_000
-    max_to_keep: int = 0
-    precision: str = "default"
+    updates_per_chunk: int = setting(1000, high=LARGEST_COUNT)
+    checkpoint_every: int = setting(50_000, high=LARGEST_COUNT)
+    max_to_keep: int = setting(0, low=0, high=LARGEST_COUNT)
+    precision: Literal["default", "high", "highest"] = "default"
     tensorboard: bool = False
     wandb_project: str = ""
 
@@ -226,18 +217,8 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    try:
-        values = to_json(config)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a setting is neither number, text nor tuple of such: {error}") from None
-    from_json(values)  # every value is of its declared type, whichever way it came in
-    del values["algorithm"]
-    for name, value in flatten(values).items():
-        _check_range(name, value)
-    validate_method(config.algorithm)
+    _check(config, "")
     online = config.online
-    if config.precision not in PRECISIONS:
-        raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     rungs = config.halving.rungs
     if list(rungs) != sorted({rung for rung in rungs if rung > 0}):
         raise ConfigError(f"halving.rungs must be numbers of updates in ascending order, got {rungs}")
@@ -245,10 +226,6 @@ def validate(config: Config) -> None:
         raise ConfigError(f"halving.keep must lie between 0 and 1, got {config.halving.keep}")
     if rungs and online.env_id:
         raise ConfigError("halving.rungs and online.env_id are both set: only training on a dataset can drop points on the way")
-    if config.dataset.reward_scale not in REWARD_SCALES:
-        raise ConfigError(
-            f"dataset.reward_scale {config.dataset.reward_scale!r} is unknown; choose one of {', '.join(REWARD_SCALES)}"
-        )
     if online.env_id:
         if config.dataset.id:
             raise ConfigError("dataset.id and online.env_id are both set: train on the one or in the other")
@@ -263,32 +240,34 @@ def validate(config: Config) -> None:
 
 
 def validate_method(algorithm: Any) -> None:
-    """Refuse numbers with which no method can be trained, in a method's config.
+    """Refuse settings with which no method can be trained, in a method's config.
 
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    for name, value in flatten(dataclasses.asdict(algorithm), "algorithm.").items():
-        _check_range(name, value)
+    _check(algorithm, "algorithm.")
 
 
-def _check_range(name: str, value: Any) -> None:
-    """The range of a number is told by its kind and the end of its name."""
-    if isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            _check_range(f"{name}[{i}]", item)
-    elif isinstance(value, float):
-        if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT or (value < 0 and name not in _MAY_BE_NEGATIVE):
-            raise ConfigError(f"{name} must be finite and not negative, got {value}")
-        if value > 1.0 and name.endswith(_AT_MOST_1):
-            raise ConfigError(f"{name} must be at most 1.0, got {value}")
-    elif isinstance(value, int) and not isinstance(value, bool):
-        low = 0 if name in _MAY_BE_0 else 1
-        high = next((most for end, most in _LARGEST.items() if name.split("[")[0].endswith(end)), _LARGEST_SIZE)
-        if value < low:
-            raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if value > high:
-            raise ConfigError(f"{name} must be at most {high:,}, got {value}")
+def _check(holder: Any, prefix: str) -> None:
+    """Every value is of its declared type, whichever way it came in, and every number in its range."""
+    for field in dataclasses.fields(holder):
+        name, value = prefix + field.name, getattr(holder, field.name)
+        if dataclasses.is_dataclass(value) and (field.type is Any or isinstance(value, field.type)):
+            _check(value, f"{name}.")
+            continue
+        value = _coerce(value, field.type, name)
+        for i, number in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_range(f"{name}[{i}]" if isinstance(value, tuple) else name, number, *range_of(field, number))
+
+
+def _check_range(name: str, value: int | float, low: int | float, high: int | float) -> None:
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        raise ConfigError(f"{name} must be finite in float32, got {value}")
+    if value < low:
+        raise ConfigError(f"{name} must be at least {low:,}, got {value}")
+    if value > high:
+        raise ConfigError(f"{name} must be at most {high:,}, got {value}")
 
 
 def _fill(holder: Any, values: dict[str, Any], prefix: str) -> None:
@@ -324,13 +303,19 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif hint is type(None):
         if value is None:
             return None
+    elif origin is Literal:
+        if value in (known := typing.get_args(hint)):
+            return value
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+        raise ConfigError(f"{name} {value!r} is unknown; {hint}")
     elif type(value) is hint:
         return value
     raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
 
 
 def _parse(text: str, hint: Any, name: str) -> Any:
-    if hint is str:
+    if hint is str or typing.get_origin(hint) is Literal:
         return text
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"

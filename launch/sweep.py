@@ -245,10 +245,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 
 def run() -> None:
-    """Entry point of `diffrl-sweep`. Settings are taken off the command line here, since each group makes a config of its own."""
-    arguments = sys.argv[1:]
-    overrides = [text.removeprefix("--config.") for text in arguments if text.startswith("--config.")]
-    sys.argv[1:] = [text for text in arguments if not text.startswith("--config.")]
+    """Entry point of `diffrl-sweep`."""
+    overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
     app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
-from typing import Any, NamedTuple
+import math
+import typing
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -10,10 +12,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from diffrl.settings import setting
 from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
-REWARD_SCALES = ("none", "return_range")
+RewardScale = Literal["none", "return_range"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
 
@@ -152,8 +155,8 @@ class Transforms:
     """
 
     standardize_observations: bool = False
-    reward_scale: str = "none"
-    reward_shift: float = 0.0
+    reward_scale: RewardScale = "none"
+    reward_shift: float = setting(0.0, low=-math.inf)
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
@@ -287,8 +290,8 @@ def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
 
 
 def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
-    if name not in REWARD_SCALES:
-        raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(REWARD_SCALES)}")
+    if name not in (known := typing.get_args(RewardScale)):
+        raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(known)}")
     if name == "none":
         return 1.0
     spread = float(returns.max() - returns.min())

@@ -184,7 +184,7 @@ def test_drawn_points_are_joint_counted_by_name_and_crossed() -> None:
         ("beta=1,1.0", "has the point beta=1 twice"),
         ("beta=1,1", "has a value twice"),
         ("beta=0.1,x", "beta must be float, got 'x'"),
-        ("beta=-1", "algorithm.beta must be finite and not negative"),
+        ("beta=-1", "algorithm.beta must be at least 0"),
         ("discount=0.9,1.5", "algorithm.discount must be at most 1.0, got 1.5"),
         ("seeds=8", "is not of the form seeds=first:end"),
         ("seeds=3:3", "is not of the form seeds=first:end"),

@@ -119,6 +119,11 @@ class Config:
     tensorboard: bool = False
     wandb_project: str = ""
 
+    @property
+    def matmul_precision(self) -> str | None:
+        """What `jax.default_matmul_precision` takes."""
+        return None if self.precision == "default" else self.precision
+
 
 # May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
 # stands for that must not change, which the dataset's card holds.

@@ -6,18 +6,19 @@ Normalised scores are shown where the data have reference returns; IQM and inter
 import csv
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl import config as configs
+from diffrl.config import algorithm_name
 from diffrl.data.dataset import Card
 from diffrl.data.scores import normalized
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
+from diffrl.training.trained import Trained
+from diffrl.training.workdir import WorkdirError
 
 
 class ReportError(ValueError):
@@ -105,12 +106,11 @@ def read(workdirs: list[Path], last: int | None = None) -> list[Series]:
 
 def _read_one(workdir: Path, last: int | None) -> list[Series]:
     try:
-        config = configs.load(workdir)
-        card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+        trained = Trained.open(workdir)
         found = [result for result in results.load_all(workdir) if last is None or result.step <= last]
-    except (configs.ConfigError, results.ResultError, OSError, json.JSONDecodeError) as error:
+    except (WorkdirError, results.ResultError, OSError) as error:
         raise ReportError(f"{workdir}: {error}") from error
-    method = configs.algorithm_name(config)
+    method = algorithm_name(trained.config)
     grouped: dict[tuple[str, str], list[Result]] = {}
     for result in found:
         for hparams, runs in results.points(result):
@@ -126,7 +126,8 @@ def _read_one(workdir: Path, last: int | None) -> list[Series]:
             point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
             grouped.setdefault((point, result.settings.label), []).append(part)
     return [
-        Series("", method, point, workdir, card, group, _notes(workdir, group[-1].step)) for (point, _), group in grouped.items()
+        Series("", method, point, workdir, trained.card, group, _notes(workdir, group[-1].step))
+        for (point, _), group in grouped.items()
     ]
 
 

@@ -3,11 +3,8 @@
 A plan that trusts its models too much promises more than it keeps. The difference is what a likelihood of the data is to close.
 """
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,21 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffrl import config as configs
 from diffrl import registry
-from diffrl.data.dataset import Card
+from diffrl.config import algorithm_name
 from diffrl.envs import make as environments
 from diffrl.envs.control.base import ControlTask
 from diffrl.envs.control.registry import from_env_spec
 from diffrl.envs.protocol import HostEnvironments
-from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
+from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.rollout import episode_seeds
 from diffrl.planning.choice import FREE_OBSERVATIONS
 from diffrl.planning.problem import Plan, Problem
-from diffrl.training.runs import Runs, make_runs
+from diffrl.training.trained import Act, Trained
 from diffrl.types import Key, Policy, Spec
-
-Act = tuple[tuple[str, str], ...]
 
 
 class Outcome(NamedTuple):
@@ -64,53 +58,23 @@ class Outcome(NamedTuple):
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A workdir of a method that plans, with the policies of its last checkpoint."""
+def models_of(trained: Trained, act: Act) -> Any:
+    """The method's models with these choices when acting.
 
-    workdir: Path
-    spec: Spec
-    card: Card
-    runs: Runs
-    policies: Policy
+    Raises:
+        EvaluationError: a method that does not plan.
+        ConfigError: a choice is unknown or impossible.
+    """
+    make = trained.method.models
+    if make is None:
+        planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
+        raise EvaluationError(f"{algorithm_name(trained.config)} does not plan; of the methods {planning} does")
+    return make(trained.acting(act).config.algorithm, trained.spec)
 
-    @classmethod
-    def load(cls, workdir: Path) -> "Trained":
-        """Raises:
-        EvaluationError: no workdir, not trained to the end, or a method that does not plan.
-        """
-        if not (workdir / "spec.json").exists():
-            raise EvaluationError(f"{workdir} is no workdir of launch/train.py")
-        config = configs.load(workdir)
-        if registry.REGISTRY[registry.name_of(config.algorithm)].models is None:
-            planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
-            raise EvaluationError(f"{registry.name_of(config.algorithm)} does not plan; of the methods {planning} does")
-        spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
-        card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
-        runs = make_runs(config)
-        policies = last_policies(workdir, build_algorithm(workdir, spec, ()), runs)
-        return cls(workdir, spec, card, runs, policies)
 
-    def models(self, act: Act) -> Any:
-        """The method's models with these choices when acting.
-
-        Raises:
-            EvaluationError: a choice is unknown or impossible.
-        """
-        config = configs.load(self.workdir)
-        make = registry.REGISTRY[registry.name_of(config.algorithm)].models
-        assert make is not None
-        try:
-            for name, value in act:
-                configs.override(config.algorithm.act, f"{name}={value}")
-            return make(config.algorithm, self.spec)
-        except ValueError as error:
-            raise EvaluationError(f"--act: {error}") from error
-
-    @property
-    def task(self) -> ControlTask | None:
-        """The control task that the data are of; None for other environments."""
-        return None if self.card.env_spec is None else from_env_spec(self.card.env_spec)
+def task_of(trained: Trained) -> ControlTask | None:
+    """The control task that the data are of; None for other environments."""
+    return None if trained.card.env_spec is None else from_env_spec(trained.card.env_spec)
 
 
 class Units(NamedTuple):
@@ -152,12 +116,12 @@ def open_loop(trained: Trained, act: Act, *, starts: int = 1, seed: int = 0, to_
         to_goal: plans end exactly in the task's goal, as planners with free observations can.
 
     Raises:
-        EvaluationError: the data are not of a control task, a choice is impossible, or no plan can end in a goal.
+        EvaluationError, ConfigError: the data are not of a control task, a choice is impossible, or no plan can end in a goal.
     """
-    task = trained.task
+    task = task_of(trained)
     if task is None:
         raise EvaluationError(f"{trained.card.id!r} is no control task, whose cost is known: measure it with --closed_loop")
-    models, units = trained.models(act), Units.of(trained.spec)
+    models, units = models_of(trained, act), Units.of(trained.spec)
     choice = models.config.act
     if to_goal and (task.goal_observation is None or choice.planner not in FREE_OBSERVATIONS):
         has = "has no single goal" if task.goal_observation is None else f"planner {choice.planner!r} cannot be held to it"
@@ -251,12 +215,13 @@ def closed_loop(trained: Trained, act: Act, *, starts: int = 8, steps: int = 50,
     plans acted. Steps whose T following ones are not all there (an episode ended) are left out.
 
     Raises:
-        EvaluationError: the dataset names no environment, a choice is impossible, or all episodes end before the horizon.
+        EvaluationError, ConfigError: the dataset names no environment, a choice is impossible, or all episodes end before the
+            horizon.
     """
     if trained.card.env_spec is None:
         raise EvaluationError(f"{trained.card.id!r} names no environment to act in")
-    algorithm = build_algorithm(trained.workdir, trained.spec, act)
-    horizon = trained.models(act).config.act.horizon
+    algorithm = trained.acting(act).algorithm
+    horizon = models_of(trained, act).config.act.horizon
     runs, shape = trained.runs, (trained.runs.size, starts)
     found = environments.choose(backend, trained.card.env_spec, trained.card.observation_keys)
     count = runs.size * starts

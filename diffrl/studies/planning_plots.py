@@ -19,7 +19,8 @@ from diffrl.envs.control.cart_pole import CartPoleSwingUp
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
 from diffrl.reports.style import DATA, STYLE
-from diffrl.studies.planning import Outcome, Trained, Units
+from diffrl.studies.planning import Outcome, Units, models_of
+from diffrl.training.trained import Trained
 
 PLANNED, REAL = "#2f6fb0", "#d1495b"
 MAX_PATHS = 5  # of one panel
@@ -60,7 +61,7 @@ def _line(axes: Axes, x: np.ndarray, colour: str, style: str, label: str) -> Non
 
 def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
     """The learnt score's part for the observation at action 0, for the largest, a middle and the smallest noise level."""
-    models, units = trained.models(()), Units.of(trained.spec)
+    models, units = models_of(trained, ()), Units.of(trained.spec)
     problem = models.problem(jax.tree.map(lambda x: x[0], trained.policies))
     assert problem.score is not None
     data = np.asarray(task.sample(jax.random.key(0), 3_000)[0])

@@ -110,7 +110,7 @@ def stage_costs(
         dataset = jax.tree.map(lambda x: x[:slab_rows], dataset)
         in_turn = 2 * tree_bytes(dataset)  # beside the slab in use, the one before and the one after
     for stage, distinct in zip(algorithm.stages, distinct_runs(algorithm, runs, dataset), strict=True):
-        with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
+        with jax.default_matmul_precision(config.matmul_precision):
             given = (inputs if timed else shapes)(algorithm, stage, distinct, dataset, mesh)
             updates = min(stage.num_updates, length or config.updates_per_chunk)
             chunk = compile_chunk(stage, updates, mesh, given)

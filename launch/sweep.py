@@ -192,7 +192,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
         if not outcome.complete:
             console.print(f"{number} of {len(trainings)} trainings are complete; the same command goes on", highlight=False)
             return 0
-        runs = make_runs(one.config)
+        runs = make_runs(one.config, one.points)
         for run in outcome.diverged:
             point = "".join(f", {name}={value:g}" for name, value in runs.points[run].items())
             diverged.append(f"{one.label}: run {run} (seed {runs.seeds[run]}{point})")

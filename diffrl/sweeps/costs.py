@@ -12,7 +12,7 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.data.dataset import Dataset
 from diffrl.data.replay import Replay
-from diffrl.sweeps.parts import Part, share_out, split_group, sweep_of
+from diffrl.sweeps.parts import Part, share_out, split_group
 from diffrl.sweeps.plan import Group
 from diffrl.sweeps.subjects import Subject
 from diffrl.training.cohort import equal_runs
@@ -20,7 +20,7 @@ from diffrl.training.cost import compile_chunk, inputs, peak_bytes, prepare_seco
 from diffrl.training.devices import make_mesh, padded_size
 from diffrl.training.memory import free_bytes, on_host, tree_bytes
 from diffrl.training.online.train import stage_of
-from diffrl.training.runs import Runs, make_runs, points_of
+from diffrl.training.runs import Runs, make_runs
 from diffrl.training.slabs import rows_per_slab
 from diffrl.training.train import init_states
 
@@ -76,15 +76,15 @@ def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None)
     Raises:
         ConfigError: a single run does not fit, or the runs do not where they must be compared on the way.
     """
-    points = points_of(group.config)
 
     @functools.cache
     def needed(num_seeds: int, num_points: int) -> int:
-        config = dataclasses.replace(group.config, num_seeds=num_seeds, sweep=sweep_of(points[:num_points]))
-        return max(cost.memory_bytes for cost in stage_costs(config, subject, limit, length))
+        config = dataclasses.replace(group.config, num_seeds=num_seeds)
+        runs = make_runs(config, group.points[:num_points])
+        return max(cost.memory_bytes for cost in stage_costs(config, runs, subject, limit, length))
 
     try:
-        parts = share_out(group.config, points, needed, limit.bytes)
+        parts = share_out(group, needed, limit.bytes)
     except ConfigError as error:
         raise ConfigError(f"group {group.label}: {error}, {limit.source}: smaller batches or networks would help") from error
     if len(parts) > 1 and group.config.halving.rungs:
@@ -96,10 +96,9 @@ def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None)
 
 
 def stage_costs(
-    config: Config, subject: Subject, limit: Limit, length: int | None = None, timed: bool = False
+    config: Config, runs: Runs, subject: Subject, limit: Limit, length: int | None = None, timed: bool = False
 ) -> list[StageCost]:
     """Memory of every stage and, with `timed`, its time by running it on the data. Memory does not depend on a chunk's length."""
-    runs = make_runs(config)
     if subject.dataset is None:
         return [_online_cost(config, subject, runs, limit)]
     costs = []
@@ -132,7 +131,7 @@ def predict(group: Group, parts: list[Part], subject: Subject, limit: Limit) -> 
     found = []
     for one in split_group(group, parts):
         if one.num_runs not in costs:
-            costs[one.num_runs] = stage_costs(one.config, subject, limit, SHORT, timed=True)
+            costs[one.num_runs] = stage_costs(one.config, make_runs(one.config, one.points), subject, limit, SHORT, timed=True)
         found.append((one, costs[one.num_runs]))
     return found
 

@@ -70,7 +70,7 @@ def check_training(group: Group, subject: Subject) -> None:
         ConfigError: rungs at which nothing can be decided.
     """
     if subject.dataset is not None:
-        runs, stages = make_runs(group.config), subject.algorithm.stages
+        runs, stages = make_runs(group.config, group.points), subject.algorithm.stages
         ends = list(itertools.accumulate(stage.num_updates for stage in stages))
         same = equal_runs(subject.algorithm, runs, subject.dataset)
         halving.check(group.config, runs, same, ends, subject.card.env_spec is not None)

@@ -17,6 +17,7 @@ from diffrl.data.scores import normalized
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
+from diffrl.reports import markdown
 from diffrl.training.trained import Trained
 from diffrl.training.workdir import WorkdirError
 
@@ -256,10 +257,7 @@ def to_markdown(series: list[Series], best: bool = False) -> str:
     for setting, group in by_setting(series).items():
         header, cells = formatted(group, best)
         parts.append(f"## {setting[0]}\n")
-        parts.append(
-            "| " + " | ".join(header) + " |\n|" + "|".join(" --- " if i < 1 else " ---: " for i in range(len(header))) + "|"
-        )
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n")
+        parts.append(markdown.table(header, cells))
         parts.append("\n".join(f"- {line}" for line in explanation(group)) + "\n")
     return "\n".join(parts)
 

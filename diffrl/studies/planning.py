@@ -22,6 +22,7 @@ from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.rollout import episode_seeds
 from diffrl.planning.choice import FREE_OBSERVATIONS
 from diffrl.planning.problem import Plan, Problem
+from diffrl.reports.markdown import table
 from diffrl.training.trained import Act, Trained
 from diffrl.types import Key, Policy, Spec
 
@@ -287,9 +288,9 @@ def to_markdown(outcomes: list[Outcome]) -> str:
         error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}g}" if len(values) > 1 else ""
         return f"{np.mean(values):.{digits + 1}g}{error}"
 
-    lines = ["| acting | promised cost | true cost | gap | outside | success | ms per plan | plans |", "| --- |" + " ---: |" * 7]
+    rows = []
     for one in outcomes:
         shares = ["" if np.isnan(v).all() else f"{abs(100 * np.mean(v)):.0f} %" for v in (one.outside, one.success)]
         numbers = [cell(one.promised), cell(one.kept), cell(one.gap), *shares]
-        lines.append(f"| {one.act} | " + " | ".join(numbers) + f" | {1e3 * one.seconds / one.plans:.3g} | {one.plans} |")
-    return "\n".join(lines) + "\n"
+        rows.append([one.act, *numbers, f"{1e3 * one.seconds / one.plans:.3g}", str(one.plans)])
+    return table(["acting", "promised cost", "true cost", "gap", "outside", "success", "ms per plan", "plans"], rows)

@@ -21,6 +21,7 @@ from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
 from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.statistics import interval
+from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE
 from diffrl.studies.distances import mmd, sliced_wasserstein
 from diffrl.training.trained import Act, Trained
@@ -171,12 +172,12 @@ def to_markdown(cells: dict[str, list[Cell]]) -> str:
     for toy, rows in cells.items():
         betas = sorted({cell.beta for cell in rows})
         lines += [f"## {toy}", "", "Sliced Wasserstein distance to the truth (95 % interval over samples) · MMD", ""]
-        lines += ["| | " + " | ".join(f"β = {beta:g}" for beta in betas) + " |", "| --- |" + " --- |" * len(betas)]
+        named = {}
         for method in dict.fromkeys(cell.method for cell in rows):
             found = {cell.beta: cell for cell in rows if cell.method == method}
-            texts = [_words(found[beta]) if beta in found else "" for beta in betas]
-            lines.append(f"| {method} | " + " | ".join(texts) + " |")
-        lines.append("")
+            named[method] = [_words(found[beta]) if beta in found else "" for beta in betas]
+        heads = ["", *(f"β = {beta:g}" for beta in betas)]
+        lines.append(table(heads, [[method, *texts] for method, texts in named.items()]))
     return "\n".join(lines)
 
 

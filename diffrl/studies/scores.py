@@ -177,7 +177,7 @@ def ascent_to_circle(key: Key, *, updates: int = 3000, chains: int = 200, steps:
     levels, last = TableVE.geometric(0.5, BLUR, 10), TableVE((BLUR,))
     model = learn_score(NoiseConditionedMLP(2, 10, 128, 3), data, levels, fit_key, updates=updates)
     start = jax.random.normal(start_key, (chains, 2)) / RADIUS
-    climb = langevin(still(), step / (2.0 * (BLUR * RADIUS) ** 2), temperature=0.0)
+    climb = langevin(still(), step / (2.0 * (BLUR * RADIUS) ** 2), noise_scale=0.0)
 
     def ascend(model: Model, schedule: TableVE) -> np.ndarray:
         end = jax.jit(lambda x: sample(model, held(schedule, steps), climb, fit_key, x))(start)

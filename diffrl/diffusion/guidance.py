@@ -39,11 +39,11 @@ def self_weighted(
 ) -> Model:
     """Guidance by the weight that is diffused together with the data (SWG; Tagle et al. 2025, eq. 3).
 
-    `predict` maps x = (a, w) `[B, …, A + 1]` and t `[B]` to the noise of a `[B, …, A]` and of w `[B, …, 1]`, apart: the gradient then
-    costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is E[w | x_t], so ∇ log ŵ
-    over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is none: beyond its range
-    an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0. A `scale` of 0.0 that is known
-    when compiling asks for no gradient.
+    `predict` maps x = (a, w) `[B, …, A + 1]` and t `[B]` to the noise of a `[B, …, A]` and of w `[B, …, 1]`, apart: the
+    gradient then costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is
+    E[w | x_t], so ∇ log ŵ over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is
+    none: beyond its range an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0.
+    A `scale` of 0.0 that is known when compiling asks for no gradient.
     """
 
     def model(x: Array, level: Level) -> Prediction:

@@ -85,9 +85,7 @@ def find(target: str | Target) -> Target:
     return TARGETS[target]
 
 
-def combine(
-    target: str | Target, schedule: Schedule, t: Float[Array, "batch"], parts: Prediction
-) -> Float[Array, "batch *dims"]:
+def combine(target: str | Target, schedule: Schedule, t: Float[Array, "batch"], parts: Prediction) -> Float[Array, "batch *dims"]:
     """The target's value for known data and noise: what a network is trained to predict."""
     data, noise = find(target)(schedule, t)
     return over(data, parts.x0) * parts.x0 + over(noise, parts.epsilon) * parts.epsilon

@@ -52,10 +52,9 @@ def fit(
         init_key, loss_key = jax.random.split(key)
 
         def update(learner: Learner, step: Array) -> tuple[Learner, None]:
-            gradients = jax.grad(loss)(learner.params, jax.random.fold_in(loss_key, step))
-            return learner.apply_gradients(gradients, optimizer), None
+            return learner.step(lambda params: loss(params, jax.random.fold_in(loss_key, step)), optimizer)[0], None
 
-        learner = Learner.create(network.init(init_key, *inputs)["params"], optimizer)
+        learner = Learner.init(network, optimizer, init_key, *inputs)
         return jax.lax.scan(update, learner, jnp.arange(updates))[0].params
 
     return train(key)

@@ -63,7 +63,16 @@ def test_a_weight_may_be_of_every_number() -> None:
 
 @pytest.mark.parametrize(
     "solver",
-    [ddim(), ddim(1.0), ancestral(), heun(), dpm_solver(2), dpm_solver(3, multistep=False), langevin(ddim()), boxed(ddim(), -1.0, 1.0)],
+    [
+        ddim(),
+        ddim(1.0),
+        ancestral(),
+        heun(),
+        dpm_solver(2),
+        dpm_solver(3, multistep=False),
+        langevin(ddim()),
+        boxed(ddim(), -1.0, 1.0),
+    ],
     ids=["ddim", "eta", "ancestral", "heun", "dpm2m", "dpm3s", "langevin", "boxed"],
 )
 def test_samplers(solver: Solver) -> None:

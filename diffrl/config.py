@@ -74,7 +74,7 @@ class HalvingConfig:
         rungs: updates, over all stages, after which points are dropped; empty for none.
         keep: share of the points that goes on at each rung, rounded up.
         criterion: "evaluation" for the mean episode return in the environment, or the name of a training metric, of which more is
-            better, with a "-" before it less: "-loss".
+            better, with a "-" before it less: "-critic/loss".
         episodes: per run, of the evaluation.
     """
 
@@ -302,6 +302,10 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
+    elif origin is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(typing.get_args(hint))}")
     elif hint is float:
         if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)

@@ -27,7 +27,7 @@ from diffrl.studies.distances import mmd, sliced_wasserstein
 from diffrl.training.trained import Act, Trained
 from diffrl.types import Policy
 
-BETA = "temperature"  # the hyper-parameter that is β, in every method that has one
+BETA = "beta"  # the hyper-parameter that is β, in every method that has one
 TRUE = "two true samples"
 BLOCKS = 5  # independent samples per cell: the spread of their distances is the interval
 TARGETS = 7  # per axis of the picture of modes

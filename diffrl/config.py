@@ -85,12 +85,30 @@ class HalvingConfig:
 
 
 @dataclasses.dataclass
+class InitFromConfig:
+    """Networks that another training made, in place of fresh ones (`training/init_from.py`).
+
+    Attributes:
+        workdir: of that training; empty for none. It is read once, when this one begins.
+        fields: of the State, such as ("behavior", "behavior_constants"): parameters, and where they are of a Learner the
+            optimiser's state too.
+        step: of that training's checkpoint; 0 for its last.
+    """
+
+    workdir: str = ""
+    fields: tuple[str, ...] = ()
+    step: int = setting(0, low=0, high=LARGEST_COUNT)
+
+
+@dataclasses.dataclass
 class Config:
     """One sweep: a method on a dataset or in an environment, for some seeds and hyper-parameter points, in one program.
 
     Attributes:
         algorithm: the method's own config dataclass.
         online: an environment to learn in, in place of the dataset.
+        action_chunk: actions that are chosen at a time and carried out open loop (`action_chunks.py`); 1 for one a step.
+        init_from: another training to start from.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
         sweep: hyper-parameter points crossed with the seeds: "beta=0.05,0.1 discount=0.99,0.995" is four points, the joint axis
             "beta:discount=0.05:0.99,0.1:0.995" two.
@@ -107,6 +125,8 @@ class Config:
     algorithm: Any
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     online: OnlineConfig = dataclasses.field(default_factory=OnlineConfig)
+    action_chunk: int = setting(1, high=1_000)
+    init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
     num_seeds: int = setting(4, high=10_000)
     first_seed: int = setting(0, low=0, high=LARGEST_COUNT)
     sweep: str = ""
@@ -224,6 +244,9 @@ def validate(config: Config) -> None:
     """
     _check(config, "")
     online = config.online
+    if bool(config.init_from.workdir) != bool(config.init_from.fields):
+        given, missing = ("workdir", "fields") if config.init_from.workdir else ("fields", "workdir")
+        raise ConfigError(f"init_from.{given} is set and init_from.{missing} is empty: set both or neither")
     rungs = config.halving.rungs
     if list(rungs) != sorted({rung for rung in rungs if rung > 0}):
         raise ConfigError(f"halving.rungs must be numbers of updates in ascending order, got {rungs}")

@@ -78,6 +78,20 @@ class Spec:
             observation_max=(1.0,) * observation_dim,
         )
 
+    def part(self, name: str) -> slice:
+        """Where a part of the observation stands, such as `observation[..., spec.part("desired_goal")]`.
+
+        Raises:
+            ValueError: there is no part of this name.
+        """
+        begin = 0
+        for part, width in self.observation_parts:
+            if part == name:
+                return slice(begin, begin + width)
+            begin += width
+        known = ", ".join(part for part, _ in self.observation_parts) or "none with a name"
+        raise ValueError(f"the observation has no part {name!r}; it has {known}")
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Spec":
         """Inverse of `dataclasses.asdict` after a trip through JSON."""

@@ -81,7 +81,7 @@ def _one_program(config: Config, count: int, seconds: float) -> tuple[str, float
     envs = backend.device if backend.host is None else backend.host(size * online.num_envs)
     assert envs is not None
     spec, _ = describe(envs, online.env_id, env_spec)
-    algorithm = make(config.algorithm, spec)
+    algorithm = make(config.algorithm, spec, config.action_chunk)
     parts = interact(algorithm, stage_of(algorithm), spec, config, envs.max_episode_steps)
     state, life = init_all(algorithm, backend.device if backend.host is None else None, spec, runs, online.num_envs)
     empty = Replay.empty(online.num_envs, online.buffer_size // online.num_envs, spec.observation_dim, spec.action_dim)
@@ -112,7 +112,7 @@ def _host_loop(config: Config, seconds: float) -> float:
     env_spec = env_spec_of(config.online.env_id)
     envs = GymnasiumEnvironments(env_spec, None, 1)
     spec, _ = describe(envs, config.online.env_id, env_spec)
-    algorithm = make(config.algorithm, spec)
+    algorithm = make(config.algorithm, spec, config.action_chunk)
     stage = stage_of(algorithm)
     explore, update = jax.jit(algorithm.explore or algorithm.act), jax.jit(stage.update, donate_argnums=0)
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)

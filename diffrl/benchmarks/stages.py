@@ -144,7 +144,7 @@ def stages(
         longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
         rates: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
     """
-    algorithm = make(config.algorithm, problem.spec())
+    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
     dataset = attach(problem.dataset(), algorithm.columns)
     # A scan is the program of one run, so that one run needs no measurement of its own beside it.
     ways = [(SCAN, 1)] * host + [(RUNS, count) for count in run_counts if count > 1 or not host]
@@ -242,7 +242,7 @@ def acting_configs(
         raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
     for name, _, config in found:
         try:
-            make(config.algorithm, problem.spec())
+            make(config.algorithm, problem.spec(), config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"--variants, {name}: {error}") from error
     return found
@@ -259,7 +259,7 @@ def acting(
     name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], seconds: float, chunks: int
 ) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host: the median of `chunks` calls or more."""
-    algorithm = make(config.algorithm, problem.spec())
+    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, _runs(config, 1))))
     key = jax.random.key(0)
     act = jax.jit(algorithm.act)

@@ -63,13 +63,15 @@ def models_of(trained: Trained, act: Act) -> Any:
     """The method's models with these choices when acting.
 
     Raises:
-        EvaluationError: a method that does not plan.
+        EvaluationError: a method that does not plan, or one whose models are of several actions at a time.
         ConfigError: a choice is unknown or impossible.
     """
     make = trained.method.models
     if make is None:
         planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
         raise EvaluationError(f"{algorithm_name(trained.config)} does not plan; of the methods {planning} does")
+    if (chunk := trained.config.action_chunk) > 1:
+        raise EvaluationError(f"its models are of {chunk} actions at a time: train with --config.action_chunk=1")
     return make(trained.acting(act).config.algorithm, trained.spec)
 
 

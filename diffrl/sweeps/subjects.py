@@ -55,7 +55,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
             del source
         for group in together:
             try:
-                algorithm = make(group.config.algorithm, spec)
+                algorithm = make(group.config.algorithm, spec, group.config.action_chunk)
                 if dataset is None:
                     stage_of(algorithm)
             except ValueError as error:
@@ -95,7 +95,7 @@ def check_evaluation(group: Group, subject: Subject, options: Options) -> None:
         try:
             for name, value in choices:
                 override(algorithm, f"act.{name}={value}")
-            make(algorithm, subject.spec)
+            make(algorithm, subject.spec, group.config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"group {group.label}: {error}") from error
 

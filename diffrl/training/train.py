@@ -15,14 +15,14 @@ from diffrl.data.dataset import Source, build
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
-from diffrl.training import halving
+from diffrl.training import halving, init_from
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
-from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, place, sharding_of
+from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, place
 from diffrl.training.loop import Population, Saver, SegmentLoop, segments
 from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
-from diffrl.training.runs import INIT, Runs, make_runs
+from diffrl.training.runs import INIT, Runs, abstract_states, make_runs
 from diffrl.training.slabs import open_rows, rows_per_slab
 from diffrl.training.workdir import check_same, claimed, write_json
 from diffrl.types import State
@@ -80,7 +80,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
     # ---------------------------------------------------------------- the method: may it be trained so?
     try:
-        algorithm = make(config.algorithm, spec)
+        algorithm = make(config.algorithm, spec, config.action_chunk)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
@@ -95,6 +95,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
     for stage in algorithm.stages:
         if stage.batch_size % config.batch_devices:
             raise ConfigError(f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}")
+    given = init_from.read(config, spec, algorithm, runs, mesh, workdir)
 
     # ---------------------------------------------------------------- how far is it, in the directory it writes to?
     with claimed(workdir, config, spec, card):
@@ -119,8 +120,14 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             population = None
         else:
             cohort = make_cohort(same[0], set())
-            rows, population = None, Population(cohort, _fresh_states(algorithm, runs, cohort, mesh), None)
-        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows})
+            states = _fresh_states(algorithm, runs, cohort, mesh)
+            if given is not None:
+                states = given.into(states, cohort, mesh)
+                display.say(f"starting from {', '.join(given.fields)} of {given.note['workdir']}, update {given.note['step']:,}")
+            rows, population = None, Population(cohort, states, None)
+        began = given.note if given is not None else metadata.get("init_from", {})
+        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows, "init_from": began})
+        del given
         report = Reporter(config, workdir, runs, display, step, diverged)
 
         # ---------------------------------------------------------------- segments, each a loop over chunks
@@ -165,13 +172,6 @@ def init_states(algorithm: Algorithm, runs: Runs) -> State:
     """Fresh states of all runs, `[R, ...]` per leaf."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
     return jax.jit(jax.vmap(algorithm.init))(keys, runs.hparams)
-
-
-def abstract_states(algorithm: Algorithm, runs: Runs, rows: int, mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of saved states `[rows, ...]`."""
-    state = jax.eval_shape(algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
-    sharding = sharding_of(rows, mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=sharding), state)
 
 
 def _fresh_states(algorithm: Algorithm, runs: Runs, cohort: Cohort, mesh: Mesh) -> State:

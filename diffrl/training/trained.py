@@ -69,7 +69,7 @@ class Trained:
             for name, value in act:
                 configs.override(config.algorithm.act, f"{name}={value}")
             configs.validate(config)
-            registry.make(config.algorithm, self.spec)
+            registry.make(config.algorithm, self.spec, config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"--act: {error}") from error
         return dataclasses.replace(self, config=config)
@@ -87,7 +87,7 @@ class Trained:
             ConfigError: it refuses its settings.
         """
         try:
-            return registry.make(self.config.algorithm, self.spec)
+            return registry.make(self.config.algorithm, self.spec, self.config.action_chunk)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -69,7 +69,7 @@ def train_online(config: Config, workdir: Path) -> Outcome:
     spec, card = describe(envs, online.env_id, env_spec)
     display.say(f"environment {online.env_id}: {backend.simulator}; episodes of {envs.max_episode_steps} steps")
     try:
-        algorithm = make(config.algorithm, spec)
+        algorithm = make(config.algorithm, spec, config.action_chunk)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     stage = stage_of(algorithm)

@@ -34,7 +34,8 @@ class Rollouts(NamedTuple):
         successes: [R, E] bool, whether the goal was reached in any step of the episode.
         observations: [R, K, T+1, O] float32, the first K episodes of each run, NaN after their end (K may be 0).
         watched: of the watched episodes, what it takes to show them: their states, a tree of [R, NUM_WATCHED, T+1, ...], from
-            a DeviceEnvironment; the actions applied, [R, NUM_WATCHED, T, A], from HostEnvironments.
+            a DeviceEnvironment; the actions applied, [R, NUM_WATCHED, T, A] or without A, from
+            HostEnvironments.
     """
 
     returns: np.ndarray
@@ -89,10 +90,10 @@ def _run_keys(seeds: Array, evaluation_seed: Array) -> Key:
 def _actions(
     algorithm: Algorithm, policy: Policy, carry: Any, observation: Array, run_key: Key, t: Array
 ) -> tuple[Array, Array, Any]:
-    """Actions [E, A] of one run at step t, which of them are finite [E], and the carry; the others become zeros."""
+    """Actions [E, A], or [E] if discrete, of one run at step t, which are finite [E], and the carry; the others become zeros."""
     action, carry = algorithm.act(policy, carry, observation, jax.random.fold_in(jax.random.fold_in(run_key, _ACT), t))
-    finite = jnp.isfinite(action).all(axis=-1)
-    return jnp.where(finite[:, None], action, 0.0), finite, carry
+    finite = jnp.isfinite(action).reshape(len(action), -1).all(axis=-1)
+    return jnp.where(finite.reshape(-1, *[1] * (action.ndim - 1)), action, 0), finite, carry
 
 
 def _end_with_nan(observations: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -202,7 +203,7 @@ def host_rollout(algorithm: Algorithm, envs: HostEnvironments, num_episodes: int
             action, finite, carry = act(policies, carry, observation, run_keys, np.uint32(t))
             action = np.asarray(action)
             applied.append(action[:, list(watched)])
-            result = envs.step(action.reshape(shape[0] * shape[1], -1))
+            result = envs.step(action.reshape(shape[0] * shape[1], *action.shape[2:]))
             reward, terminated, success = (np.reshape(x, shape) for x in (result.reward, result.terminated, result.success))
             tally = _count(np, tally, reward, terminated, success, np.asarray(finite))
             observation = np.reshape(result.observation, (*shape, -1))

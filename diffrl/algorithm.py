@@ -47,7 +47,10 @@ class PrepareFn(Protocol):
 
 @runtime_checkable
 class ActFn(Protocol):
-    """Actions `[B, A]` for observations `[B, O]`. Pure, batch first, knows nothing of training."""
+    """Actions `[B, A]` for observations `[B, O]`, or for discrete ones scores, the largest of which is taken.
+
+    Pure, batch first, knows nothing of training.
+    """
 
     def __call__(
         self, policy: Policy, carry: Carry, observation: Float[Array, "batch observation"], key: Key
@@ -108,18 +111,23 @@ def no_carry(policy: Policy, num_envs: int) -> Carry:
 
 
 def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
-    """Let `act` and `explore` take raw observations and return actions within the environment's bounds.
+    """Let `act` and `explore` take raw observations and return actions within the environment's bounds, or indices.
 
-    Training sees standardised observations and actions in [-1, 1] because the Dataset is stored so; acting must undo
-    it. Wrapping here keeps units out of every method.
+    Training sees standardised observations, and actions in [-1, 1] or one-hot, because the Dataset is stored so; acting must undo
+    it. Wrapping here keeps units out of every method. Discrete actions are int32 `[B]`.
     """
     mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
+    def in_units(action: Array) -> Array:
+        if spec.num_actions:
+            return jnp.argmax(action, axis=-1).astype(jnp.int32)
+        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
+
     def wrapped(choose: ActFn) -> ActFn:
         def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
             action, carry = choose(policy, carry, (observation - mean) / std, key)
-            return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low), carry
+            return in_units(action), carry
 
         return act
 

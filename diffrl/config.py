@@ -16,13 +16,13 @@ from diffrl.registry import REGISTRY, name_of
 PRECISIONS = ("default", "high", "highest")
 LARGEST_FLOAT = 3.4e38  # that float32 holds
 # By the end of a setting's name. Updates of all stages together are counted in 32 bits.
-_LARGEST = {"num_seeds": 10_000, "updates": 2**29} | dict.fromkeys(
+_LARGEST = {"num_seeds": 10_000, "updates": 2**29, "action_chunk": 1_000} | dict.fromkeys(
     ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs", "slab_rows"),
     2**31 - 1,
 )
 _LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
 _AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_rate")
-_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows")
+_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows", "init_from.step")
 _MAY_BE_NEGATIVE = ("dataset.reward_shift",)
 
 
@@ -101,12 +101,30 @@ class HalvingConfig:
 
 
 @dataclasses.dataclass
+class InitFromConfig:
+    """Networks that another training made, in place of fresh ones (`training/init_from.py`).
+
+    Attributes:
+        workdir: of that training; empty for none. It is read once, when this one begins.
+        fields: of the State, such as ("behavior", "behavior_constants"): parameters, and where they are of a Learner the
+            optimiser's state too.
+        step: of that training's checkpoint; 0 for its last.
+    """
+
+    workdir: str = ""
+    fields: tuple[str, ...] = ()
+    step: int = 0
+
+
+@dataclasses.dataclass
 class Config:
     """One sweep: a method on a dataset or in an environment, for some seeds and hyper-parameter points, in one program.
 
     Attributes:
         algorithm: the method's own config dataclass.
         online: an environment to learn in, in place of the dataset or after it.
+        action_chunk: actions that are chosen at a time and carried out open loop (`action_chunks.py`); 1 for one a step.
+        init_from: another training to start from.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
         sweep: hyper-parameter points crossed with the seeds: "beta=0.05,0.1 discount=0.99,0.995" is four points, the joint axis
             "beta:discount=0.05:0.99,0.1:0.995" two.
@@ -123,6 +141,8 @@ class Config:
     algorithm: Any
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     online: OnlineConfig = dataclasses.field(default_factory=OnlineConfig)
+    action_chunk: int = 1
+    init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
     num_seeds: int = 4
     first_seed: int = 0
     sweep: str = ""
@@ -245,6 +265,9 @@ def validate(config: Config) -> None:
     online = config.online
     if config.precision not in PRECISIONS:
         raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if bool(config.init_from.workdir) != bool(config.init_from.fields):
+        given, missing = ("workdir", "fields") if config.init_from.workdir else ("fields", "workdir")
+        raise ConfigError(f"init_from.{given} is set and init_from.{missing} is empty: set both or neither")
     rungs = config.halving.rungs
     if list(rungs) != sorted({rung for rung in rungs if rung > 0}):
         raise ConfigError(f"halving.rungs must be numbers of updates in ascending order, got {rungs}")

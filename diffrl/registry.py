@@ -3,21 +3,28 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
 from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
 class Method(NamedTuple):
-    """A config dataclass and the constructor that takes it; for a method that plans, also what makes `planning.Problem`s.
+    """What makes an Algorithm of a name.
 
-    `figures` names the module whose `draw(out)` makes figures of its paper that need no training run, where there are some.
+    Attributes:
+        config: the method's config dataclass.
+        make: the constructor that takes it.
+        models: what makes `planning.Problem`s, of a method that plans.
+        figures: the module whose `draw(out)` makes figures of its paper that need no training run, where there are some.
+        actions: the kinds that it can learn, of "box" and "discrete".
     """
 
     config: type
     make: Callable[[Any, Spec], Algorithm]
     models: Callable[[Any, Spec], Any] | None = None
     figures: str | None = None
+    actions: tuple[str, ...] = ("box",)
 
 
 REGISTRY: dict[str, Method] = {
@@ -48,6 +55,20 @@ def name_of(config: Any) -> str:
     raise KeyError(f"no method is registered for {type(config).__qualname__}")
 
 
-def make(config: Any, spec: Spec) -> Algorithm:
-    """The Algorithm of a config; its `act` takes raw observations and returns actions in the environment's units."""
-    return in_environment_units(REGISTRY[name_of(config)].make(config, spec), spec)
+def make(config: Any, spec: Spec, action_chunk: int = 1) -> Algorithm:
+    """The Algorithm of a config; its `act` takes raw observations and returns actions in the environment's units.
+
+    Args:
+        action_chunk: actions that are chosen at a time, see `action_chunks.in_chunks`.
+
+    Raises:
+        ValueError: the method cannot have actions of this kind, chunks of them, or one of its settings.
+    """
+    name, kind = name_of(config), "discrete" if spec.num_actions else "box"
+    method = REGISTRY[name]
+    if kind not in method.actions:
+        able = ", ".join(other for other in REGISTRY if kind in REGISTRY[other].actions) or "none"
+        raise ValueError(f"{name} cannot have {kind} actions; methods that can: {able}")
+    if action_chunk == 1:
+        return in_environment_units(method.make(config, spec), spec)
+    return in_environment_units(in_chunks(method.make(config, wide(spec, action_chunk)), spec, action_chunk), spec)

@@ -16,7 +16,7 @@ ROOMS = [
     {"training"},
     {"config", "registry"},
     {"algorithms"},
-    {"algorithm"},
+    {"algorithm", "action_chunks"},
     {"collection"},
     {"data"},
     {"objectives", "networks", "envs", "diffusion", "planning"},

@@ -79,7 +79,7 @@ def _one_program(config: Config, count: int, seconds: float) -> tuple[str, float
     size = padded_size(runs.size, mesh)
     with opened(online, size * online.num_envs) as world:
         envs, spec = world.envs, world.spec
-        algorithm = make(config.algorithm, spec)
+        algorithm = make(config.algorithm, spec, config.action_chunk)
         stage = stage_of(algorithm)
         parts = interact(algorithm, stage, spec, world.card, config, envs.max_episode_steps)
         if isinstance(envs, HostEnvironments):
@@ -108,7 +108,7 @@ def _host_loop(config: Config, seconds: float) -> float:
     env_spec = env_spec_of(config.online.env_id)
     envs = GymnasiumEnvironments(env_spec, None, 1)
     spec, _ = describe(envs, config.online.env_id, env_spec)
-    algorithm = make(config.algorithm, spec)
+    algorithm = make(config.algorithm, spec, config.action_chunk)
     stage = stage_of(algorithm)
     explore, update = jax.jit(algorithm.explore or algorithm.act), jax.jit(stage.update, donate_argnums=0)
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)

@@ -132,7 +132,7 @@ def stages(
         longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
         limits: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
     """
-    algorithm = make(config.algorithm, problem.spec())
+    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
     dataset = attach(problem.dataset(), algorithm.columns)
     ways = [("S", 1)] * host + [("R", count) for count in run_counts if count > 1 or not host]  # R of one run is S
     for stage in algorithm.stages:
@@ -229,7 +229,7 @@ def acting_configs(
         raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
     for name, _, config in found:
         try:
-            make(config.algorithm, problem.spec())
+            make(config.algorithm, problem.spec(), config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"--variants, {name}: {error}") from error
     return found
@@ -246,7 +246,7 @@ def acting(
     name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], seconds: float, chunks: int
 ) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host: the median of `chunks` calls or more."""
-    algorithm = make(config.algorithm, problem.spec())
+    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, _runs(config, 1))))
     key = jax.random.key(0)
     act = jax.jit(algorithm.act)

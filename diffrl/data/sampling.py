@@ -4,11 +4,13 @@ Pure functions of a dataset, a key and a size; randomness is counted by whoever 
 `size`, rows by index, and the bounds of a row's episode, so a buffer that grows gives the same.
 """
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
-from diffrl.data.dataset import Dataset
+from diffrl.data.dataset import FIELDS, Dataset
 from diffrl.types import Key, Transition
 
 
@@ -22,3 +24,95 @@ class BatchFn(Protocol):
 def uniform(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     """Transitions drawn uniformly with replacement."""
     return dataset[jax.random.randint(key, (batch_size,), 0, dataset.size)]
+
+
+def windows(length: int, start: int = 0) -> BatchFn:
+    """Transitions drawn uniformly, each with the `length` rows of its episode around it.
+
+    Nothing is stored: rows are gathered for each batch, and what an update does not read is never gathered. Beyond an end of the
+    episode its first or last row is repeated, with reward 0, so that sums over a window are sums over its rows. The state after
+    the last row is `window_next_observation[:, -1]`.
+
+    Args:
+        length: L, rows of a window.
+        start: offset of the first one from the row drawn; 1 - L for a history, whose last row is the one drawn.
+
+    Returns:
+        a BatchFn whose `extras` hold `window_<name>` `[B, L, ...]` for each field of a Transition and each column of the
+        dataset, and `window_mask` `[B, L]`: False for repetitions.
+
+    Raises:
+        ValueError: a window has no rows.
+    """
+    if length < 1:
+        raise ValueError(f"a window needs at least one row, got length={length}")
+
+    def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
+        row = jax.random.randint(key, (batch_size,), 0, dataset.size)
+        first, end = (bound[:, None] for bound in dataset.episode_of(row))
+        wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
+        index = jnp.clip(wanted, first, end - 1)
+        mask = index == wanted
+        found = dataset[index]
+        found = dataclasses.replace(found, reward=jnp.where(mask, found.reward, 0.0))
+        named = {name: getattr(found, name) for name in FIELDS} | found.extras
+        drawn = dataset[row]
+        extras = {f"window_{name}": value for name, value in named.items()} | {"window_mask": mask}
+        return dataclasses.replace(drawn, extras=drawn.extras | extras)
+
+    return batch
+
+
+def goals(
+    *, current: float = 0.2, future: float = 0.5, random: float = 0.3, discount: float | None = 0.99, negative: bool = True
+) -> BatchFn:
+    """Transitions drawn uniformly, each with a goal and the reward of reaching it (Park et al. 2023, HIQL, appendix; OGBench).
+
+    A goal is a state: the row's own; one of its future, the k-th after it with k ≥ 1; or the state of a row drawn uniformly from
+    all. k is geometric, P(k) ∝ discount^(k-1), which makes the goal a sample of the discounted occupancy, or uniform. Its episode
+    ends with the state after the last row, and what would lie beyond that is that state.
+
+    Args:
+        current, future, random: probabilities of the three kinds.
+        discount: γ of the geometric distribution, of mean 1 / (1 - γ); None for a state drawn uniformly from the rest of the
+            episode.
+        negative: whether the reward is -1 until the goal is reached and 0 there; otherwise it is 0, and 1 there.
+
+    Returns:
+        a BatchFn whose `reward` says whether the row's own state is the goal, as `terminal` does, which cuts the bootstrap there.
+        Its `extras` hold `goal` `[B, O]` and `goal_steps` `[B]`, int32: k; 0 for the row's own state, -1 where it is unknown.
+
+    Raises:
+        ValueError: the probabilities are none, or the discount is not in [0, 1).
+    """
+    chances = (current, future, random)
+    if min(chances) < 0.0 or abs(sum(chances) - 1.0) > 1e-6:
+        raise ValueError(f"probabilities of goals must sum to 1, got current={current}, future={future}, random={random}")
+    if discount is not None and not 0.0 <= discount < 1.0:
+        raise ValueError(f"the discount of goals must lie in [0, 1), got {discount}; None draws them uniformly")
+
+    def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
+        row_key, kind_key, ahead_key, other_key = jax.random.split(key, 4)
+        row, other = (jax.random.randint(key, (batch_size,), 0, dataset.size) for key in (row_key, other_key))
+        _, end = dataset.episode_of(row)
+        if discount is None:
+            steps = jax.random.randint(ahead_key, (batch_size,), 1, end - row + 1)
+        else:
+            steps = jnp.minimum(jax.random.geometric(ahead_key, 1.0 - discount, (batch_size,), dtype=row.dtype), end - row)
+        kind = jax.random.uniform(kind_key, (batch_size,))
+        is_future, is_random = kind < future, kind >= 1.0 - random
+        steps = jnp.where(is_random, -1, jnp.where(is_future, steps, 0))
+        # The state after an episode's last row is no row's own.
+        found = dataset[jnp.where(is_random, other, jnp.minimum(row + steps, end - 1))]
+        beyond = (row + steps == end) & is_future
+        goal = jnp.where(beyond[:, None], found.next_observation, found.observation)
+        reached = steps == 0
+        drawn = dataset[row]
+        return dataclasses.replace(
+            drawn,
+            reward=reached.astype(drawn.reward.dtype) - float(negative),
+            terminal=reached,
+            extras=drawn.extras | {"goal": goal, "goal_steps": steps},
+        )
+
+    return batch

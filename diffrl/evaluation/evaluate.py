@@ -290,7 +290,7 @@ def build_algorithm(workdir: Path, spec: Spec, overrides: tuple[tuple[str, str],
         for name, value in overrides:
             configs.override(config.algorithm.act, f"{name}={value}")
         configs.validate(config)
-        return registry.make(config.algorithm, spec)
+        return registry.make(config.algorithm, spec, config.action_chunk)
     except ValueError as error:
         raise EvaluationError(f"--act: {error}" if overrides else str(error)) from error
 

@@ -34,8 +34,7 @@ class Rollouts(NamedTuple):
         successes: [R, E] bool, whether the goal was reached in any step of the episode.
         observations: [R, K, T+1, O] float32, the first K episodes of each run, NaN after their end (K may be 0).
         watched: of the watched episodes, what it takes to show them: their states, a tree of [R, NUM_WATCHED, T+1, ...], from
-            a DeviceEnvironment; the actions applied, [R, NUM_WATCHED, T, A] or without A, from
-            HostEnvironments.
+            a DeviceEnvironment; the actions applied, [R, NUM_WATCHED, T, ...], from HostEnvironments.
     """
 
     returns: np.ndarray
@@ -90,10 +89,10 @@ def _run_keys(seeds: Array, evaluation_seed: Array) -> Key:
 def _actions(
     algorithm: Algorithm, policy: Policy, carry: Any, observation: Array, run_key: Key, t: Array
 ) -> tuple[Array, Array, Any]:
-    """Actions [E, A], or [E] if discrete, of one run at step t, which are finite [E], and the carry; the others become zeros."""
+    """Actions [E, ...] of one run at step t, which of them are finite [E], and the carry; the others become zeros."""
     action, carry = algorithm.act(policy, carry, observation, jax.random.fold_in(jax.random.fold_in(run_key, _ACT), t))
     finite = jnp.isfinite(action).reshape(len(action), -1).all(axis=-1)
-    return jnp.where(finite.reshape(-1, *[1] * (action.ndim - 1)), action, 0), finite, carry
+    return jnp.where(finite.reshape(-1, *[1] * (action.ndim - 1)), action, jnp.zeros_like(action)), finite, carry
 
 
 def _end_with_nan(observations: np.ndarray, lengths: np.ndarray) -> np.ndarray:

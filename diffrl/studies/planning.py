@@ -85,6 +85,10 @@ class Trained:
         if registry.REGISTRY[registry.name_of(config.algorithm)].models is None:
             planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
             raise EvaluationError(f"{registry.name_of(config.algorithm)} does not plan; of the methods {planning} does")
+        if config.action_chunk > 1:
+            raise EvaluationError(
+                f"its models are of {config.action_chunk} actions at a time: train with --config.action_chunk=1"
+            )
         spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
         card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
         runs = make_runs(config)

@@ -56,7 +56,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
         assert card is not None
         for group in together:
             try:
-                algorithm = make(group.config.algorithm, spec)
+                algorithm = make(group.config.algorithm, spec, group.config.action_chunk)
                 if config.online.env_id:
                     stage_of(algorithm)
             except ValueError as error:
@@ -96,6 +96,6 @@ def check_evaluation(group: Group, subject: Subject, options: Options) -> None:
         try:
             for name, value in choices:
                 override(algorithm, f"act.{name}={value}")
-            make(algorithm, subject.spec)
+            make(algorithm, subject.spec, group.config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"group {group.label}: {error}") from error

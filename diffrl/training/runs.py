@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
-from diffrl.algorithm import hparams_of
+from diffrl.algorithm import Algorithm, hparams_of
 from diffrl.config import Config, ConfigError, find, override, validate_method
-from diffrl.types import HParams
+from diffrl.training.devices import sharding_of
+from diffrl.types import HParams, State
 
 # Counters no update reaches: update t of a run draws from fold_in(key, t), iteration i online from fold_in(key, ONLINE) and i.
 ONLINE, INIT, PREPARE = 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF
@@ -52,6 +54,13 @@ def make_runs(config: Config) -> Runs:
         hparams=jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *stacked),
         keys=jnp.stack([jax.random.key(seed) for seed in seeds] * len(points)),
     )
+
+
+def abstract_states(algorithm: Algorithm, runs: Runs, rows: int, mesh: Mesh) -> State:
+    """Shapes, dtypes and shardings of saved states `[rows, ...]`."""
+    state = jax.eval_shape(algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
+    sharding = sharding_of(rows, mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=sharding), state)
 
 
 def sweepable(config: Config) -> list[str]:

@@ -19,17 +19,17 @@ from diffrl.data.dataset import Source, build
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
-from diffrl.training import halving
+from diffrl.training import halving, init_from
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort
-from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place, sharding_of
+from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place
 from diffrl.training.loop import Loop, Population, Saver, segments
 from diffrl.training.offline import OfflinePhase
 from diffrl.training.online.environment import opened, stage_of
 from diffrl.training.online.phase import OnlinePhase, abstract_environments
 from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
-from diffrl.training.runs import INIT, Runs, make_runs
+from diffrl.training.runs import INIT, Runs, abstract_states, make_runs
 from diffrl.training.slabs import open_rows, rows_per_slab
 from diffrl.training.workdir import check_same, claimed, write_json
 from diffrl.types import State
@@ -104,7 +104,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
         # ---------------------------------------------------------------- the method: may it be trained so?
         try:
-            algorithm = make(config.algorithm, spec)
+            algorithm = make(config.algorithm, spec, config.action_chunk)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         if world is not None:
@@ -123,6 +123,8 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             same = equal_runs(algorithm, runs, described)
             ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
             halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)
+
+        given = init_from.read(config, spec, algorithm, runs, mesh, workdir)
 
         # ---------------------------------------------------------------- how far is it, in the directory it writes to?
         stack.enter_context(claimed(workdir, config, spec, card))
@@ -153,7 +155,11 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         population = rows = environments = None
         if not steps:
             cohort = make_cohort(same[0], set())
-            population = Population(cohort, _fresh_states(algorithm, runs, cohort, mesh), None)
+            states = _fresh_states(algorithm, runs, cohort, mesh)
+            if given is not None:
+                states = given.into(states, cohort, mesh)
+                display.say(f"starting from {', '.join(given.fields)} of {given.note['workdir']}, update {given.note['step']:,}")
+            population = Population(cohort, states, None)
         else:
             shapes = abstract_states(algorithm, runs, max(index) + 1, mesh)
             if world is not None and world.on_device and step > plan[-1].start:
@@ -162,7 +168,9 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             else:
                 rows = checkpoints.restore_state(step, shapes)
             display.say(f"resuming at {unit} {step:,}")
-        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows})
+        began = given.note if given is not None else metadata.get("init_from", {})
+        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows, "init_from": began})
+        del given
         report = Reporter(config, workdir, runs, display, step, diverged)
 
         # ---------------------------------------------------------------- segments, each a loop over chunks
@@ -214,13 +222,6 @@ def init_states(algorithm: Algorithm, runs: Runs) -> State:
     """Fresh states of all runs, `[R, ...]` per leaf."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
     return jax.jit(jax.vmap(algorithm.init))(keys, runs.hparams)
-
-
-def abstract_states(algorithm: Algorithm, runs: Runs, rows: int, mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of saved states `[rows, ...]`."""
-    state = jax.eval_shape(algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
-    sharding = sharding_of(rows, mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=sharding), state)
 
 
 def _fresh_states(algorithm: Algorithm, runs: Runs, cohort: Cohort, mesh: Mesh) -> State:

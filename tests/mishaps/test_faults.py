@@ -23,8 +23,7 @@ from diffrl import config as configs
 from diffrl.registry import make
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.devices import make_mesh
-from diffrl.training.runs import make_runs
-from diffrl.training.train import abstract_states
+from diffrl.training.runs import abstract_states, make_runs
 from diffrl.types import Spec
 
 TRAIN = ("launch/train.py", *TINY_SRPO)

@@ -19,7 +19,7 @@ from diffrl.registry import REGISTRY, make
 from diffrl.training.checkpoint import Checkpoints
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
 from diffrl.training.devices import make_mesh
-from diffrl.training.train import abstract_states
+from diffrl.training.runs import abstract_states
 from diffrl.types import Spec
 
 SPEC = Spec.plain(3, 2)

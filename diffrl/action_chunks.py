@@ -1,0 +1,172 @@
+"""Chunks of actions for any method: `config.action_chunk`.
+
+After Li, Zhou & Levine 2025, "Reinforcement Learning with Action Chunking", arXiv 2507.07969. The method is made
+for actions of `length` times the environment's numbers, the first step's first, and knows no more of it: its transitions are of
+`length` steps, and what it chooses is carried out open loop.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Int
+
+from diffrl.algorithm import ActFn, Algorithm, Stage
+from diffrl.data.columns import action_chunks, steps_ahead, window_index
+from diffrl.data.dataset import Dataset
+from diffrl.types import Carry, Key, Metrics, Policy, Spec, State, Transition
+
+
+def wide(spec: Spec, length: int) -> Spec:
+    """What a method is told that acts `length` steps at a time.
+
+    Raises:
+        ValueError: the actions are discrete.
+    """
+    if spec.num_actions:
+        raise ValueError(f"action_chunk={length} takes actions in a box, and these are discrete: set action_chunk=1")
+    low, high = spec.action_low * length, spec.action_high * length
+    return dataclasses.replace(spec, action_dim=length * spec.action_dim, action_low=low, action_high=high)
+
+
+def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
+    """For single steps in and out, an algorithm that was made for chunks of `length`.
+
+    A batch's actions are the chunk `[B, length · A]` from each row on, `next_observation`, `terminal` and `timeout` those of its
+    last step, and `reward` the sum of its rewards. Their discounted sum and the value after it, times the discount to the power
+    of the number of steps, is what `objectives.value.bootstrap` makes of the columns: so a discount may be swept.
+
+    Near its end an episode holds fewer steps than a chunk: their rewards are summed and the value is taken after the last. The
+    actions beyond are the last one repeated. After a terminal they change nothing; after a timeout they stand for actions that
+    nobody took, in `length` - 1 rows of such an episode. The authors' code drops these rows from the critic's loss;
+    `extras["action_chunk_mask"]` `[B, length]` is there for a method that wants to. It also sums rewards behind a terminal up to
+    the chunk's end; here a terminal ends the episode, and the sum.
+
+    Args:
+        algorithm: made for the Spec of `wide`.
+        spec: of the environment.
+        length: h, at least 1.
+
+    Raises:
+        ValueError: the method derives columns itself, which are of single steps.
+    """
+    if algorithm.columns is not None:
+        raise ValueError(
+            f"action_chunk={length} needs a method that looks one step ahead, and this one derives columns from more: "
+            "set its n_step or model_horizon to 1, or action_chunk=1"
+        )
+
+    def columns(dataset: Dataset) -> dict[str, Array]:
+        last = window_index(dataset, length)[0][:, -1]
+        timeout = {"ahead_timeout": dataset[:].timeout[last]}
+        return action_chunks(dataset, length) | steps_ahead(dataset, length) | timeout
+
+    def init_carry(policy: Policy, num_envs: int) -> Carry:
+        chunk = jnp.zeros((num_envs, length, spec.action_dim))
+        return algorithm.init_carry(policy, num_envs), chunk, jnp.full(num_envs, length, jnp.int32)
+
+    explore = algorithm.explore and _open_loop(algorithm.explore, length)
+    return algorithm._replace(
+        stages=tuple(_of_chunks(stage) for stage in algorithm.stages),
+        columns=columns,
+        lookahead=length,
+        init_carry=init_carry,
+        act=_open_loop(algorithm.act, length),
+        explore=explore,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chunks(Dataset):
+    """The rows of a dataset as transitions of a chunk: what a stage's own functions draw from."""
+
+    of: Dataset
+
+    @classmethod
+    def view(cls, dataset: Dataset) -> "_Chunks":
+        return cls(dataset.rows, dataset.observation_dim, dataset.action_dim, dataset.columns, of=dataset)
+
+    @property
+    def size(self) -> Any:
+        return self.of.size
+
+    def __getitem__(self, index: Int[Array, "*batch"] | slice) -> Transition:
+        return _as_chunk(self.of[index])
+
+    def episode_of(self, index: Int[Array, "*batch"]) -> tuple[Int[Array, "*batch"], Int[Array, "*batch"]]:
+        return self.of.episode_of(index)
+
+
+def _as_chunk(row: Transition) -> Transition:
+    chunk = row.extras["action_chunk"]
+    return dataclasses.replace(
+        row,
+        action=chunk.reshape(*chunk.shape[:-2], -1),
+        reward=jnp.sum(row.extras["ahead_reward"], axis=-1),
+        next_observation=row.extras["ahead_observation"],
+        terminal=row.extras["ahead_terminal"],
+        timeout=row.extras["ahead_timeout"],
+    )
+
+
+def _of_chunks(stage: Stage) -> Stage:
+    """The stage, for batches of rows with the columns of `in_chunks`."""
+    update, prepare, batch = stage.update, stage.prepare, stage.batch
+
+    def chunk_update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        return update(state, _as_chunk(batch), key)
+
+    def chunk_prepare(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
+        assert prepare is not None
+        return prepare(state, _Chunks.view(dataset), key)
+
+    def chunk_batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
+        assert batch is not None
+        return batch(_Chunks.view(dataset), key, batch_size)
+
+    return stage._replace(
+        update=chunk_update if batch is None else update,
+        prepare=prepare and chunk_prepare,
+        batch=batch and chunk_batch,
+    )
+
+
+def _open_loop(choose: ActFn, length: int) -> ActFn:
+    """Carries out the chunks that `choose` gives, one action a step.
+
+    The carry is (that of `choose`, the chunks `[B, length, A]`, how many of each are carried out `[B]`). Environments begin their
+    episodes at different times; while none has come to its chunk's end, nothing is chosen.
+    """
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        needed = carry[2] == length
+
+        def begin(carry: Carry) -> Carry:
+            inner, chunk, position = carry
+            action, new_inner = choose(policy, inner, observation, key)
+            new = new_inner, action.reshape(chunk.shape), jnp.zeros_like(position)
+
+            def renewed(new: Array, old: Array) -> Array:
+                return jnp.where(needed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+            return jax.tree.map(renewed, new, carry)
+
+        inner, chunk, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
+        action = jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0]
+        return action, (inner, chunk, position + 1)
+
+    return act
+
+
+@jax.custom_batching.custom_vmap
+def _anywhere(needed: Bool[Array, "batch"]) -> Bool[Array, ""]:
+    """Whether in any environment of any run of a program: one truth for all, so that under `vmap` a branch on it stays one."""
+    return jnp.any(needed)
+
+
+@_anywhere.def_vmap
+def _anywhere_of_runs(size: int, batched: list[bool], needed: Bool[Array, "runs batch"]) -> tuple[Bool[Array, ""], bool]:
+    del size, batched
+    return _anywhere(jnp.any(needed, axis=0)), False

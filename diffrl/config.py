@@ -17,6 +17,9 @@ from diffrl.settings import LARGEST_FLOAT, range_of, setting
 LARGEST_COUNT = 2**31 - 1  # that int32 holds
 
 
+OF_DATASET = "dataset"  # as online.env_id: the environment that the dataset names
+
+
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or impossible; the message says which and what would do."""
 
@@ -43,16 +46,20 @@ class DatasetConfig(Transforms):
 
 @dataclasses.dataclass
 class OnlineConfig:
-    """Training by interaction (`training/online/train.py`) in place of a dataset.
+    """Training by interaction (`training/online/`), in place of a dataset or after it.
+
+    With a dataset the method's stage is trained on it first; then it goes on in the environment, and draws its batches from
+    the data and what it lives through together.
 
     Attributes:
-        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; empty to train on the dataset.
+        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; "dataset" for the environment that the dataset
+            names; empty to train on the dataset alone.
         backend: the simulator, as in launch/evaluate.py; "mjx" and "jax" are stepped inside the compiled program.
         num_env_steps: of each run, over all its environments.
         num_envs: environments of each run, stepped together.
         updates_per_step: updates after every step of all a run's environments.
-        warmup_steps: of each run, of uniform actions, before anything is learnt.
-        buffer_size: transitions that a run keeps.
+        warmup_steps: of each run, of uniform actions, before anything is learnt by interaction; may be 0 after a dataset.
+        buffer_size: transitions that a run keeps, beside the dataset's.
     """
 
     env_id: str = ""
@@ -106,7 +113,7 @@ class Config:
 
     Attributes:
         algorithm: the method's own config dataclass.
-        online: an environment to learn in, in place of the dataset.
+        online: an environment to learn in, in place of the dataset or after it.
         action_chunk: actions that are chosen at a time and carried out open loop (`action_chunks.py`); 1 for one a step.
         init_from: another training to start from.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
@@ -255,10 +262,10 @@ def validate(config: Config) -> None:
     if rungs and online.env_id:
         raise ConfigError("halving.rungs and online.env_id are both set: only training on a dataset can drop points on the way")
     if online.env_id:
-        if config.dataset.id:
-            raise ConfigError("dataset.id and online.env_id are both set: train on the one or in the other")
-        if online.warmup_steps < online.num_envs:
+        if online.warmup_steps < online.num_envs and not config.dataset.id:
             raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
+        if online.env_id == OF_DATASET and not config.dataset.id:
+            raise ConfigError(f"online.env_id={OF_DATASET!r} takes the dataset's environment, and dataset.id is empty: name one")
         if online.buffer_size < online.num_envs:
             raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
     elif not config.dataset.id:

@@ -177,7 +177,6 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
 
     from diffrl.evaluation.evaluate import evaluate_workdir, mean_returns
     from diffrl.sweeps import report
-    from diffrl.training.online.train import train_online
     from diffrl.training.runs import make_runs
     from diffrl.training.train import train
 
@@ -185,10 +184,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
     for number, one in enumerate(trainings):
         began = time.monotonic()
         console.rule(f"{number + 1}/{len(trainings)}  {one.label}, {began - started:,.0f} s so far", align="left")
-        if one.config.online.env_id:
-            outcome = train_online(one.config, one.workdir)
-        else:
-            outcome = train(one.config, one.workdir, evaluate=mean_returns)
+        outcome = train(one.config, one.workdir, evaluate=mean_returns)
         if not outcome.complete:
             console.print(f"{number} of {len(trainings)} trainings are complete; the same command goes on", highlight=False)
             return 0

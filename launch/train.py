@@ -1,4 +1,4 @@
-"""Train a method on a dataset or in an environment: many seeds and hyper-parameter points in one program.
+"""Train a method on a dataset, in an environment, or in both one after the other: all seeds and points of a sweep in one program.
 
     python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=runs/srpo
     python launch/train.py --config=experiments/srpo_pointmaze.py:umaze --config.num_seeds=8 --workdir=runs/srpo_umaze
@@ -45,13 +45,9 @@ def main(argv: list[str], overrides: list[str]) -> int:
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
     from diffrl.evaluation.evaluate import mean_returns
-    from diffrl.training.online.train import train_online
     from diffrl.training.train import train
 
-    if config.online.env_id:
-        outcome = train_online(config, Path(WORKDIR.value))
-    else:
-        outcome = train(config, Path(WORKDIR.value), evaluate=mean_returns)
+    outcome = train(config, Path(WORKDIR.value), evaluate=mean_returns)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect, from_replay
 

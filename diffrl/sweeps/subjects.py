@@ -11,6 +11,7 @@ from diffrl.config import Config, ConfigError, override, to_json
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Card, Dataset, build
 from diffrl.data.env_id import env_spec_of
+from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.envs import make as environments
 from diffrl.envs.protocol import HostEnvironments
@@ -51,7 +52,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
             spec, card = _environment(config)
         else:
             source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            dataset, spec, card = build(source, config.dataset)
+            dataset, spec, card = build(matched(source)[0], config.dataset)
             del source
         for group in together:
             try:

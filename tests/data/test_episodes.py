@@ -1,79 +1,16 @@
 """What ends an episode, in every loader alike: terminals, timeouts and jumps; and that statistics are of what was recorded."""
 
-import warnings
-
-import h5py
 import jax
 import jax.numpy as jnp
-import minari
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
-from minari.data_collector import EpisodeBuffer
+from every_loader import ALL, FILES, OF_NEXT, ogbench_file
 
 from diffrl.data import columns, episodes
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Source, Transforms, build
-from diffrl.data.load import load
+from diffrl.data.dataset import Transforms, build
 from diffrl.training.devices import make_mesh
 from diffrl.training.slabs import Whole
-
-
-def arrays_in_memory(folder, data) -> Source:
-    return from_arrays(**data)
-
-
-def npz_file(folder, data) -> Source:
-    np.savez(folder / "a.npz", **data)
-    return load(str(folder / "a.npz"))
-
-
-def npz_in_plural(folder, data) -> Source:
-    np.savez(folder / "a.npz", **{f"{name}s": value for name, value in data.items()}, qpos=np.zeros(3))
-    return load(str(folder / "a.npz"))
-
-
-def npz_directory(folder, data) -> Source:
-    np.savez(folder / "a.npz", **data)
-    return load(str(folder))
-
-
-def hdf5_file(folder, data) -> Source:
-    with h5py.File(folder / "a.hdf5", "w") as file:
-        for name, value in data.items():
-            file[f"{name}s"] = value
-    return load(str(folder / "a.hdf5"))
-
-
-def ogbench_file(folder, data) -> Source:
-    """`masks` cut the bootstrap, `terminals` trajectories."""
-    given = {f"{name}s": value for name, value in data.items() if name not in ("terminal", "timeout")}
-    ends = np.asarray(data["terminal"]).astype(bool) | np.asarray(data.get("timeout", data["terminal"])).astype(bool)
-    np.savez(folder / "a.npz", **given, terminals=ends, masks=1.0 - np.asarray(data["terminal"]))
-    return load(str(folder / "a.npz"))
-
-
-def minari_dataset(folder, data) -> Source:
-    """One episode of the file for all rows: Minari's own flags inside it end the task's."""
-    following = data.get("next_observation", data["observation"])
-    episode = EpisodeBuffer(
-        id=None,
-        observations=np.concatenate([data["observation"], following[-1:]]).astype(np.float32),
-        actions=np.asarray(data["action"], np.float32),
-        rewards=np.asarray(data["reward"], np.float64),
-        terminations=np.asarray(data["terminal"], bool),
-        truncations=np.asarray(data.get("timeout", np.zeros(len(data["reward"]))), bool),
-    )
-    observation, action = Box(-np.inf, np.inf, episode.observations.shape[1:]), Box(-1, 1, episode.actions.shape[1:])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Minari would like to know the author
-        minari.create_dataset_from_buffers("test/episodes-v0", [episode], observation_space=observation, action_space=action)
-    return load("test/episodes-v0")
-
-
-FILES = [arrays_in_memory, npz_file, npz_in_plural, npz_directory, hdf5_file]
-OF_NEXT = [*FILES, ogbench_file]  # that may have observations which do not meet
-ALL = [*OF_NEXT, minari_dataset]
 
 
 @pytest.fixture(autouse=True)

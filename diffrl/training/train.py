@@ -16,6 +16,7 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
 from diffrl.data.dataset import Source, build
+from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
@@ -86,8 +87,11 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         if config.dataset.id:
             if source is None:
                 source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
+            source, unmatched = matched(source)
             dataset, spec, card = build(source, config.dataset)
             del source  # rows that go elsewhere must not stay in the host's memory too
+            if unmatched:
+                display.say(unmatched)
             display.say(
                 f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
                 f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"

@@ -33,13 +33,14 @@ few, many = fuzz(max_examples=200), fuzz(max_examples=3000)
 def whole(seed: int = 0, rows: int = N) -> Arrays:
     """Data that nothing is wrong with: two episodes, the first of which ends by timeout."""
     rng = np.random.default_rng(seed)
+    observation = rng.normal(size=(rows + 1, O)).astype(np.float32)
     return {
-        "observation": rng.normal(size=(rows, O)).astype(np.float32),
+        "observation": observation[:-1],
         "action": rng.uniform(-1, 1, (rows, A)).astype(np.float32),
         "reward": rng.normal(size=rows).astype(np.float32),
         "terminal": np.arange(rows) == rows - 1,
         "timeout": np.arange(rows) == rows // 2 - 1,
-        "next_observation": rng.normal(size=(rows, O)).astype(np.float32),
+        "next_observation": observation[1:],
     }
 
 

@@ -262,10 +262,10 @@ def validate(config: Config) -> None:
     if rungs and online.env_id:
         raise ConfigError("halving.rungs and online.env_id are both set: only training on a dataset can drop points on the way")
     if online.env_id:
-        if online.warmup_steps < online.num_envs and not config.dataset.id:
-            raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
         if online.env_id == OF_DATASET and not config.dataset.id:
             raise ConfigError(f"online.env_id={OF_DATASET!r} takes the dataset's environment, and dataset.id is empty: name one")
+        if online.warmup_steps < online.num_envs and not config.dataset.id:
+            raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
         if online.buffer_size < online.num_envs:
             raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
     elif not config.dataset.id:

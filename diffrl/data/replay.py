@@ -191,16 +191,19 @@ class Experience(Dataset):
             return super().__getitem__(env * self.replay.capacity + self._slot(age))
         derive, ahead = self.derive, age[..., None] + jnp.arange(self.lookahead)
         known = jnp.minimum(ahead, self.stored - 1)
-        rows = self.rows[env[..., None] * self.replay.capacity + self._slot(known)]  # [*batch, lookahead, packed]
-        rows = rows.at[..., -1].max((ahead >= self.stored - 1).astype(rows.dtype))
+        rows = self.rows[env[..., None] * self.replay.capacity + self._slot(known)]
+        rows = rows.reshape(-1, *rows.shape[-2:])  # [batch, lookahead, packed]
 
-        def first(window: Array) -> Transition:
-            dataset = Dataset(window, observation_dim=self.observation_dim, action_dim=self.action_dim)
-            derived = {name: column[0] for name, column in derive(dataset).items()}
-            return dataclasses.replace(dataset[jnp.int32(0)], extras=derived)
+        def derived(window: Array, newest: Array) -> dict[str, Array]:
+            window = window.at[:, -1].max(newest.astype(window.dtype))
+            return {name: column[0] for name, column in derive(self._of(window)).items()}
 
-        found = jax.vmap(first)(rows.reshape(-1, *rows.shape[-2:]))
+        extras = jax.vmap(derived)(rows, (ahead >= self.stored - 1).reshape(rows.shape[:2]))
+        found = dataclasses.replace(self._of(rows[:, 0])[:], extras=extras)
         return jax.tree.map(lambda x: x.reshape(*index.shape, *x.shape[1:]), found)
+
+    def _of(self, rows: Array) -> Dataset:
+        return Dataset(rows, observation_dim=self.observation_dim, action_dim=self.action_dim)
 
 
 def save_rows(path: Path, rows: Float[Array, "runs envs capacity packed"], start: int, stop: int) -> None:

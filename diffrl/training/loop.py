@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -144,6 +144,7 @@ class Programs:
         return self.compiled[make, key](*args)
 
 
+@runtime_checkable
 class Phase(Protocol):
     """Holds the states of a segment's runs and moves them on: `OfflinePhase`, `OnlinePhase`."""
 

@@ -178,7 +178,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         report = Reporter(config, workdir, runs, display, step, diverged)
 
         # ---------------------------------------------------------------- segments, each a loop over chunks
-        with watch_signals() as preemption, display:
+        with watch_signals() as preemption, display, contextlib.closing(report):
             loop = Loop(config, len(algorithm.stages), mesh, display, report, workdir, preemption, dropped)
             phase = None
             for segment in plan:
@@ -207,7 +207,6 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
                 if step < segment.end:
                     break
             checkpoints.close()
-        report.close()
 
         # ---------------------------------------------------------------- end
         stopped = tuple(sorted(report.diverged.keys() - dropped.keys()))

@@ -51,7 +51,7 @@ def bootstrap(batch: Transition, discount: Discount) -> Bootstrap:
     ahead = batch.extras
     if "ahead_reward" not in ahead:
         return Bootstrap(batch.reward, discount * ~batch.terminal, batch.next_observation)
-    powers = jnp.cumprod(jnp.full(ahead["ahead_reward"].shape[-1], discount)) / discount
+    powers = jnp.power(discount, jnp.arange(ahead["ahead_reward"].shape[-1]))  # of which the first is 1, whatever the discount
     weight = discount ** ahead["ahead_steps"] * ~ahead["ahead_terminal"]
     return Bootstrap(ahead["ahead_reward"] @ powers, weight, ahead["ahead_observation"])
 

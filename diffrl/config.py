@@ -21,7 +21,7 @@ _LARGEST = {"num_seeds": 10_000, "updates": 2**29, "action_chunk": 1_000} | dict
     2**31 - 1,
 )
 _LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
-_AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_rate")
+_AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_decay")
 _MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows", "init_from.step")
 _MAY_BE_NEGATIVE = ("dataset.reward_shift",)
 
@@ -83,7 +83,7 @@ class HalvingConfig:
         rungs: updates, over all stages, after which points are dropped; empty for none.
         keep: share of the points that goes on at each rung, rounded up.
         criterion: "evaluation" for the mean episode return in the environment, or the name of a training metric, of which more is
-            better, with a "-" before it less: "-loss".
+            better, with a "-" before it less: "-critic/loss".
         episodes: per run, of the evaluation.
     """
 
@@ -341,6 +341,10 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
+    elif origin is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(typing.get_args(hint))}")
     elif hint is float:
         if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)
@@ -353,7 +357,7 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
 
 
 def _parse(text: str, hint: Any, name: str) -> Any:
-    if hint is str:
+    if hint is str or typing.get_origin(hint) is typing.Literal:
         return text
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"

@@ -13,7 +13,7 @@ def get_config(dataset: str = "halfcheetah-medium") -> Config:
     """`task-quality`, as in halfcheetah-medium."""
     task, _, quality = dataset.partition("-")
     return Config(
-        algorithm=iql.Config(expectile=0.7, temperature=3.0),
+        algorithm=iql.Config(expectile=0.7, beta=3.0),
         dataset=DatasetConfig(id=f"mujoco/{task}/{quality}-v0", reward_scale="return_range"),
         updates_per_chunk=5_000,
         checkpoint_every=100_000,

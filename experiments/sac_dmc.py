@@ -13,9 +13,11 @@ def get_config(argument: str = "small/cartpole-swingup") -> Config:
     small, _, task = argument.rpartition("/")
     if not small:
         return Config(
-            algorithm=sac.Config(initial_temperature=0.1), online=OnlineConfig(env_id=f"dmc/{task}-v0"), checkpoint_every=50_000
+            algorithm=sac.Config(initial_entropy_weight=0.1),
+            online=OnlineConfig(env_id=f"dmc/{task}-v0"),
+            checkpoint_every=50_000,
         )
-    algorithm = sac.Config(initial_temperature=0.1, hidden_dims=(128, 128), batch_size=128)
+    algorithm = sac.Config(initial_entropy_weight=0.1, hidden_dims=(128, 128), batch_size=128)
     backend = "mjx" if task.startswith("cartpole") else "auto"
     online = OnlineConfig(env_id=f"dmc/{task}-v0", backend=backend, num_env_steps=60_000, buffer_size=60_000)
     return Config(algorithm=algorithm, online=online, checkpoint_every=10_000)

@@ -92,7 +92,7 @@ def _algorithm(method: str, task: str) -> Any:
                 num_blocks=2,
                 time_dim=64,
                 dropout_rate=0.0,
-                ema_rate=0.002,
+                ema_decay=0.998,
                 normalize_value_input=not maze,
                 critic_hidden_dims=(128, 128),
                 critic_updates=critic_updates,
@@ -105,14 +105,14 @@ def _algorithm(method: str, task: str) -> Any:
         case "qsm":
             return qsm.Config(
                 **values,
-                actor_learning_rate=1e-3,
+                policy_learning_rate=1e-3,
                 critic_learning_rate=1e-3,
                 q_gain=Q_GAIN[task],
                 bc_weight=1.0,
                 hidden_dims=(128, 128),
                 critic_hidden_dims=(128, 128),
                 gradient_of="target",
-                actor_decay_updates=critic_updates,
+                policy_decay_updates=critic_updates,
                 num_updates=critic_updates,
                 batch_size=BATCH_SIZE,
                 act=qsm.Act(num_candidates=10),
@@ -120,7 +120,7 @@ def _algorithm(method: str, task: str) -> Any:
         case "dac":
             return dac.Config(
                 **values,
-                actor_learning_rate=1e-3,
+                policy_learning_rate=1e-3,
                 critic_learning_rate=1e-3,
                 pessimism=PESSIMISM[task],
                 bc_threshold=BC_THRESHOLD[task],

@@ -26,6 +26,6 @@ def get_config(toy: str = "8gaussians") -> Config:
         ),
         dataset=DatasetConfig(id=f"toy/{toy}"),
         num_seeds=1,
-        sweep="temperature=0,1,5,10,15",
+        sweep="beta=0,1,5,10,15",
         checkpoint_every=1_000_000,
     )

@@ -33,6 +33,6 @@ def get_config(toy: str = "8gaussians") -> Config:
         ),
         dataset=DatasetConfig(id=f"toy/{toy}"),
         num_seeds=1,
-        sweep=f"temperature={BETAS}",
+        sweep=f"beta={BETAS}",
         checkpoint_every=1_000_000,
     )

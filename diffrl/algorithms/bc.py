@@ -3,14 +3,16 @@
 import dataclasses
 from typing import no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, example, forward
 from diffrl.networks.mlp import MLP
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -26,6 +28,8 @@ class HParams:
 
 @dataclasses.dataclass
 class Config(HParams):
+    """Widths and lengths."""
+
     hidden_dims: tuple[int, ...] = (256, 256)
     num_updates: int = 1_000_000
     batch_size: int = 256
@@ -33,29 +37,31 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     policy: Learner
 
 
+def policy_loss(params: Params, policy: nn.Module, batch: Transition) -> Float[Array, ""]:
+    """E ‖π_θ(s) - a‖², summed over action dimensions."""
+    return jnp.mean(jnp.sum((forward(policy, params, batch.observation) - batch.action) ** 2, axis=-1))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
-    """π_θ(s) = tanh(MLP(s)), trained by E ‖π_θ(s) - a‖² (summed over action dimensions)."""
+    """One stage: π_θ(s) = tanh(MLP(s)) regresses onto the data's actions."""
     network = MLP(config.hidden_dims, spec.action_dim, output_activation=jnp.tanh)
 
     def init(key: Key, hparams: HParams) -> State:
-        params = network.init(key, jnp.zeros((1, spec.observation_dim)))["params"]
-        return State(step=jnp.int32(0), hparams=hparams, policy=Learner.create(params, optax.adam(hparams.learning_rate)))
+        policy = Learner.init(network, optax.adam(hparams.learning_rate), key, example(spec)[0])
+        return State(step=jnp.int32(0), hparams=hparams, policy=policy)
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
-
-        def loss_fn(params: Params) -> Array:
-            error = forward(network, params, batch.observation) - batch.action
-            return jnp.mean(jnp.sum(error**2, axis=-1))
-
-        loss, gradients = jax.value_and_grad(loss_fn)(state.policy.params)
-        policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return dataclasses.replace(state, policy=policy), {"loss": loss}
+        adam = optax.adam(state.hparams.learning_rate)
+        policy, loss = state.policy.step(lambda params: policy_loss(params, network, batch), adam)
+        return dataclasses.replace(state, policy=policy), {"policy/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

@@ -24,7 +24,7 @@ from diffrl.diffusion.objectives import denoising_loss, perturb
 from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import Level, LinearVP, grid
 from diffrl.diffusion.targets import as_model
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, example, forward
 from diffrl.networks.mlp import MLP
 from diffrl.networks.time_features import GaussianFourierFeatures
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
@@ -36,11 +36,16 @@ T_MIN = 1e-5  # of the energy's diffusion times
 @no_type_check  # inside a program the floats are tracers
 @dataclasses.dataclass
 class HParams:
-    """Floats that a sweep may vary in one program. `temperature` is β: p ∝ q e^{βe}."""
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        learning_rate, energy_learning_rate: Adam's, of the data's model and of the energies.
+        beta: β, the inverse temperature of p ∝ q e^{βe}.
+    """
 
     learning_rate: float = 1e-4
     energy_learning_rate: float = 3e-4
-    temperature: float = 3.0
+    beta: float = 3.0
 
 
 @dataclasses.dataclass
@@ -70,6 +75,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     behavior: Learner
@@ -91,17 +98,18 @@ class TimeMLP(nn.Module):
 
 
 def contrastive_loss(
-    energy: Float[Array, "set"], predicted: Float[Array, "set"], temperature: Float[Array, ""] | float
+    energy: Float[Array, "set"], predicted: Float[Array, "set"], beta: Float[Array, ""] | float
 ) -> Float[Array, ""]:
     """-Σ softmax(βe) log softmax(f) over one contrastive set (eq. 12 with the labels that the authors' code normalises).
+
+    Its minimum is f = log E[e^{βe} | x_t] + C for a large set; for a small one the slope comes out too small.
 
     Args:
         energy: e of the clean points.
         predicted: f at their noisy versions, all of one diffusion time.
-
-    Its minimum is f = log E[e^{βe} | x_t] + C for a large set; for a small one the slope comes out too small.
+        beta: β, the inverse temperature.
     """
-    labels = jax.lax.stop_gradient(jax.nn.softmax(temperature * energy))
+    labels = jax.lax.stop_gradient(jax.nn.softmax(beta * energy))
     return -jnp.sum(labels * jax.nn.log_softmax(predicted))
 
 
@@ -114,7 +122,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         behavior_key, energy_key = jax.random.split(key)
-        x, t = jnp.zeros((1, spec.action_dim)), jnp.zeros(1)
+        (_, x), t = example(spec), jnp.zeros(1)
         behavior, energy = behavior_network.init(behavior_key, x, t), energy_network.init(energy_key, x, t)
         return State(
             step=jnp.int32(0),
@@ -126,15 +134,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
 
     def update_behavior(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
+        """Noise prediction on the data's actions."""
+
         def loss_fn(params: Params) -> Array:
             def epsilon(noised: Array, t: Array) -> Array:
                 return forward(behavior_network, params, noised, t, constants=state.behavior_constants)
 
             return denoising_loss(epsilon, schedule, batch.action, key)
 
-        loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
-        behavior = state.behavior.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
+        behavior, loss = state.behavior.step(loss_fn, optax.adam(state.hparams.learning_rate))
+        return dataclasses.replace(state, behavior=behavior), {"behavior/loss": loss}
 
     def update_energy(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """The whole batch is one contrastive set at one diffusion time, as in the authors' toys."""
@@ -144,11 +153,10 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         def loss_fn(params: Params) -> Array:
             predicted = forward(energy_network, params, noised, t, constants=state.energy_constants)[:, 0]
-            return contrastive_loss(batch.reward, predicted, state.hparams.temperature)
+            return contrastive_loss(batch.reward, predicted, state.hparams.beta)
 
-        loss, gradients = jax.value_and_grad(loss_fn)(state.energy.params)
-        energy = state.energy.apply_gradients(gradients, optax.adam(state.hparams.energy_learning_rate))
-        return dataclasses.replace(state, energy=energy), {"loss": loss}
+        energy, loss = state.energy.step(loss_fn, optax.adam(state.hparams.energy_learning_rate))
+        return dataclasses.replace(state, energy=energy), {"energy/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         def epsilon(noised: Array, t: Array) -> Array:

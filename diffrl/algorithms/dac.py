@@ -7,8 +7,9 @@ confidence bound is learnt from.
 """
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import Any, Literal, no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -21,20 +22,21 @@ from diffrl.data.columns import steps_ahead
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, sample
-from diffrl.diffusion.schedules import Grid, LinearVP, grid
+from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
 from diffrl.diffusion.targets import Predict, as_model, clipped
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)
-GUIDANCES = ("soft", "hard")
-BACKUPS = ("mean", "max")
+Guidance = Literal["soft", "hard"]
+Backup = Literal["mean", "max"]
 ETA_MIN, ETA_MAX = 0.001, 100.0
-EMA_START, EMA_EVERY = 1_000, 5  # updates before the actor's average first moves, and between its moves
+AVERAGE_START, AVERAGE_EVERY = 1_000, 5  # updates before the target policy first moves, and between its moves
 
 
 @jax.tree_util.register_dataclass
@@ -44,18 +46,18 @@ class HParams:
     """Floats that a sweep may vary in one program.
 
     Attributes:
-        actor_learning_rate, critic_learning_rate: Adam's, both along a cosine to 0.
-        discount, tau: γ, and the rate of the target critics and of the actor's average.
+        policy_learning_rate, critic_learning_rate: Adam's, both along a cosine to 0.
+        discount, tau: γ, and the rate of the target critics and of the target policy.
         eta: η at the start, the weight of the denoising loss.
         eta_learning_rate: of η; 0 keeps it.
         bc_threshold: b, the denoising loss that η is to keep; 1 is what a network that says 0 achieves.
         pessimism: ρ, standard deviations below the ensemble's mean.
     """
 
-    actor_learning_rate: float = 3e-4
+    policy_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     eta: float = 1.0
     eta_learning_rate: float = 1e-3
     bc_threshold: float = 1.0
@@ -68,22 +70,24 @@ class Act:
 
     Attributes:
         num_candidates: actions drawn, of which the one of the highest mean Q is taken.
-        temperature: scales the sampler's fresh noise.
+        noise_scale: scales the sampler's fresh noise.
     """
 
     num_candidates: int = 10
-    temperature: float = 1.0
+    noise_scale: float = 1.0
 
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Attributes:
-    num_diffusion_steps: T; network evaluations per action.
-    num_next_actions: drawn from the averaged actor for a target.
-    backup: each critic's "mean" or "max" over them, before the bound.
-    guidance: "soft", or "hard" without the factor σ_t (their ablation).
-    max_gradient_norm: of the actor, and of all critics together.
-    n_step: rewards summed before the value.
+    """Choices of targets and guidance, widths and lengths.
+
+    Attributes:
+        num_diffusion_steps: T; network evaluations per action.
+        num_next_actions: drawn from the target policy for a target.
+        backup: what each critic takes over them, before the bound.
+        guidance: "soft", or "hard" without the factor σ_t (their ablation).
+        max_gradient_norm: of the policy, and of all critics together.
+        n_step: rewards summed before the value.
     """
 
     hidden_dims: tuple[int, ...] = (256, 256, 256)
@@ -91,8 +95,8 @@ class Config(HParams):
     num_critics: int = 10
     num_diffusion_steps: int = 5
     num_next_actions: int = 10
-    backup: str = "mean"
-    guidance: str = "soft"
+    backup: Backup = "mean"
+    guidance: Guidance = "soft"
     max_gradient_norm: float = 1.0
     n_step: int = 1
     num_updates: int = 2_000_000
@@ -102,48 +106,60 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
-    actor: Learner
-    ema_actor_params: Params
+    policy: Learner
+    target_policy_params: Params
     critic: Learner
     target_critic_params: Params
     eta: Params
 
 
-def draw(predict: Predict, levels: Grid, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
-    """Actions `[B, A]` from noise: DDPM with variance β_t and the predicted action in [-1, 1]."""
+def draw(predict: Predict, levels: Grid, start: Float[Array, "batch *dims"], key: Key, noise_scale: float = 1.0) -> Array:
+    """Actions `[B, …]` from noise: DDPM with variance β_t and the predicted action in [-1, 1]."""
     model = clipped(as_model(predict, SCHEDULE), -1.0, 1.0)
-    return sample(model, levels, ancestral("forward", temperature), key, start)
+    return sample(model, levels, ancestral("forward", noise_scale), key, start)
 
 
-def next_value(q: Float[Array, "critics candidates batch"], backup: str, pessimism: Array | float) -> Float[Array, "batch"]:
+def next_value(q: Float[Array, "critics candidates batch"], backup: Backup, pessimism: Array | float) -> Float[Array, "batch"]:
     """The bound over members of each one's mean or maximum over candidates."""
     over_candidates = jnp.max(q, axis=1) if backup == "max" else jnp.mean(q, axis=1)
     return lower_confidence_bound(over_candidates, pessimism)
 
 
+def critic_loss(
+    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
+) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+    """Squared error, its mean over critics too, and their values: the gradient's norm is bounded, so that its scale counts."""
+    q = forward(critics, params, batch.observation, batch.action)
+    return jnp.mean((q - target) ** 2), q
+
+
+def pull(gradient: Float[Array, "batch *dims"], guidance: Guidance, t: Float[Array, "batch"]) -> Float[Array, "batch *dims"]:
+    """What the predicted noise is pulled against: σ_t ∇Q, or ∇Q where the guidance is hard."""
+    return gradient * (over(SCHEDULE.sigma(t), gradient) if guidance == "soft" else 1.0)
+
+
+def policy_loss(
+    predicted: Float[Array, "batch *dims"], noise: Array, pulled: Array, eta: Array | float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """η mean (ε - z)² + mean ⟨pull, ε⟩, and the denoising loss in it without its weight."""
+    bc_loss = jnp.mean((predicted - noise) ** 2)
+    return eta * bc_loss + jnp.mean(pulled * predicted), bc_loss
+
+
 def dual_step(eta: Array | float, bc_loss: Array | float, threshold: Array | float, learning_rate: Array | float) -> Array:
-    """η grows where the denoising loss is above the threshold; steps and η are held in a range."""
+    """η grows where the denoising loss is above the threshold; steps and η are held in a range.
+
+    In an update the loss is that of the policy before its step, as in the authors' code: what the policy's own step computes.
+    """
     return jnp.clip(eta + learning_rate * jnp.clip(bc_loss - threshold, -1.0, 1.0), ETA_MIN, ETA_MAX)
 
 
-def check(config: Config) -> None:
-    """Raises:
-    ValueError: an unknown name.
-    """
-    for value, known in ((config.guidance, GUIDANCES), (config.backup, BACKUPS)):
-        if value not in known:
-            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
-
-
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage: critics and their targets, the actor on those targets, η, and the actor's average.
-
-    Raises:
-        ValueError: see `check`.
-    """
-    check(config)
+    """One stage: critics and their targets, the policy on those targets, η, and the policy's average."""
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dim=32)
@@ -152,12 +168,12 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * num_steps, observation)
 
-    def candidates(params: Params, observation: Array, key: Key, count: int, temperature: float = 1.0) -> Array:
+    def candidates(params: Params, observation: Array, key: Key, count: int, noise_scale: float = 1.0) -> Array:
         """`[count, B, A]`, drawn as one batch."""
         start_key, key = jax.random.split(key)
         repeated = jnp.tile(observation, (count, 1))
         start = jax.random.normal(start_key, (len(repeated), spec.action_dim))
-        drawn = draw(lambda x, t: epsilon(params, x, t, repeated), levels, start, key, temperature)
+        drawn = draw(lambda x, t: epsilon(params, x, t, repeated), levels, start, key, noise_scale)
         return drawn.reshape(count, len(observation), spec.action_dim)
 
     def values(params: Params, observation: Array, actions: Array) -> Array:
@@ -169,17 +185,17 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(rate))
 
     def init(key: Key, hparams: HParams) -> State:
-        actor_key, critic_key = jax.random.split(key)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        actor_params = network.init(actor_key, action, jnp.zeros(1), observation)["params"]
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        policy_key, critic_key = jax.random.split(key)
+        observation, action = example(spec)
+        policy = Learner.init(network, optimizer(hparams.policy_learning_rate), policy_key, action, jnp.zeros(1), observation)
+        critic = Learner.init(critics, optimizer(hparams.critic_learning_rate), critic_key, observation, action)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            actor=Learner.create(actor_params, optimizer(hparams.actor_learning_rate)),
-            ema_actor_params=jax.tree.map(jnp.copy, actor_params),
-            critic=Learner.create(critic_params, optimizer(hparams.critic_learning_rate)),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+            policy=policy,
+            target_policy_params=copied(policy.params),
+            critic=critic,
+            target_critic_params=copied(critic.params),
             eta=jnp.asarray(hparams.eta, jnp.float32),
         )
 
@@ -188,16 +204,14 @@ def make(config: Config, spec: Spec) -> Algorithm:
         next_key, time_key, noise_key = jax.random.split(key, 3)
 
         ahead = bootstrap(batch, hparams.discount)
-        next_actions = candidates(state.ema_actor_params, ahead.observation, next_key, config.num_next_actions)
+        next_actions = candidates(state.target_policy_params, ahead.observation, next_key, config.num_next_actions)
         next_q = values(state.target_critic_params, ahead.observation, next_actions)
         target = ahead.target(next_value(next_q, config.backup, hparams.pessimism))
-
-        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
-            q = forward(critics, params, batch.observation, batch.action)
-            return jnp.mean((q - target) ** 2), q
-
-        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, optimizer(hparams.critic_learning_rate))
+        critic, loss_of_critic, q = state.critic.step(
+            lambda params: critic_loss(params, critics, batch, target),
+            optimizer(hparams.critic_learning_rate),
+            has_aux=True,
+        )
         target_critic_params = optax.incremental_update(critic.params, state.target_critic_params, hparams.tau)
 
         t = discrete_times(num_steps)(time_key, len(batch.reward))
@@ -206,41 +220,41 @@ def make(config: Config, spec: Spec) -> Algorithm:
         # The values' scale C makes the guidance independent of the rewards' units.
         scale = jnp.mean(jnp.abs(forward(critics, target_critic_params, batch.observation, batch.action))) + 1e-6
         gradient = action_gradient(critics, target_critic_params, batch.observation, noised) / scale
-        pull = gradient * (SCHEDULE.sigma(t)[:, None] if config.guidance == "soft" else 1.0)
+        pulled = pull(gradient, config.guidance, t)
+        policy, loss_of_policy, bc_loss = state.policy.step(
+            lambda params: policy_loss(epsilon(params, noised, t, batch.observation), noise, pulled, state.eta),
+            optimizer(hparams.policy_learning_rate),
+            has_aux=True,
+        )
+        eta = dual_step(state.eta, bc_loss, hparams.bc_threshold, hparams.eta_learning_rate)
 
-        def bc_loss_of(params: Params) -> tuple[Array, Array]:
-            predicted = epsilon(params, noised, t, batch.observation)
-            return jnp.mean((predicted - noise) ** 2), predicted
-
-        def actor_loss_fn(params: Params) -> tuple[Array, Array]:
-            bc_loss, predicted = bc_loss_of(params)
-            return state.eta * bc_loss + jnp.mean(pull * predicted), bc_loss
-
-        (_, bc_loss), gradients = jax.value_and_grad(actor_loss_fn, has_aux=True)(state.actor.params)
-        actor = state.actor.apply_gradients(gradients, optimizer(hparams.actor_learning_rate))
-        eta = dual_step(state.eta, bc_loss_of(actor.params)[0], hparams.bc_threshold, hparams.eta_learning_rate)
-
-        due = (state.step > EMA_START) & (state.step % EMA_EVERY == 0)
-        ema_actor_params = optax.incremental_update(actor.params, state.ema_actor_params, jnp.where(due, hparams.tau, 0.0))
+        due = (state.step > AVERAGE_START) & (state.step % AVERAGE_EVERY == 0)
+        target_policy_params = jax.lax.cond(
+            due,
+            lambda average: optax.incremental_update(policy.params, average, hparams.tau),
+            lambda average: average,
+            state.target_policy_params,
+        )
         state = dataclasses.replace(
             state,
-            actor=actor,
-            ema_actor_params=ema_actor_params,
+            policy=policy,
+            target_policy_params=target_policy_params,
             critic=critic,
             target_critic_params=target_critic_params,
             eta=eta,
         )
         return state, {
-            "loss": critic_loss,
-            "bc_loss": bc_loss,
-            "eta": eta,
-            "q": jnp.mean(q),
-            "target_q": jnp.mean(target),
-            "q_gradient": jnp.mean(jnp.abs(gradient)),
+            "critic/loss": loss_of_critic,
+            "critic/q": jnp.mean(q),
+            "critic/target": jnp.mean(target),
+            "critic/gradient": jnp.mean(jnp.abs(gradient)),
+            "policy/loss": loss_of_policy,
+            "policy/bc_loss": bc_loss,
+            "policy/eta": eta,
         }
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        drawn = candidates(policy["actor"], observation, key, config.act.num_candidates, config.act.temperature)
+        drawn = candidates(policy["policy"], observation, key, config.act.num_candidates, config.act.noise_scale)
         if config.act.num_candidates == 1:
             return drawn[0], carry
         return best_of(drawn, jnp.mean(values(policy["critic"], observation, drawn), axis=0)), carry
@@ -249,7 +263,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         hparams=hparams_of(config, HParams),
         init=init,
         stages=(Stage("dac", config.num_updates, config.batch_size, update),),
-        policy=lambda state: {"actor": state.actor.params, "critic": state.target_critic_params},
+        policy=lambda state: {"policy": state.policy.params, "critic": state.target_critic_params},
         init_carry=no_carry,
         act=act,
         columns=(lambda dataset: steps_ahead(dataset, config.n_step)) if config.n_step > 1 else None,

@@ -16,9 +16,10 @@ from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.samplers import ddim, sample
 from diffrl.diffusion.schedules import LinearVP, grid
 from diffrl.diffusion.targets import as_model, clipped
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, example, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.objectives.behavior import behavior_loss
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -42,14 +43,16 @@ class Act:
     """
 
     num_denoising_steps: int = 15
-    stochasticity: float = 0.0
+    stochasticity: float = setting(0.0, high=1.0)
 
 
 @dataclasses.dataclass
 class Config(HParams):
+    """SRPO's network and lengths."""
+
     hidden_dim: int = 256
     num_blocks: int = 3
-    dropout_rate: float = 0.1
+    dropout_rate: float = setting(0.1, high=1.0)
     num_updates: int = 2_000_000
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
@@ -57,6 +60,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     behavior: Learner
@@ -64,7 +69,7 @@ class State:
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
-    """ε_ψ(a_t | s, t) trained by noise prediction on the whole dataset."""
+    """One stage: ε_ψ(a_t | s, t) learns to predict the noise on the data's actions; acting denoises."""
     schedule = LinearVP()
     network = ResidualDenoiser(
         spec.action_dim, hidden_dim=config.hidden_dim, num_blocks=config.num_blocks, dropout_rate=config.dropout_rate
@@ -74,7 +79,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return optax.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
 
     def init(key: Key, hparams: HParams) -> State:
-        action, observation = jnp.zeros((1, spec.action_dim)), jnp.zeros((1, spec.observation_dim))
+        observation, action = example(spec)
         variables = network.init(key, action, jnp.zeros(1), observation)
         return State(
             step=jnp.int32(0),
@@ -84,12 +89,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        def loss_fn(params: Params) -> Array:
-            return behavior_loss(network, params, state.behavior_constants, schedule, batch, key)
-
-        loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
-        behavior = state.behavior.apply_gradients(gradients, optimizer(state.hparams))
-        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
+        behavior, loss = state.behavior.step(
+            lambda params: behavior_loss(network, params, state.behavior_constants, schedule, batch, key),
+            optimizer(state.hparams),
+        )
+        return dataclasses.replace(state, behavior=behavior), {"behavior/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         def epsilon(noised: Array, t: Array) -> Array:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner
+from diffrl.learner import Learner, example
 from diffrl.networks.gaussian import GaussianPolicy
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -37,7 +38,11 @@ class Act:
 
 @dataclasses.dataclass
 class Config(HParams):
-    """`state_dependent_std`: deviations are an output of the network; otherwise one free parameter per action dimension."""
+    """Widths and lengths.
+
+    Attributes:
+        state_dependent_std: deviations are an output of the network; otherwise one free parameter per action dimension.
+    """
 
     hidden_dims: tuple[int, ...] = (256, 256)
     state_dependent_std: bool = True
@@ -48,28 +53,31 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     policy: Learner
 
 
+def policy_loss(params: Params, policy: GaussianPolicy, batch: Transition) -> Float[Array, ""]:
+    """-E log π_θ(a | s), in nats."""
+    return -jnp.mean(policy.log_prob(params, batch.observation, batch.action))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
-    """π_θ(a | s) = N(tanh μ_θ(s), σ_θ(s)²), trained by -E log π_θ(a | s)."""
+    """One stage: π_θ(a | s) = N(tanh μ_θ(s), σ_θ(s)²) is fitted by maximum likelihood."""
     network = GaussianPolicy(config.hidden_dims, spec.action_dim, state_dependent_std=config.state_dependent_std)
 
     def init(key: Key, hparams: HParams) -> State:
-        params = network.init(key, jnp.zeros((1, spec.observation_dim)))
-        return State(step=jnp.int32(0), hparams=hparams, policy=Learner.create(params, optax.adam(hparams.learning_rate)))
+        policy = Learner.create(network.init(key, example(spec)[0]), optax.adam(hparams.learning_rate))
+        return State(step=jnp.int32(0), hparams=hparams, policy=policy)
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
-
-        def loss_fn(params: Params) -> Array:
-            return -jnp.mean(network.log_prob(params, batch.observation, batch.action))
-
-        loss, gradients = jax.value_and_grad(loss_fn)(state.policy.params)
-        policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
-        return dataclasses.replace(state, policy=policy), {"loss": loss}
+        adam = optax.adam(state.hparams.learning_rate)
+        policy, loss = state.policy.step(lambda params: policy_loss(params, network, batch), adam)
+        return dataclasses.replace(state, policy=policy), {"policy/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         action, log_std = network.mean_and_log_std(policy, observation)

@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.gaussian import GaussianPolicy
 from diffrl.networks.mlp import orthogonal_dense
-from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.objectives.implicit_q import update_values
+from diffrl.objectives.value import expectile_loss, lowest_q
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 MAX_WEIGHT = 100.0
@@ -27,17 +30,26 @@ MAX_WEIGHT = 100.0
 @no_type_check  # inside a program the floats are tracers
 @dataclasses.dataclass
 class HParams:
-    """Floats that a sweep may vary in one program. `temperature` is β of the advantage weights (3 locomotion, 10 AntMaze)."""
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        learning_rate: Adam's; the policy's falls along a cosine.
+        discount, tau: γ, and the rate of the target critics.
+        expectile: τ of the paper, which V is of Q over the data's actions.
+        beta: β, the inverse temperature of the advantage weights (3 locomotion, 10 AntMaze).
+    """
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
-    temperature: float = 3.0
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
+    beta: float = 3.0
 
 
 @dataclasses.dataclass
 class Config(HParams):
+    """Widths and lengths of the paper's locomotion runs."""
+
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
     num_updates: int = 1_000_000
@@ -46,6 +58,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     value: Learner
@@ -54,8 +68,21 @@ class State:
     target_critic_params: Params
 
 
+def advantage_weight(advantage: Float[Array, "batch"], beta: Float[Array, ""] | float) -> Float[Array, "batch"]:
+    """min(e^{βA}, 100), A = Q - V (eq. 7; the bound is the code's)."""
+    return jnp.minimum(jnp.exp(beta * advantage), MAX_WEIGHT)
+
+
+def policy_loss(params: Params, policy: GaussianPolicy, batch: Transition, weight: Float[Array, "batch"]) -> Float[Array, ""]:
+    """-E w log π_θ(a | s): advantage-weighted regression (eq. 7)."""
+    return -jnp.mean(weight * policy.log_prob(params, batch.observation, batch.action))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage; per update V, then the policy, then Q, then the target, in the order of the authors' code."""
+    """One stage: V, Q on the new V, the target critics; and the policy, weighted by the new V and the target critics before.
+
+    That is what the authors' code computes: it improves the policy between V and Q, where Q is not asked.
+    """
     critics = Critics(config.hidden_dims, config.num_critics, dense=orthogonal_dense)
     value_network = Value(config.hidden_dims, dense=orthogonal_dense)
     policy_network = GaussianPolicy(config.hidden_dims, spec.action_dim, dense=orthogonal_dense)
@@ -65,64 +92,36 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         value_key, policy_key, critic_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        adam = optax.adam(hparams.learning_rate)
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
+        critic = Learner.init(critics, adam, critic_key, observation, action)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            value=Learner.create(value_network.init(value_key, observation)["params"], adam),
+            value=Learner.init(value_network, adam, value_key, observation),
             policy=Learner.create(policy_network.init(policy_key, observation), cosine(hparams)),
-            critic=Learner.create(critic_params, adam),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+            critic=critic,
+            target_critic_params=copied(critic.params),
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
         hparams = state.hparams
-        adam = optax.adam(hparams.learning_rate)
-        target_q = jnp.min(forward(critics, state.target_critic_params, batch.observation, batch.action), axis=0)
-
-        def value_loss_fn(params: Params) -> tuple[Array, Array]:
-            v = forward(value_network, params, batch.observation)
-            return expectile_loss(target_q - v, hparams.expectile), v
-
-        (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
-        value = state.value.apply_gradients(gradients, adam)
-
-        advantage = target_q - forward(value_network, value.params, batch.observation)
-        weight = jnp.minimum(jnp.exp(hparams.temperature * advantage), MAX_WEIGHT)
-
-        def policy_loss_fn(params: Params) -> Array:
-            return -jnp.mean(weight * policy_network.log_prob(params, batch.observation, batch.action))
-
-        policy_loss, gradients = jax.value_and_grad(policy_loss_fn)(state.policy.params)
-        policy = state.policy.apply_gradients(gradients, cosine(hparams))
-
-        next_value = forward(value_network, value.params, batch.next_observation)
-        target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
-
-        def critic_loss_fn(params: Params) -> Array:
-            return td_loss(forward(critics, params, batch.observation, batch.action), target)
-
-        critic_loss, gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, adam)
-
-        state = dataclasses.replace(
+        q = lowest_q(critics, state.target_critic_params, batch.observation, batch.action)
+        state, metrics = update_values(
             state,
-            value=value,
-            policy=policy,
-            critic=critic,
-            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+            batch,
+            q,
+            critics,
+            value_network,
+            optax.adam(hparams.learning_rate),
+            lambda error: expectile_loss(error, hparams.expectile),
+            target_from_updated_value=True,
+            critic_loss_weight=1.0,
         )
-        metrics = {
-            "loss": policy_loss,
-            "value_loss": value_loss,
-            "critic_loss": critic_loss,
-            "value": jnp.mean(v),
-            "advantage_weight": jnp.mean(weight),
-        }
-        return state, metrics
+        weight = advantage_weight(q - forward(value_network, state.value.params, batch.observation), hparams.beta)
+        policy, loss = state.policy.step(lambda params: policy_loss(params, policy_network, batch, weight), cosine(hparams))
+        metrics |= {"policy/loss": loss, "policy/advantage_weight": jnp.mean(weight)}
+        return dataclasses.replace(state, policy=policy), metrics
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

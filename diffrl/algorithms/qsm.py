@@ -6,7 +6,7 @@ it to the data (`bc_weight`; the code of QAM, arXiv 2601.14234); `dac.py` weighs
 """
 
 import dataclasses
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import flax.struct
 import jax
@@ -20,19 +20,18 @@ from diffrl.data.columns import steps_ahead
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, boxed, sample
-from diffrl.diffusion.schedules import Grid, LinearVP, grid
+from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
 from diffrl.diffusion.targets import Predict, as_model
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, td_loss
+from diffrl.objectives.value import action_gradient, bootstrap, critic_loss, lower_confidence_bound
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)  # the "vp" table; step i of T is t = i/T
-GUIDANCES = ("hard", "soft")
-GRADIENTS = ("online", "target")
-TARGETS = ("min", "lcb")
+Guidance = Literal["hard", "soft"]
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +41,7 @@ class HParams:
     """Floats that a sweep may vary in one program.
 
     Attributes:
-        actor_learning_rate, critic_learning_rate: Adam's; the actor's falls along a cosine (`Config.actor_decay_updates`).
+        policy_learning_rate, critic_learning_rate: Adam's; the policy's falls along a cosine (`Config.policy_decay_updates`).
         discount, tau: γ, and the rate of the target critics.
         q_gain: M of the target -M ∇Q (the paper's α): a gain, not an inverse temperature.
         bc_weight: of the denoising loss; 0 is the online method.
@@ -51,10 +50,10 @@ class HParams:
         exploration_noise: of the noise on collected actions, beside the policy's own.
     """
 
-    actor_learning_rate: float = 3e-4
+    policy_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     q_gain: float = 50.0
     bc_weight: float = 0.0
     pessimism: float = 0.5
@@ -67,34 +66,36 @@ class Act:
     """Choices made when acting.
 
     Attributes:
-        temperature: scales the sampler's fresh noise.
+        noise_scale: scales the sampler's fresh noise.
         num_candidates: actions drawn, of which the one of the highest mean Q is taken.
     """
 
-    temperature: float = 1.0
+    noise_scale: float = 1.0
     num_candidates: int = 1
 
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Attributes:
-    num_diffusion_steps: T; network evaluations per action.
-    guidance: "hard" as released, or "soft" with the factor σ_t that a score's conversion to noise has.
-    gradient_of: critics that the actor follows, "online" or "target".
-    target_value: of the next action, "min" over critics or "lcb".
-    n_step: rewards summed before the value.
-    actor_decay_updates: updates after which the actor's learning rate is 0; twice the released run's length.
+    """Choices of the policy's target, widths and lengths.
+
+    Attributes:
+        num_diffusion_steps: T; network evaluations per action.
+        guidance: "hard" as released, or "soft" with the factor σ_t that a score's conversion to noise has.
+        gradient_of: the critics that the policy follows.
+        target_value: of the next action, the "min" over critics or their lower confidence bound, "lcb".
+        n_step: rewards summed before the value.
+        policy_decay_updates: updates after which the policy's learning rate is 0; twice the released run's length.
     """
 
     hidden_dims: tuple[int, ...] = (512, 512)
     critic_hidden_dims: tuple[int, ...] = (512, 512)
     num_critics: int = 2
     num_diffusion_steps: int = 5
-    guidance: str = "hard"
-    gradient_of: str = "online"
-    target_value: str = "min"
+    guidance: Guidance = "hard"
+    gradient_of: Literal["online", "target"] = "online"
+    target_value: Literal["min", "lcb"] = "min"
     n_step: int = 1
-    actor_decay_updates: int = 2_000_000
+    policy_decay_updates: int = 2_000_000
     num_updates: int = 1_000_000
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
@@ -102,43 +103,38 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
-    actor: Learner
+    policy: Learner
     critic: Learner
     target_critic_params: Params
 
 
-def draw(predict: Predict, levels: Grid, start: Float[Array, "batch action"], key: Key, temperature: float = 1.0) -> Array:
-    """Actions `[B, A]` from noise by the released sampler: DDPM with variance β_t, and x itself in [-1, 1] after every step."""
-    solver = boxed(ancestral("forward", temperature), -1.0, 1.0)
+def draw(predict: Predict, levels: Grid, start: Float[Array, "batch *dims"], key: Key, noise_scale: float = 1.0) -> Array:
+    """Actions `[B, …]` from noise by the released sampler: DDPM with variance β_t, and x itself in [-1, 1] after every step."""
+    solver = boxed(ancestral("forward", noise_scale), -1.0, 1.0)
     return sample(as_model(predict, SCHEDULE), levels, solver, key, start)
 
 
-def noise_target(hparams: HParams, guidance: str, gradient: Array, t: Array) -> Array:
-    """-M ∇Q, times σ_t where the guidance is soft: what the noise prediction is regressed onto `[B, A]`."""
-    weight = SCHEDULE.sigma(t)[:, None] if guidance == "soft" else 1.0
+def noise_target(
+    hparams: HParams, guidance: Guidance, gradient: Float[Array, "batch *dims"], t: Float[Array, "batch"]
+) -> Float[Array, "batch *dims"]:
+    """-M ∇Q, times σ_t where the guidance is soft: what the noise prediction is regressed onto."""
+    weight = over(SCHEDULE.sigma(t), gradient) if guidance == "soft" else 1.0
     return -hparams.q_gain * weight * gradient
 
 
-def check(config: Config) -> None:
-    """Raises:
-    ValueError: an unknown name, or a number below 1.
-    """
-    for value, known in ((config.guidance, GUIDANCES), (config.gradient_of, GRADIENTS), (config.target_value, TARGETS)):
-        if value not in known:
-            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
-    if min(config.n_step, config.num_diffusion_steps, config.act.num_candidates) < 1:
-        raise ValueError("n_step, num_diffusion_steps and act.num_candidates must be at least 1")
+def policy_loss(
+    predicted: Float[Array, "batch *dims"], goal: Array, noise: Array, bc_weight: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """mean (ε - goal)², which matches the score to ∇Q, and `bc_weight` times the denoising loss that holds it to the data."""
+    return jnp.mean((goal - predicted) ** 2) + bc_weight * jnp.mean((noise - predicted) ** 2)
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage: critics, their targets, then the actor on the critics just improved.
-
-    Raises:
-        ValueError: see `check`.
-    """
-    check(config)
+    """One stage: critics, their targets, then the policy on the critics just improved."""
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims)
@@ -147,76 +143,70 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * num_steps - 1.0, observation)
 
-    def actions(params: Params, observation: Array, key: Key, temperature: float = 1.0) -> Array:
+    def actions(params: Params, observation: Array, key: Key, noise_scale: float = 1.0) -> Array:
         start_key, key = jax.random.split(key)
         start = jax.random.normal(start_key, (len(observation), spec.action_dim))
-        return draw(lambda x, t: epsilon(params, x, t, observation), levels, start, key, temperature)
+        return draw(lambda x, t: epsilon(params, x, t, observation), levels, start, key, noise_scale)
 
-    def actor_optimizer(hparams: HParams) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(hparams.actor_learning_rate, config.actor_decay_updates))
+    def cosine(hparams: HParams) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(hparams.policy_learning_rate, config.policy_decay_updates))
 
     def init(key: Key, hparams: HParams) -> State:
-        actor_key, critic_key = jax.random.split(key)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        actor_params = network.init(actor_key, action, jnp.zeros(1), observation)["params"]
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        policy_key, critic_key = jax.random.split(key)
+        observation, action = example(spec)
+        critic = Learner.init(critics, optax.adam(hparams.critic_learning_rate), critic_key, observation, action)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            actor=Learner.create(actor_params, actor_optimizer(hparams)),
-            critic=Learner.create(critic_params, optax.adam(hparams.critic_learning_rate)),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+            policy=Learner.init(network, cosine(hparams), policy_key, action, jnp.zeros(1), observation),
+            critic=critic,
+            target_critic_params=copied(critic.params),
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         hparams = state.hparams
         next_key, smoothing_key, time_key, noise_key = jax.random.split(key, 4)
 
-        # Critics: the next action is the current actor's, smoothed by noise.
+        # Critics: the next action is the current policy's, smoothed by noise.
         ahead = bootstrap(batch, hparams.discount)
-        next_action = actions(state.actor.params, ahead.observation, next_key)
+        next_action = actions(state.policy.params, ahead.observation, next_key)
         smoothing = hparams.target_noise * jax.random.normal(smoothing_key, next_action.shape)
         next_q = forward(critics, state.target_critic_params, ahead.observation, jnp.clip(next_action + smoothing, -1.0, 1.0))
         next_value = (
             jnp.min(next_q, axis=0) if config.target_value == "min" else lower_confidence_bound(next_q, hparams.pessimism)
         )
         target = ahead.target(next_value)
-
-        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
-            q = forward(critics, params, batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, optax.adam(hparams.critic_learning_rate))
+        critic, loss_of_critic, q = state.critic.step(
+            lambda params: critic_loss(params, critics, batch, target),
+            optax.adam(hparams.critic_learning_rate),
+            has_aux=True,
+        )
         target_critic_params = optax.incremental_update(critic.params, state.target_critic_params, hparams.tau)
 
-        # Actor: noise regressed onto the critics' gradient where the noised data actions are.
+        # Policy: noise regressed onto the critics' gradient where the noised data actions are.
         t = discrete_times(num_steps)(time_key, len(batch.reward))
         noise = jax.random.normal(noise_key, batch.action.shape)
         noised = perturb(SCHEDULE, batch.action, t, noise)
         followed = critic.params if config.gradient_of == "online" else target_critic_params
         gradient = action_gradient(critics, followed, batch.observation, noised)
         goal = noise_target(hparams, config.guidance, gradient, t)
-
-        def actor_loss_fn(params: Params) -> Array:
-            predicted = epsilon(params, noised, t, batch.observation)
-            return jnp.mean((goal - predicted) ** 2) + hparams.bc_weight * jnp.mean((noise - predicted) ** 2)
-
-        actor_loss, gradients = jax.value_and_grad(actor_loss_fn)(state.actor.params)
-        actor = state.actor.apply_gradients(gradients, actor_optimizer(hparams))
-        state = dataclasses.replace(state, actor=actor, critic=critic, target_critic_params=target_critic_params)
+        policy, loss_of_policy = state.policy.step(
+            lambda params: policy_loss(epsilon(params, noised, t, batch.observation), goal, noise, hparams.bc_weight),
+            cosine(hparams),
+        )
+        state = dataclasses.replace(state, policy=policy, critic=critic, target_critic_params=target_critic_params)
         return state, {
-            "loss": critic_loss,
-            "actor_loss": actor_loss,
-            "q": jnp.mean(q),
-            "target_q": jnp.mean(target),
-            "q_gradient": jnp.mean(jnp.abs(gradient)),
-            "saturated": jnp.mean(jnp.abs(next_action) > 1.0 - 1e-3),
+            "critic/loss": loss_of_critic,
+            "critic/q": jnp.mean(q),
+            "critic/target": jnp.mean(target),
+            "critic/gradient": jnp.mean(jnp.abs(gradient)),
+            "policy/loss": loss_of_policy,
+            "policy/saturated": jnp.mean(jnp.abs(next_action) > 1.0 - 1e-3),
         }
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         keys = jax.random.split(key, config.act.num_candidates)
-        samples = jnp.stack([actions(policy["actor"], observation, key, config.act.temperature) for key in keys])
+        samples = jnp.stack([actions(policy["policy"], observation, key, config.act.noise_scale) for key in keys])
         if config.act.num_candidates == 1:
             return samples[0], carry
         values = jax.vmap(lambda action: jnp.mean(forward(critics, policy["critic"], observation, action), axis=0))(samples)
@@ -224,7 +214,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         sample_key, noise_key = jax.random.split(key)
-        action = actions(policy["actor"], observation, sample_key)
+        action = actions(policy["policy"], observation, sample_key)
         return action + policy["exploration_noise"] * jax.random.normal(noise_key, action.shape), carry
 
     return Algorithm(
@@ -232,7 +222,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         init=init,
         stages=(Stage("qsm", config.num_updates, config.batch_size, update),),
         policy=lambda state: {
-            "actor": state.actor.params,
+            "policy": state.policy.params,
             "critic": state.critic.params,
             "exploration_noise": state.hparams.exploration_noise,
         },

@@ -1,8 +1,13 @@
-"""SAC: soft actor-critic with automatic temperature (Haarnoja et al. 2018, arXiv 1812.05905): the yardstick of online curves."""
+"""SAC: soft actor-critic with an automatic weight of the entropy (Haarnoja et al. 2018, arXiv 1812.05905).
+
+The yardstick of online curves.
+"""
 
 import dataclasses
+import math
 from typing import no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,10 +17,11 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.columns import steps_ahead
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
-from diffrl.objectives.value import bootstrap, td_loss
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
@@ -28,28 +34,38 @@ class HParams:
     """Floats that a sweep may vary in one program.
 
     Attributes:
-        learning_rate: Adam's, of policy, critics and temperature.
+        learning_rate: Adam's, of policy, critics and the entropy's weight.
         discount, tau: γ, and the rate of the target critics.
-        initial_temperature: α at the start.
-        entropy_deficit: the target entropy is minus this times the number of action dimensions.
+        initial_entropy_weight: α at the start.
+        entropy_deficit: the target entropy is minus this times the number of action dimensions, in nats.
     """
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    initial_temperature: float = 1.0
-    entropy_deficit: float = 1.0
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    initial_entropy_weight: float = 1.0
+    entropy_deficit: float = setting(1.0, low=-math.inf)
 
 
 @dataclasses.dataclass
 class Act:
-    """Choices made when acting: `deterministic` takes the mean's tanh, as evaluations do; otherwise a sample."""
+    """Choices made when acting.
+
+    Attributes:
+        deterministic: take the mean's tanh, as evaluations do; otherwise sample.
+    """
 
     deterministic: bool = True
 
 
 @dataclasses.dataclass
 class Config(HParams):
+    """Widths and lengths.
+
+    Attributes:
+        n_step: rewards summed before the value.
+    """
+
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
     n_step: int = 1
@@ -60,12 +76,14 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
-    actor: Learner
+    policy: Learner
     critic: Learner
     target_critic_params: Params
-    log_temperature: Learner
+    log_entropy_weight: Learner
 
 
 def squashed(
@@ -78,87 +96,101 @@ def squashed(
     return jnp.tanh(u), jnp.sum(gaussian - 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u)), axis=-1)
 
 
+def distribution(
+    policy: nn.Module, params: Params, observation: Float[Array, "*batch observation"]
+) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
+    """Mean and log σ of the Gaussian before the tanh."""
+    mean, log_std = jnp.split(forward(policy, params, observation), 2, axis=-1)
+    return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
+
+
+def policy_loss(
+    params: Params,
+    policy: nn.Module,
+    critics: nn.Module,
+    critic_params: Params,
+    batch: Transition,
+    entropy_weight: Array,
+    key: Key,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """E [α log π(a | s) - min_k Q_k(s, a)] with a the policy's own (eq. 7), and the policy's entropy in nats."""
+    action, log_prob = squashed(*distribution(policy, params, batch.observation), key)
+    value = lowest_q(critics, critic_params, batch.observation, action)
+    return jnp.mean(entropy_weight * log_prob - value), -jnp.mean(log_prob)
+
+
+def entropy_weight_loss(log_weight: Params, entropy: Float[Array, ""], target: Array | float) -> Float[Array, ""]:
+    """log α · (H - target): α grows while the policy is more certain than wanted (eq. 17, in log α as released)."""
+    return log_weight * jax.lax.stop_gradient(entropy - target)
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage: critics, their targets, the actor, the temperature."""
+    """One stage: critics, their targets, the policy, the entropy's weight."""
     network = MLP(config.hidden_dims, 2 * spec.action_dim)
     critics = Critics(config.hidden_dims, config.num_critics)
 
-    def distribution(params: Params, observation: Array) -> tuple[Array, Array]:
-        """Mean and log σ before the tanh."""
-        mean, log_std = jnp.split(forward(network, params, observation), 2, axis=-1)
-        return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
-
     def init(key: Key, hparams: HParams) -> State:
-        actor_key, critic_key = jax.random.split(key)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        adam = optax.adam(hparams.learning_rate)
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        policy_key, critic_key = jax.random.split(key)
+        (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
+        critic = Learner.init(critics, adam, critic_key, observation, action)
+        log_entropy_weight = jnp.log(jnp.asarray(hparams.initial_entropy_weight, jnp.float32))
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            actor=Learner.create(network.init(actor_key, observation)["params"], adam),
-            critic=Learner.create(critic_params, adam),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            log_temperature=Learner.create(jnp.log(jnp.asarray(hparams.initial_temperature, jnp.float32)), adam),
+            policy=Learner.init(network, adam, policy_key, observation),
+            critic=critic,
+            target_critic_params=copied(critic.params),
+            log_entropy_weight=Learner.create(log_entropy_weight, adam),
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         hparams, adam = state.hparams, optax.adam(state.hparams.learning_rate)
-        next_key, actor_key = jax.random.split(key)
-        temperature = jnp.exp(state.log_temperature.params)
+        next_key, policy_key = jax.random.split(key)
+        entropy_weight = jnp.exp(state.log_entropy_weight.params)
 
         ahead = bootstrap(batch, hparams.discount)
-        next_action, next_log_prob = squashed(*distribution(state.actor.params, ahead.observation), next_key)
-        next_q = jnp.min(forward(critics, state.target_critic_params, ahead.observation, next_action), axis=0)
-        target = ahead.target(next_q - temperature * next_log_prob)
-
-        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
-            q = forward(critics, params, batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, adam)
-        target_critic_params = optax.incremental_update(critic.params, state.target_critic_params, hparams.tau)
-
-        def actor_loss_fn(params: Params) -> tuple[Array, Array]:
-            action, log_prob = squashed(*distribution(params, batch.observation), actor_key)
-            value = jnp.min(forward(critics, critic.params, batch.observation, action), axis=0)
-            return jnp.mean(temperature * log_prob - value), -jnp.mean(log_prob)
-
-        (actor_loss, entropy), gradients = jax.value_and_grad(actor_loss_fn, has_aux=True)(state.actor.params)
-        actor = state.actor.apply_gradients(gradients, adam)
-
-        # The gradient of log α (H - H_target): it grows while the policy is more certain than wanted.
-        surplus = jax.lax.stop_gradient(entropy + hparams.entropy_deficit * spec.action_dim)
-        log_temperature = state.log_temperature.apply_gradients(surplus, adam)
+        next_action, next_log_prob = squashed(*distribution(network, state.policy.params, ahead.observation), next_key)
+        next_q = lowest_q(critics, state.target_critic_params, ahead.observation, next_action)
+        target = ahead.target(next_q - entropy_weight * next_log_prob)
+        critic, loss_of_critic, q = state.critic.step(
+            lambda params: critic_loss(params, critics, batch, target), adam, has_aux=True
+        )
+        policy, loss_of_policy, entropy = state.policy.step(
+            lambda params: policy_loss(params, network, critics, critic.params, batch, entropy_weight, policy_key),
+            adam,
+            has_aux=True,
+        )
+        log_entropy_weight, _ = state.log_entropy_weight.step(
+            lambda log_weight: entropy_weight_loss(log_weight, entropy, -hparams.entropy_deficit * spec.action_dim), adam
+        )
         state = dataclasses.replace(
             state,
-            actor=actor,
+            policy=policy,
             critic=critic,
-            target_critic_params=target_critic_params,
-            log_temperature=log_temperature,
+            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+            log_entropy_weight=log_entropy_weight,
         )
         return state, {
-            "loss": critic_loss,
-            "actor_loss": actor_loss,
-            "q": jnp.mean(q),
-            "entropy": entropy,
-            "temperature": temperature,
+            "critic/loss": loss_of_critic,
+            "critic/q": jnp.mean(q),
+            "policy/loss": loss_of_policy,
+            "policy/entropy": entropy,
+            "policy/entropy_weight": entropy_weight,
         }
 
     def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        return squashed(*distribution(policy, observation), key)[0], carry
+        return squashed(*distribution(network, policy, observation), key)[0], carry
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         if not config.act.deterministic:
             return explore(policy, carry, observation, key)
-        return jnp.tanh(distribution(policy, observation)[0]), carry
+        return jnp.tanh(distribution(network, policy, observation)[0]), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),
         init=init,
         stages=(Stage("sac", config.num_updates, config.batch_size, update),),
-        policy=lambda state: state.actor.params,
+        policy=lambda state: state.policy.params,
         init_carry=no_carry,
         act=act,
         columns=(lambda dataset: steps_ahead(dataset, config.n_step)) if config.n_step > 1 else None,

@@ -7,8 +7,7 @@ ensemble of the first serve the baselines that the paper compares with.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of
 from diffrl.data.columns import windows
@@ -23,12 +23,13 @@ from diffrl.data.dataset import Dataset
 from diffrl.diffusion import empirical
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.schedules import TableVE
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, forward
 from diffrl.networks.ensembles import ensemble
 from diffrl.networks.mlp import MLP
 from diffrl.networks.noise_conditioned import NoiseConditionedMLP
-from diffrl.planning.choice import PLANNERS, UNCERTAINTIES, Act, planner_of
+from diffrl.planning.choice import Act, planner_of
 from diffrl.planning.problem import Ensemble, Plan, Planner, Problem, model_cost, with_distance, with_spread
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 REFERENCE_ROWS = 5_000  # of the data, that distances are measured to
@@ -39,35 +40,44 @@ MARGIN = 0.5  # of the data's range on each side, where the distance is learnt
 @no_type_check  # inside a program the floats are tracers
 @dataclasses.dataclass
 class HParams:
-    """Floats that a sweep may vary in one program. `model_discount` weighs the steps of a multi-step model loss."""
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        learning_rate: Adam's, of every model; it falls along a cosine.
+        ema_decay: of the average of the score, which plans.
+        model_discount: γ of the steps of a multi-step model loss.
+    """
 
     learning_rate: float = 1e-3
-    ema_rate: float = 0.001
-    model_discount: float = 0.9
+    ema_decay: float = setting(0.999, high=1.0)
+    model_discount: float = setting(0.9, high=1.0)
 
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Attributes:
-    layer_norm: in the dynamics, reward and distance, as released for locomotion; exact small systems are fitted better without.
-    num_models: members of the ensemble of dynamics; one plans with their mean.
-    model_horizon: H, steps that the dynamics are rolled out for their loss; 1 is the one-step loss.
-    score_of: "pair" (observation, action), or "transition", with the next observation, for a collocation.
-    next_observation_stretch: α of a transition score: the next observation is scaled up by it, so that its part of the noise,
-        the error of the dynamics, is smaller.
-    sigma_max, sigma_min, num_levels, levels: the noise levels, "geometric" or "cosine", in units of the data's range.
-    learn_distance: whether to, in a fourth stage.
+    """Choices of the models, widths and lengths.
+
+    Attributes:
+        layer_norm: in the dynamics, reward and distance, as released for locomotion; exact small systems are fitted better
+            without.
+        num_models: members of the ensemble of dynamics; one plans with their mean.
+        model_horizon: H, steps that the dynamics are rolled out for their loss; 1 is the one-step loss.
+        score_of: "pair" (observation, action), or "transition", with the next observation, for a collocation.
+        next_observation_stretch: α of a transition score: the next observation is scaled up by it, so that its part of the
+            noise, the error of the dynamics, is smaller.
+        sigma_max, sigma_min, num_levels, levels: the noise levels, in units of the data's range.
+        learn_distance: whether to, in a fourth stage.
     """
 
     layer_norm: bool = True
     num_models: int = 1
     model_horizon: int = 1
-    score_of: str = "pair"
+    score_of: Literal["pair", "transition"] = "pair"
     next_observation_stretch: float = 10.0
     sigma_max: float = 10**-0.5
     sigma_min: float = 1e-3
     num_levels: int = 10
-    levels: str = "geometric"
+    levels: Literal["geometric", "cosine"] = "geometric"
     hidden_dim: int = 1024
     num_layers: int = 4
     dynamics_updates: int = 200_000
@@ -81,6 +91,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     dynamics: Learner
@@ -91,21 +103,14 @@ class State:
 
 
 def check(config: Config) -> None:
-    """Raises:
-    ValueError: a name is unknown, a number out of range, or what the planner asks for is not trained.
+    """Refuses choices that do not fit together.
+
+    Raises:
+        ValueError: the noise levels are none, or what the planner asks for is not trained.
     """
     act = config.act
-    for value, known in (
-        (act.planner, PLANNERS),
-        (act.uncertainty, UNCERTAINTIES),
-        (config.score_of, ("pair", "transition")),
-        (config.levels, ("geometric", "cosine")),
-    ):
-        if value not in known:
-            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
     zeroth, of_actions = act.planner in ("cem", "mppi"), act.uncertainty in ("spread", "distance")
     for wrong, message in (
-        (min(act.horizon, act.num_iterations) < 1, "act.horizon and act.num_iterations must be at least 1"),
         (
             not 0.0 < config.sigma_min <= config.sigma_max,
             f"noise levels fall from sigma_max to sigma_min above 0, got {config.sigma_max} and {config.sigma_min}",
@@ -226,6 +231,43 @@ class Models:
         return planner_of(act, self.observation_scale, costs.get(act.uncertainty, model_cost))
 
 
+def dynamics_loss(params: Params, models: Models, batch: Transition, discount: Array | float) -> Float[Array, ""]:
+    """½‖x' - f(x, u)‖², or over H steps Σ_h γ^h ‖x̂_h - x_h‖² of the model's own rollout from the first."""
+    if models.config.model_horizon == 1:
+        error = models.successors(params, models.every_member(batch.observation), batch.action) - batch.next_observation
+        return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
+    target, action, mask = (batch.extras[f"window_{name}"] for name in ("observation", "action", "mask"))
+
+    def step(observation: Array, h: Array) -> tuple[Array, Array]:
+        observation = models.successors(params, observation, action[:, h])
+        error = jnp.sum((observation - target[:, h + 1]) ** 2, axis=-1) * mask[:, h]
+        return observation, discount ** (h + 1) * jnp.mean(error)
+
+    return jnp.sum(jax.lax.scan(step, models.every_member(target[:, 0]), jnp.arange(models.config.model_horizon))[1])
+
+
+def reward_loss(params: Params, models: Models, batch: Transition) -> Float[Array, ""]:
+    """½ (r̂(x, u) - r)²."""
+    return 0.5 * jnp.mean((models.rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
+
+
+def score_loss(params: Params, models: Models, batch: Transition, key: Key) -> Float[Array, ""]:
+    """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
+    following = [batch.next_observation] if models.config.score_of == "transition" else []
+    z = jnp.concatenate([batch.observation, batch.action, *following], axis=-1)
+    z = (z - models.score_centre) / models.score_scale
+
+    def predict(noised: Array, t: Array) -> Array:
+        return forward(models.score_network, params, noised, models.schedule.index(t))
+
+    return 0.5 * denoising_loss(predict, models.schedule, z, key, times=discrete_times(models.config.num_levels))
+
+
+def distance_loss(params: Params, models: Models, batch: Transition) -> Float[Array, ""]:
+    """L1 regression on the distance (their baseline, with a metric and a margin that reach beyond the data)."""
+    return jnp.mean(jnp.abs(models.distance(params, batch.extras["far_point"]) - batch.extras["far_distance"]))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
     """Dynamics, reward and score, then planning with all three.
 
@@ -237,78 +279,49 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def adam(hparams: HParams, num_updates: int) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, max(num_updates, 1)))
 
-    def fit(
-        learner: Learner, loss_fn: Callable[[Params], Array], optimizer: optax.GradientTransformation
-    ) -> tuple[Learner, Array]:
-        loss, gradients = jax.value_and_grad(loss_fn)(learner.params)
-        return learner.apply_gradients(gradients, optimizer), loss
-
     def init(key: Key, hparams: HParams) -> State:
         dynamics_key, reward_key, score_key, distance_key = jax.random.split(key, 4)
         point, score_point = jnp.zeros((1, len(models.scale))), jnp.zeros((1, len(models.score_scale)))
-        score_params = models.score_network.init(score_key, score_point, jnp.zeros(1, jnp.int32))["params"]
+        members = models.every_member(point)
 
-        def learner(params: Params, num_updates: int) -> Learner:
-            return Learner.create(params, adam(hparams, num_updates))
+        def learner(network: nn.Module, num_updates: int, key: Key, *inputs: Array) -> Learner:
+            return Learner.init(network, adam(hparams, num_updates), key, *inputs)
 
+        score = learner(models.score_network, config.score_updates, score_key, score_point, jnp.zeros(1, jnp.int32))
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            dynamics=learner(
-                models.dynamics_network.init(dynamics_key, models.every_member(point))["params"], config.dynamics_updates
-            ),
-            reward=learner(models.reward_network.init(reward_key, point)["params"], config.reward_updates),
-            score=learner(score_params, config.score_updates),
-            ema_score_params=jax.tree.map(jnp.copy, score_params),
-            distance=learner(models.distance_network.init(distance_key, point)["params"], config.distance_updates),
+            dynamics=learner(models.dynamics_network, config.dynamics_updates, dynamics_key, members),
+            reward=learner(models.reward_network, config.reward_updates, reward_key, point),
+            score=score,
+            ema_score_params=copied(score.params),
+            distance=learner(models.distance_network, config.distance_updates, distance_key, point),
         )
 
     def columns(dataset: Dataset) -> dict[str, Array]:
         return windows(dataset, config.model_horizon)
 
     def update_dynamics(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """½‖x' - f(x, u)‖², or over H steps Σ_h γ^h ‖x̂_h - x_h‖² of the model's own rollout from the first."""
         del key
-
-        def loss_fn(params: Params) -> Array:
-            if config.model_horizon == 1:
-                error = models.successors(params, models.every_member(batch.observation), batch.action) - batch.next_observation
-                return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
-            target, action = batch.extras["window_observation"], batch.extras["window_action"]
-
-            def step(observation: Array, h: Array) -> tuple[Array, Array]:
-                observation = models.successors(params, observation, action[:, h])
-                error = jnp.sum((observation - target[:, h + 1]) ** 2, axis=-1) * batch.extras["window_mask"][:, h]
-                return observation, state.hparams.model_discount ** (h + 1) * jnp.mean(error)
-
-            return jnp.sum(jax.lax.scan(step, models.every_member(target[:, 0]), jnp.arange(config.model_horizon))[1])
-
-        dynamics, loss = fit(state.dynamics, loss_fn, adam(state.hparams, config.dynamics_updates))
-        return dataclasses.replace(state, dynamics=dynamics), {"loss": loss}
+        dynamics, loss = state.dynamics.step(
+            lambda params: dynamics_loss(params, models, batch, state.hparams.model_discount),
+            adam(state.hparams, config.dynamics_updates),
+        )
+        return dataclasses.replace(state, dynamics=dynamics), {"dynamics/loss": loss}
 
     def update_reward(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
-
-        def loss_fn(params: Params) -> Array:
-            return 0.5 * jnp.mean((models.rewards(params, batch.observation, batch.action) - batch.reward) ** 2)
-
-        reward, loss = fit(state.reward, loss_fn, adam(state.hparams, config.reward_updates))
-        return dataclasses.replace(state, reward=reward), {"loss": loss}
+        reward, loss = state.reward.step(
+            lambda params: reward_loss(params, models, batch), adam(state.hparams, config.reward_updates)
+        )
+        return dataclasses.replace(state, reward=reward), {"reward/loss": loss}
 
     def update_score(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
-        parts = [batch.observation, batch.action, *([batch.next_observation] if config.score_of == "transition" else [])]
-        z = (jnp.concatenate(parts, axis=-1) - models.score_centre) / models.score_scale
-
-        def loss_fn(params: Params) -> Array:
-            def predict(noised: Array, t: Array) -> Array:
-                return forward(models.score_network, params, noised, models.schedule.index(t))
-
-            return 0.5 * denoising_loss(predict, models.schedule, z, key, times=discrete_times(config.num_levels))
-
-        score, loss = fit(state.score, loss_fn, adam(state.hparams, config.score_updates))
-        ema = optax.incremental_update(score.params, state.ema_score_params, state.hparams.ema_rate)
-        return dataclasses.replace(state, score=score, ema_score_params=ema), {"loss": loss}
+        score, loss = state.score.step(
+            lambda params: score_loss(params, models, batch, key), adam(state.hparams, config.score_updates)
+        )
+        ema = optax.incremental_update(score.params, state.ema_score_params, 1.0 - state.hparams.ema_decay)
+        return dataclasses.replace(state, score=score, ema_score_params=ema), {"score/loss": loss}
 
     def measure(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
         """A point for each row, uniform in the data's box and a margin around it, and its smoothed distance to the data."""
@@ -325,15 +338,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return {"far_point": points, "far_distance": jax.lax.map(distance, points, batch_size=min(256, dataset.size))}
 
     def update_distance(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """L1 regression on the distance (their baseline, with a metric and a margin that reach beyond the data)."""
         del key
-
-        def loss_fn(params: Params) -> Array:
-            predicted = models.distance(params, batch.extras["far_point"])
-            return jnp.mean(jnp.abs(predicted - batch.extras["far_distance"]))
-
-        distance, loss = fit(state.distance, loss_fn, adam(state.hparams, config.distance_updates))
-        return dataclasses.replace(state, distance=distance), {"loss": loss}
+        distance, loss = state.distance.step(
+            lambda params: distance_loss(params, models, batch), adam(state.hparams, config.distance_updates)
+        )
+        return dataclasses.replace(state, distance=distance), {"distance/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Plans for every environment, and takes the first action of each plan."""

@@ -6,7 +6,7 @@ climbs Q and is held to the data by the frozen score. The diffusion model is nev
 
 import dataclasses
 from collections.abc import Callable
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import flax.struct
 import jax
@@ -17,20 +17,23 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.objectives import perturb
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.schedules import LinearVP, over
 from diffrl.diffusion.targets import Predict
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.behavior import behavior_loss
-from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.objectives.implicit_q import update_values
+from diffrl.objectives.value import expectile_loss, lowest_q
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 T_MIN, T_MAX = 0.02, 0.98  # the surrogate's diffusion times (eq. 14)
 
 # ω(t) of eq. 14 under the names of the authors' code. With Adam only the ratio β : ω matters.
-WEIGHTINGS: dict[str, Callable[[Array, Array], Array]] = {
+Weighting = Literal["vds", "stable", "score"]
+WEIGHTINGS: dict[Weighting, Callable[[Array, Array], Array]] = {
     "vds": lambda alpha, sigma: sigma**2,
     "stable": lambda alpha, sigma: jnp.ones_like(sigma),
     "score": lambda alpha, sigma: alpha / sigma,
@@ -41,32 +44,42 @@ WEIGHTINGS: dict[str, Callable[[Array, Array], Array]] = {
 @no_type_check  # inside a program the floats are tracers
 @dataclasses.dataclass
 class HParams:
-    """Floats that a sweep may vary in one program. `beta` weighs Q against the score (the paper's β; table 2)."""
+    """Floats that a sweep may vary in one program.
+
+    Attributes:
+        beta: β, what Q weighs against the score (table 2).
+        learning_rate: Adam's; the policy's falls along a cosine.
+        weight_decay: of the behaviour's AdamW.
+        discount, tau: γ, and the rate of the target critics.
+        expectile: τ of IQL, which V is of Q over the data's actions.
+    """
 
     beta: float = 0.1
     learning_rate: float = 3e-4
     weight_decay: float = 0.01
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
 
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Attributes:
-    weighting: ω(t), one of `WEIGHTINGS`; the paper's default is "vds", σ_t².
-    baseline: subtract z from ε (eq. 15): the same expectation, 40 to 10⁵ times less variance. The released code's
-        default is off, the paper's is on.
-    normalize_q_gradient: scale ∇_a Q to unit root mean square per sample, as the code does for AntMaze.
-    policy_hidden_dims: two layers for locomotion, four for mazes.
+    """Choices of the policy's loss, widths and lengths.
+
+    Attributes:
+        weighting: ω(t); the paper's default is "vds", σ_t².
+        baseline: subtract z from ε (eq. 15): the same expectation, 40 to 10⁵ times less variance. The released code's
+            default is off, the paper's is on.
+        normalize_q_gradient: scale ∇_a Q to unit root mean square per sample, as the code does for AntMaze.
+        policy_hidden_dims: two layers for locomotion, four for mazes.
     """
 
-    weighting: str = "vds"
+    weighting: Weighting = "vds"
     baseline: bool = True
     normalize_q_gradient: bool = False
     behavior_hidden_dim: int = 256
     behavior_blocks: int = 3
-    dropout_rate: float = 0.1
+    dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
     policy_hidden_dims: tuple[int, ...] = (256, 256)
     behavior_updates: int = 2_000_000
@@ -79,6 +92,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     behavior: Learner
@@ -92,18 +107,18 @@ class State:
 def score_direction(
     predict: Predict,
     schedule: LinearVP,
-    weighting: str,
+    weighting: Weighting,
     baseline: bool,
-    action: Float[Array, "batch action"],
+    action: Float[Array, "batch *dims"],
     key: Key,
-) -> Float[Array, "batch action"]:
+) -> Float[Array, "batch *dims"]:
     """ω(t) (ε_ψ(α_t a + σ_t z, t) - z), one (t, z) per row: the descent direction of the behaviour term (eq. 15)."""
     time_key, noise_key = jax.random.split(key)
     t = jax.random.uniform(time_key, action.shape[:1], minval=T_MIN, maxval=T_MAX)
     noise = jax.random.normal(noise_key, action.shape)
     epsilon = predict(perturb(schedule, action, t, noise), t)
     weight = WEIGHTINGS[weighting](schedule.alpha(t), schedule.sigma(t))
-    return weight[:, None] * (epsilon - noise if baseline else epsilon)
+    return over(weight, action) * (epsilon - noise if baseline else epsilon)
 
 
 def policy_loss(
@@ -117,13 +132,7 @@ def policy_loss(
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
-    """The three stages share one State; each trains its own networks and leaves the others alone.
-
-    Raises:
-        ValueError: the weighting is unknown.
-    """
-    if config.weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting {config.weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)}")
+    """The three stages share one State; each trains its own networks and leaves the others alone."""
     schedule = LinearVP()
     behavior_network = ResidualDenoiser(
         spec.action_dim,
@@ -143,60 +152,46 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         behavior_key, value_key, critic_key, policy_key = jax.random.split(key, 4)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        adam = optax.adam(hparams.learning_rate)
+        (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
         behavior = behavior_network.init(behavior_key, action, jnp.zeros(1), observation)
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        critic = Learner.init(critics, adam, critic_key, observation, action)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
             behavior=Learner.create(behavior["params"], adamw(hparams)),
             behavior_constants=behavior["constants"],
-            value=Learner.create(value_network.init(value_key, observation)["params"], adam),
-            critic=Learner.create(critic_params, adam),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            policy=Learner.create(policy_network.init(policy_key, observation)["params"], cosine(hparams)),
+            value=Learner.init(value_network, adam, value_key, observation),
+            critic=critic,
+            target_critic_params=copied(critic.params),
+            policy=Learner.init(policy_network, cosine(hparams), policy_key, observation),
         )
 
     def update_behavior(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """Eq. 13."""
-
-        def loss_fn(params: Params) -> Array:
-            return behavior_loss(behavior_network, params, state.behavior_constants, schedule, batch, key)
-
-        loss, gradients = jax.value_and_grad(loss_fn)(state.behavior.params)
-        behavior = state.behavior.apply_gradients(gradients, adamw(state.hparams))
-        return dataclasses.replace(state, behavior=behavior), {"loss": loss}
+        """Noise prediction (eq. 13)."""
+        behavior, loss = state.behavior.step(
+            lambda params: behavior_loss(behavior_network, params, state.behavior_constants, schedule, batch, key),
+            adamw(state.hparams),
+        )
+        return dataclasses.replace(state, behavior=behavior), {"behavior/loss": loss}
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """Eq. 11 and 12. The target uses V before its step, as the authors' code does (IQL's own uses it after)."""
+        """V and Q of eq. 11 and 12. The target uses V before its step, as the authors' code does (IQL's own uses it after)."""
         del key
         hparams = state.hparams
-        adam = optax.adam(hparams.learning_rate)
-        target_q = jnp.min(forward(critics, state.target_critic_params, batch.observation, batch.action), axis=0)
-        next_value = forward(value_network, state.value.params, batch.next_observation)
-        target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
-
-        def value_loss_fn(params: Params) -> tuple[Array, Array]:
-            v = forward(value_network, params, batch.observation)
-            return expectile_loss(target_q - v, hparams.expectile), v
-
-        def critic_loss_fn(params: Params) -> Array:
-            return 0.5 * td_loss(forward(critics, params, batch.observation, batch.action), target)
-
-        (value_loss, v), value_gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
-        critic_loss, critic_gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
-        critic = state.critic.apply_gradients(critic_gradients, adam)
-        state = dataclasses.replace(
+        return update_values(
             state,
-            value=state.value.apply_gradients(value_gradients, adam),
-            critic=critic,
-            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+            batch,
+            lowest_q(critics, state.target_critic_params, batch.observation, batch.action),
+            critics,
+            value_network,
+            optax.adam(hparams.learning_rate),
+            lambda error: expectile_loss(error, hparams.expectile),
+            target_from_updated_value=False,
+            critic_loss_weight=0.5,
         )
-        return state, {"loss": critic_loss, "value_loss": value_loss, "value": jnp.mean(v)}
 
     def update_policy(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
-        """Eq. 15, with ε_ψ in evaluation mode and the mean of the target critics."""
+        """The step of eq. 15, with ε_ψ in evaluation mode and the mean of the target critics."""
 
         def epsilon(noised: Array, t: Array) -> Array:
             params, constants = state.behavior.params, state.behavior_constants
@@ -213,20 +208,15 @@ def make(config: Config, spec: Spec) -> Algorithm:
             if config.normalize_q_gradient:
                 # The authors' code has no epsilon: 0/0 where Q is flat.
                 q_gradient = q_gradient / jnp.sqrt(jnp.mean(q_gradient**2, axis=-1, keepdims=True) + 1e-8)
-            score = score_direction(
-                epsilon,
-                schedule,
-                config.weighting,
-                config.baseline,
-                fixed,
-                key,
+            score = score_direction(epsilon, schedule, config.weighting, config.baseline, fixed, key)
+            size = jnp.mean(jnp.linalg.norm(fixed, axis=-1))
+            return (
+                policy_loss(action, score, q_gradient, state.hparams.beta),
+                {"policy/q": jnp.mean(q), "policy/action_norm": size},
             )
-            loss = policy_loss(action, score, q_gradient, state.hparams.beta)
-            return loss, {"q": jnp.mean(q), "action_norm": jnp.mean(jnp.linalg.norm(fixed, axis=-1))}
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.policy.params)
-        policy = state.policy.apply_gradients(gradients, cosine(state.hparams))
-        return dataclasses.replace(state, policy=policy), {"loss": loss, **metrics}
+        policy, loss, metrics = state.policy.step(loss_fn, cosine(state.hparams), has_aux=True)
+        return dataclasses.replace(state, policy=policy), {"policy/loss": loss, **metrics}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

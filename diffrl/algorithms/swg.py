@@ -7,7 +7,7 @@ diffusion model of z = (a, w). Its own prediction of the clean weight, E[w | z_t
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, Literal, NamedTuple, no_type_check
 
 import flax.struct
 import jax
@@ -23,15 +23,18 @@ from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, sample
 from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
 from diffrl.diffusion.targets import clipped
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
-from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.objectives.implicit_q import update_values
+from diffrl.objectives.value import expectile_loss, lowest_q
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 LABEL_BATCH = 16_384  # rows weighed at once, which bounds memory
-ENERGY = "energy"  # the weighting of one-step problems whose reward is the energy itself: no critic
+WeightingName = Literal["expectile", "smooth_expectile", "quantile", "linex", "exponential", "energy", "dice"]
+ENERGY: WeightingName = "energy"  # the weighting of one-step problems whose reward is the energy itself: no critic
 
 
 @jax.tree_util.register_dataclass
@@ -40,16 +43,22 @@ ENERGY = "energy"  # the weighting of one-step problems whose reward is the ener
 class HParams:
     """Floats that a sweep may vary in one program.
 
-    `expectile` is τ of the critic and of its weights; `temperature` is β of the exponential weightings and h of linex.
+    Attributes:
+        learning_rate: Adam's; the diffusion model's falls along a cosine.
+        weight_decay: of the diffusion model's AdamW.
+        discount, tau: γ, and the rate of the target critics.
+        expectile: τ of IQL, of V and of its weights.
+        beta: β, the inverse temperature of the exponential weightings; h of linex.
+        ema_decay: of the average of the diffusion model, which acts.
     """
 
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    expectile: float = 0.7
-    temperature: float = 3.0
-    ema_rate: float = 0.001
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
+    expectile: float = setting(0.7, high=1.0)
+    beta: float = 3.0
+    ema_decay: float = setting(0.999, high=1.0)
 
 
 def _expectile_loss(error: Array, hparams: HParams) -> Array:
@@ -86,7 +95,7 @@ def _quantile_loss(error: Array, hparams: HParams) -> Array:
 
 def _linex(advantage: Array, hparams: HParams) -> Array:
     """h |e^{hA} - 1| / |A| with its limit h² at A = 0, where the quotient is 0/0; unbounded above, so cut at A = 6/h."""
-    h = hparams.temperature
+    h = hparams.beta
     scaled = jnp.minimum(h * advantage, 6.0)
     small = jnp.abs(scaled) < 1e-4
     return h**2 * jnp.where(small, 1.0 + scaled / 2.0, jnp.expm1(scaled) / jnp.where(small, 1.0, scaled))
@@ -94,16 +103,16 @@ def _linex(advantage: Array, hparams: HParams) -> Array:
 
 def _linex_loss(error: Array, hparams: HParams) -> Array:
     """Gradient e^{hu} - 1, the exponential held at 6 as in the released code."""
-    growth = jnp.exp(jnp.minimum(hparams.temperature * error, 6.0))
+    growth = jnp.exp(jnp.minimum(hparams.beta * error, 6.0))
     return jnp.mean(jax.lax.stop_gradient(jnp.minimum(growth, 6.0) - 1.0) * error)
 
 
 def _exponential(advantage: Array, hparams: HParams) -> Array:
-    return jnp.clip(jnp.exp(jnp.minimum(hparams.temperature * advantage, 5.0)), 1e-3, 80.0)
+    return jnp.clip(jnp.exp(jnp.minimum(hparams.beta * advantage, 5.0)), 1e-3, 80.0)
 
 
 def _energy(reward: Array, hparams: HParams) -> Array:
-    return jnp.exp(hparams.temperature * (reward - 1.0))
+    return jnp.exp(hparams.beta * (reward - 1.0))
 
 
 def _dice(advantage: Array, hparams: HParams) -> Array:
@@ -111,7 +120,7 @@ def _dice(advantage: Array, hparams: HParams) -> Array:
     return jnp.clip(jnp.where(ratio >= 0.0, ratio / 2.0 + 1.0, jnp.exp(jnp.minimum(ratio, 0.0))), 1e-40, 100.0)
 
 
-WEIGHTINGS: dict[str, Weighting] = {
+WEIGHTINGS: dict[WeightingName, Weighting] = {
     "expectile": Weighting(_expectile),
     "smooth_expectile": Weighting(_smooth_expectile),
     "quantile": Weighting(_quantile, _quantile_loss),
@@ -122,6 +131,16 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
+Sampler = Literal["ddpm", "ddpm_boxed", "ddim", "heun", "dpm_solver"]
+SAMPLERS: dict[Sampler, Callable[[float, Array, Array], Solver]] = {
+    "ddpm": lambda noise_scale, low, high: ancestral(noise_scale=noise_scale),
+    "ddpm_boxed": lambda noise_scale, low, high: boxed(ancestral("forward", noise_scale), low, high),
+    "ddim": lambda noise_scale, low, high: ddim(),
+    "heun": lambda noise_scale, low, high: heun(),
+    "dpm_solver": lambda noise_scale, low, high: dpm_solver(2),
+}
+
+
 @dataclasses.dataclass
 class Act:
     """Choices made when acting.
@@ -129,8 +148,8 @@ class Act:
     Attributes:
         guidance_scale: ρ; 0 is behaviour cloning, 1 the exact policy w μ, more sharpens by rule of thumb. The authors' code
             tries 1, 5, …, 30.
-        sampler: one of `SAMPLERS`. "ddpm" clips the predicted data; "ddpm_boxed" is the released code's, which clips the noisy
-            state and uses the forward variance.
+        sampler: "ddpm" clips the predicted data; "ddpm_boxed" is the released code's, which clips the noisy
+            state and uses the forward variance; the others are deterministic.
         num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training.
         noise_scale: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
         num_candidates: actions per observation; more than one is SWG-R.
@@ -139,39 +158,42 @@ class Act:
     """
 
     guidance_scale: float = 1.0
-    sampler: str = "ddpm"
+    sampler: Sampler = "ddpm"
     num_denoising_steps: int = 15
     noise_scale: float = 1.0
     num_candidates: int = 1
-    select: str = "q"
+    select: Literal["q", "w"] = "q"
     weight_low: float = 1e-4
     weight_high: float = 1.0
 
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Attributes:
-    weighting: one of `WEIGHTINGS`; the loss of V follows it. "energy" weighs the reward itself, e^{β(r - 1)}, and trains no
-        critic: for one-step problems such as the toys.
-    normalize_weights: divide by the largest weight of the data, which changes nothing in theory (constants cancel in the
-        logarithm) and keeps weights without a bound in (0, 1], where the prior and the clipping expect them.
-    normalize_value_input: LayerNorm on V's input, as the released code has; wrong for short observations (`NormalizedValue`).
-    num_diffusion_steps: T; the network sees the step's index.
-    schedule: "vp", or the toys' "cosine".
-    weight_head: "early" or "joint" (`SelfWeightedDenoiser`).
-    cosine_horizon: updates over which the diffusion learning rate falls to 0; the released code's, beyond its own training.
+    """Choices of the weights and of the diffusion model, widths and lengths.
+
+    Attributes:
+        weighting: w of an advantage; the loss of V follows it. "energy" weighs the reward itself, e^{β(r - 1)}, and trains no
+            critic: for one-step problems such as the toys.
+        normalize_weights: divide by the largest weight of the data, which changes nothing in theory (constants cancel in the
+            logarithm) and keeps weights without a bound in (0, 1], where the prior and the clipping expect them.
+        normalize_value_input: LayerNorm on V's input, as the released code has; wrong for short observations
+            (`NormalizedValue`).
+        num_diffusion_steps: T; the network sees the step's index.
+        schedule: "vp", or the toys' "cosine".
+        weight_head: where the weight's noise leaves the network (`SelfWeightedDenoiser`).
+        cosine_horizon: updates over which the diffusion learning rate falls to 0; the released code's, beyond its own training.
     """
 
-    weighting: str = "expectile"
+    weighting: WeightingName = "expectile"
     normalize_weights: bool = False
     normalize_value_input: bool = True
     num_diffusion_steps: int = 15
-    schedule: str = "vp"
-    weight_head: str = "early"
+    schedule: Literal["vp", "cosine"] = "vp"
+    weight_head: Literal["early", "joint"] = "early"
     hidden_dim: int = 256
     num_blocks: int = 3
     time_dim: int = 256
-    dropout_rate: float = 0.1
+    dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
     critic_updates: int = 1_000_000
     diffusion_updates: int = 1_000_000
@@ -183,6 +205,8 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     value: Learner
@@ -192,32 +216,14 @@ class State:
     ema_params: Params
 
 
-SAMPLERS: dict[str, Callable[[float, Array, Array], Solver]] = {
-    "ddpm": lambda noise_scale, low, high: ancestral(temperature=noise_scale),
-    "ddpm_boxed": lambda noise_scale, low, high: boxed(ancestral("forward", noise_scale), low, high),
-    "ddim": lambda noise_scale, low, high: ddim(),
-    "heun": lambda noise_scale, low, high: heun(),
-    "dpm_solver": lambda noise_scale, low, high: dpm_solver(2),
-}
-
-
 def check(config: Config) -> None:
-    """Raises:
-    ValueError: a name is unknown, the weights exceed the bounds of acting, the learning rate ends before training does, or the
-        candidates cannot be as asked.
+    """Refuses choices that do not fit together.
+
+    Raises:
+        ValueError: the weights exceed the bounds of acting, the learning rate ends before training does, or the candidates
+            cannot be as asked.
     """
     act = config.act
-    for value, known in (
-        (config.weighting, WEIGHTINGS),
-        (config.weight_head, ("early", "joint")),
-        (config.schedule, ("vp", "cosine")),
-        (act.sampler, SAMPLERS),
-        (act.select, ("q", "w")),
-    ):
-        if value not in known:
-            raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
-    if act.num_candidates < 1:
-        raise ValueError(f"num_candidates must be at least 1, got {act.num_candidates}")
     bounded = config.weighting in ("expectile", "smooth_expectile", ENERGY) or config.normalize_weights
     if not bounded and act.weight_high <= 1.0:
         raise ValueError(
@@ -262,51 +268,34 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         value_key, critic_key, diffusion_key = jax.random.split(key, 3)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        adam = optax.adam(hparams.learning_rate)
-        critic_params = critics.init(critic_key, observation, action)["params"]
-        params = network.init(diffusion_key, jnp.zeros((1, spec.action_dim + 1)), jnp.zeros(1), observation)["params"]
+        (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
+        critic = Learner.init(critics, adam, critic_key, observation, action)
+        z = jnp.zeros((1, spec.action_dim + 1))
+        diffusion = Learner.init(network, adamw(hparams), diffusion_key, z, jnp.zeros(1), observation)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            value=Learner.create(value_network.init(value_key, observation)["params"], adam),
-            critic=Learner.create(critic_params, adam),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
-            diffusion=Learner.create(params, adamw(hparams)),
-            ema_params=jax.tree.map(jnp.copy, params),
+            value=Learner.init(value_network, adam, value_key, observation),
+            critic=critic,
+            target_critic_params=copied(critic.params),
+            diffusion=diffusion,
+            ema_params=copied(diffusion.params),
         )
-
-    def target_q(params: Params, observation: Array, action: Array) -> Array:
-        return jnp.min(forward(critics, params, observation, action), axis=0)
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Algorithm 3: V, then Q against the new V, then the target."""
         del key
-        hparams = state.hparams
-        adam = optax.adam(hparams.learning_rate)
-        q = target_q(state.target_critic_params, batch.observation, batch.action)
-
-        def value_loss_fn(params: Params) -> tuple[Array, Array]:
-            v = forward(value_network, params, batch.observation)
-            return weighting.value_loss(q - v, hparams), v
-
-        (value_loss, v), gradients = jax.value_and_grad(value_loss_fn, has_aux=True)(state.value.params)
-        value = state.value.apply_gradients(gradients, adam)
-        next_value = forward(value_network, value.params, batch.next_observation)
-        target = td_target(batch.reward, batch.terminal, next_value, hparams.discount)
-
-        def critic_loss_fn(params: Params) -> Array:
-            return 0.5 * td_loss(forward(critics, params, batch.observation, batch.action), target)
-
-        critic_loss, gradients = jax.value_and_grad(critic_loss_fn)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, adam)
-        state = dataclasses.replace(
+        return update_values(
             state,
-            value=value,
-            critic=critic,
-            target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
+            batch,
+            lowest_q(critics, state.target_critic_params, batch.observation, batch.action),
+            critics,
+            value_network,
+            optax.adam(state.hparams.learning_rate),
+            lambda error: weighting.value_loss(error, state.hparams),
+            target_from_updated_value=True,
+            critic_loss_weight=0.5,
         )
-        return state, {"loss": critic_loss, "value_loss": value_loss, "value": jnp.mean(v)}
 
     def weigh(state: State, dataset: Dataset, key: Key) -> dict[str, Array]:
         """w of every transition, `[N]`, by the final target Q and V."""
@@ -317,8 +306,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
             if config.weighting == ENERGY:
                 return weighting.weight(row.reward, state.hparams)
             v = forward(value_network, state.value.params, row.observation)
-            advantage = target_q(state.target_critic_params, row.observation, row.action) - v
-            return weighting.weight(advantage, state.hparams)
+            q = lowest_q(critics, state.target_critic_params, row.observation, row.action)
+            return weighting.weight(q - v, state.hparams)
 
         w = jax.lax.map(weight, jnp.arange(dataset.size), batch_size=min(LABEL_BATCH, dataset.size))
         return {"weight": w / jnp.max(w) if config.normalize_weights else w}
@@ -341,14 +330,17 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
             return denoising_loss(predict, schedule, z, loss_key, times=discrete_times(config.num_diffusion_steps))
 
-        loss, gradients = jax.value_and_grad(loss_fn)(state.diffusion.params)
-        diffusion = state.diffusion.apply_gradients(gradients, adamw(state.hparams))
+        diffusion, loss = state.diffusion.step(loss_fn, adamw(state.hparams))
         state = dataclasses.replace(
             state,
             diffusion=diffusion,
-            ema_params=optax.incremental_update(diffusion.params, state.ema_params, state.hparams.ema_rate),
+            ema_params=optax.incremental_update(diffusion.params, state.ema_params, 1.0 - state.hparams.ema_decay),
         )
-        return state, {"loss": loss, "weight": jnp.mean(weight), "weight_std": jnp.std(weight)}
+        return state, {
+            "diffusion/loss": loss,
+            "diffusion/weight": jnp.mean(weight),
+            "diffusion/weight_std": jnp.std(weight),
+        }
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Algorithm 2 with `num_candidates` chains per observation, then the choice among them."""
@@ -372,8 +364,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
         actions = z[..., :-1]
         if choice.select == "w":
             return best_of(actions, z[..., -1]), carry
-        q = target_q(policy["critic"], repeated, actions.reshape(-1, spec.action_dim)).reshape(actions.shape[:-1])
-        return best_of(actions, q), carry
+        q = lowest_q(critics, policy["critic"], repeated, actions.reshape(-1, spec.action_dim))
+        return best_of(actions, q.reshape(actions.shape[:-1])), carry
 
     critic_stage = Stage("critic", config.critic_updates, config.critic_batch_size, update_critic)
     diffusion_stage = Stage("diffusion", config.diffusion_updates, config.diffusion_batch_size, update_diffusion, weigh)

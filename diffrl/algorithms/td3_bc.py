@@ -3,17 +3,20 @@
 import dataclasses
 from typing import no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.learner import Learner, forward
+from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
-from diffrl.objectives.value import td_loss, td_target
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -32,8 +35,8 @@ class HParams:
     """
 
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
+    discount: float = setting(0.99, high=1.0)
+    tau: float = setting(0.005, high=1.0)
     alpha: float = 2.5
     policy_noise: float = 0.2
     noise_clip: float = 0.5
@@ -57,12 +60,35 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
+    """What one run trains."""
+
     step: Count
     hparams: HParams
     policy: Learner
     critic: Learner
     target_policy_params: Params
     target_critic_params: Params
+
+
+def smoothed(action: Float[Array, "batch action"], key: Key, hparams: HParams) -> Float[Array, "batch action"]:
+    """Target actions with clipped noise, in [-1, 1] (TD3; Fujimoto et al. 2018, eq. 14)."""
+    noise = hparams.policy_noise * jax.random.normal(key, action.shape)
+    return jnp.clip(action + jnp.clip(noise, -hparams.noise_clip, hparams.noise_clip), -1.0, 1.0)
+
+
+def policy_loss(
+    params: Params,
+    policy: nn.Module,
+    critics: nn.Module,
+    critic_params: Params,
+    batch: Transition,
+    alpha: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """E (π(s) - a)² - λ Q_1(s, π(s)), the square's mean over action dimensions too (eq. 5)."""
+    action = forward(policy, params, batch.observation)
+    first_q = forward(critics, critic_params, batch.observation, action)[0]
+    weight = alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(first_q)))  # λ
+    return jnp.mean((action - batch.action) ** 2) - weight * jnp.mean(first_q)
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
@@ -72,47 +98,33 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def init(key: Key, hparams: HParams) -> State:
         policy_key, critic_key = jax.random.split(key)
-        observation, action = jnp.zeros((1, spec.observation_dim)), jnp.zeros((1, spec.action_dim))
-        adam = optax.adam(hparams.learning_rate)
-        policy_params = policy_network.init(policy_key, observation)["params"]
-        critic_params = critics.init(critic_key, observation, action)["params"]
+        (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
+        policy = Learner.init(policy_network, adam, policy_key, observation)
+        critic = Learner.init(critics, adam, critic_key, observation, action)
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            policy=Learner.create(policy_params, adam),
-            critic=Learner.create(critic_params, adam),
-            target_policy_params=jax.tree.map(jnp.copy, policy_params),
-            target_critic_params=jax.tree.map(jnp.copy, critic_params),
+            policy=policy,
+            critic=critic,
+            target_policy_params=copied(policy.params),
+            target_critic_params=copied(critic.params),
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         hparams = state.hparams
         adam = optax.adam(hparams.learning_rate)
 
-        noise = hparams.policy_noise * jax.random.normal(key, batch.action.shape)
-        noise = jnp.clip(noise, -hparams.noise_clip, hparams.noise_clip)
-        next_action = forward(policy_network, state.target_policy_params, batch.next_observation) + noise
-        next_action = jnp.clip(next_action, -1.0, 1.0)
-        next_q = jnp.min(forward(critics, state.target_critic_params, batch.next_observation, next_action), axis=0)
-        target = td_target(batch.reward, batch.terminal, next_q, hparams.discount)
-
-        def critic_loss_fn(params: Params) -> tuple[Array, Array]:
-            q = forward(critics, params, batch.observation, batch.action)
-            return td_loss(q, target), q
-
-        (critic_loss, q), gradients = jax.value_and_grad(critic_loss_fn, has_aux=True)(state.critic.params)
-        critic = state.critic.apply_gradients(gradients, adam)
+        ahead = bootstrap(batch, hparams.discount)
+        next_action = smoothed(forward(policy_network, state.target_policy_params, ahead.observation), key, hparams)
+        target = ahead.target(lowest_q(critics, state.target_critic_params, ahead.observation, next_action))
+        critic, loss, q = state.critic.step(lambda params: critic_loss(params, critics, batch, target), adam, has_aux=True)
 
         def improve(
             policy: Learner, target_policy_params: Params, target_critic_params: Params
         ) -> tuple[Learner, Params, Params]:
-            def policy_loss_fn(params: Params) -> Array:
-                action = forward(policy_network, params, batch.observation)
-                first_q = forward(critics, critic.params, batch.observation, action)[0]
-                weight = hparams.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(first_q)))  # λ, eq. 5
-                return jnp.mean((action - batch.action) ** 2) - weight * jnp.mean(first_q)
-
-            policy = policy.apply_gradients(jax.grad(policy_loss_fn)(policy.params), adam)
+            policy, _ = policy.step(
+                lambda params: policy_loss(params, policy_network, critics, critic.params, batch, hparams.alpha), adam
+            )
             return (
                 policy,
                 optax.incremental_update(policy.params, target_policy_params, hparams.tau),
@@ -130,7 +142,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             target_policy_params=target_policy_params,
             target_critic_params=target_critic_params,
         )
-        return state, {"loss": critic_loss, "q": jnp.mean(q), "target_q": jnp.mean(target)}
+        return state, {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/target": jnp.mean(target)}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key

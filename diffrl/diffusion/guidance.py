@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Level
+from diffrl.diffusion.schedules import Level, over
 from diffrl.diffusion.targets import Model, Prediction, from_epsilon
 from diffrl.types import Key
 
-LogWeight = Callable[[Array, Level], Array]  # (x_t [B, D], its level) -> log E[w | x_t] up to a constant [B]
+LogWeight = Callable[[Array, Level], Array]  # (x_t [B, …], its level) -> log E[w | x_t] up to a constant [B]
 
 
 def energy_guided(model: Model, log_weight: LogWeight, scale: float | Array = 1.0) -> Model:
@@ -39,11 +39,11 @@ def self_weighted(
 ) -> Model:
     """Guidance by the weight that is diffused together with the data (SWG; Tagle et al. 2025, eq. 3).
 
-    `predict` maps x = (a, w) `[B, A + 1]` and t `[B]` to the noise of a `[B, A]` and of w `[B, 1]`, apart: the gradient then
-    costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is E[w | x_t], so ∇ log ŵ
-    over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is none: beyond its range
-    an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0. A `scale` of 0.0 that is known
-    when compiling asks for no gradient.
+    `predict` maps x = (a, w) `[B, …, A + 1]` and t `[B]` to the noise of a `[B, …, A]` and of w `[B, …, 1]`, apart: the
+    gradient then costs the weight's part of the network only. The clean weight it implies, ŵ = (w - σ ε_w)/α, is
+    E[w | x_t], so ∇ log ŵ over all A + 1 coordinates is the exact guidance. Where ŵ is not within (`low`, `high`) there is
+    none: beyond its range an estimate says nothing, and below zero its logarithm would point the wrong way. Needs α > 0.
+    A `scale` of 0.0 that is known when compiling asks for no gradient.
     """
 
     def model(x: Array, level: Level) -> Prediction:
@@ -53,7 +53,7 @@ def self_weighted(
 
         def clean_weight(at: Array) -> tuple[Array, Array]:
             data_noise, weight_noise = predict(at, t)
-            weight = (at[:, -1:] - level.sigma * weight_noise) / level.alpha
+            weight = (at[..., -1:] - level.sigma * weight_noise) / level.alpha
             return weight, jnp.concatenate([data_noise, weight_noise], axis=-1)
 
         weight, pullback, noise = jax.vjp(clean_weight, x, has_aux=True)
@@ -77,20 +77,22 @@ def classifier_free(conditional: Model, unconditional: Model, scale: float | Arr
     return model
 
 
-def best_of(samples: Float[Array, "candidates batch dim"], values: Float[Array, "candidates batch"]) -> Float[Array, "batch dim"]:
+def best_of(
+    samples: Float[Array, "candidates batch *dims"], values: Float[Array, "candidates batch"]
+) -> Float[Array, "batch *dims"]:
     """The candidate of the highest value, per row."""
     return _take(samples, jnp.argmax(values, axis=0))
 
 
 def softmax_of(
     key: Key,
-    samples: Float[Array, "candidates batch dim"],
+    samples: Float[Array, "candidates batch *dims"],
     values: Float[Array, "candidates batch"],
     temperature: float | Array = 1.0,
-) -> Float[Array, "batch dim"]:
+) -> Float[Array, "batch *dims"]:
     """One candidate per row, drawn with probability ∝ exp(value / `temperature`): importance resampling by e^(value/T)."""
     return _take(samples, jax.random.categorical(key, values / temperature, axis=0))
 
 
 def _take(samples: Array, index: Array) -> Array:
-    return jnp.take_along_axis(samples, index[None, :, None], axis=0)[0]
+    return jnp.take_along_axis(samples, over(index, samples[0])[None], axis=0)[0]

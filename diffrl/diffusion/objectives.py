@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Schedule
+from diffrl.diffusion.schedules import Schedule, over
 from diffrl.diffusion.targets import Predict, Prediction, Target, combine
 from diffrl.types import Key
 
@@ -15,10 +15,10 @@ Times = Callable[[Key, int], Array]  # (key, B) -> diffusion times [B]
 
 
 def perturb(
-    schedule: Schedule, x0: Float[Array, "batch dim"], t: Float[Array, "batch"], noise: Float[Array, "batch dim"]
-) -> Float[Array, "batch dim"]:
-    """x_t = α_t x_0 + σ_t z."""
-    return schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * noise
+    schedule: Schedule, x0: Float[Array, "batch *dims"], t: Float[Array, "batch"], noise: Float[Array, "batch *dims"]
+) -> Float[Array, "batch *dims"]:
+    """x_t = α_t x_0 + σ_t z, one time per example."""
+    return over(schedule.alpha(t), x0) * x0 + over(schedule.sigma(t), x0) * noise
 
 
 def uniform_times(t_min: float = 1e-3) -> Times:
@@ -34,19 +34,19 @@ def discrete_times(num_steps: int) -> Times:
 def denoising_loss(
     predict: Predict,
     schedule: Schedule,
-    x0: Float[Array, "batch dim"],
+    x0: Float[Array, "batch *dims"],
     key: Key,
     *,
     target: str | Target = "epsilon",
     times: Times | None = None,
     weight: Callable[[Array], Array] | None = None,
 ) -> Float[Array, ""]:
-    """E w(t) ‖network(α_t x_0 + σ_t z, t) - target‖², summed over dimensions, mean over the batch (SRPO eq. 13).
+    """E w(t) ‖network(α_t x_0 + σ_t z, t) - target‖², summed over all an example has, mean over the batch (SRPO eq. 13).
 
     Args:
         target: what the network predicts.
         times: how t is drawn; `uniform_times()` by default.
-        weight: w(t) `[B]` or, per dimension, `[B, D]`; one by default.
+        weight: w(t) `[B]` or, per dimension, `[B, …]`; one by default.
     """
     time_key, noise_key = jax.random.split(key)
     t = (times or uniform_times())(time_key, x0.shape[0])
@@ -54,6 +54,5 @@ def denoising_loss(
     goal = combine(target, schedule, t, Prediction(x0, noise))
     error = (predict(perturb(schedule, x0, t, noise), t) - goal) ** 2
     if weight is not None:
-        factor = weight(t)
-        error = error * (factor if factor.ndim == 2 else factor[:, None])
-    return jnp.mean(jnp.sum(error, axis=-1))
+        error = error * over(weight(t), error)
+    return jnp.mean(jnp.sum(error, axis=tuple(range(1, error.ndim))))

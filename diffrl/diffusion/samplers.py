@@ -51,18 +51,18 @@ def sample(
     grid: Grid,
     solver: Solver,
     key: Key,
-    x: Float[Array, "batch dim"],
+    x: Float[Array, "batch *dims"],
     *,
     unroll: bool | None = None,
     history: bool = False,
-) -> Float[Array, "batch dim"] | Float[Array, "levels batch dim"]:
+) -> Float[Array, "batch *dims"] | Float[Array, "levels batch *dims"]:
     """Walks the grid from x at its first level.
 
     Args:
         x: the noise to start from; N(0, I) for variance-preserving schedules and flows, σ(1) times that for VE and EDM.
         unroll: write the steps out; at the few steps a policy uses a scan costs more in launches than it saves in code.
             False compiles one step, for many. None unrolls up to `MAX_UNROLLED`.
-        history: return every level's x, `[num_steps + 1, B, D]`.
+        history: return every level's x, `[num_steps + 1, B, …]`.
 
     Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
     """
@@ -112,12 +112,12 @@ def ddim(eta: float = 0.0) -> Solver:
     return Solver(step)
 
 
-def ancestral(variance: str = "posterior", temperature: float = 1.0) -> Solver:
+def ancestral(variance: str = "posterior", noise_scale: float = 1.0) -> Solver:
     """DDPM's sampler (Ho et al. 2020, eq. 11): the mean of q(x_s | x_t, x_0), and fresh noise.
 
     Args:
         variance: "posterior" for that of q(x_s | x_t, x_0), "forward" for that of q(x_t | x_s), β of the step.
-        temperature: scales the fresh noise alone; 0 follows the means.
+        noise_scale: scales the fresh noise alone; 0 follows the means.
 
     Raises:
         ValueError: another variance.
@@ -130,10 +130,10 @@ def ancestral(variance: str = "posterior", temperature: float = 1.0) -> Solver:
     ) -> tuple[Array, Memory]:
         x0, epsilon = model(x, here)
         mean = there.alpha * x0 + here.alpha / there.alpha * there.sigma**2 / here.sigma * epsilon
-        if temperature == 0.0:
+        if noise_scale == 0.0:
             return mean, memory
         shrink = there.sigma / here.sigma if variance == "posterior" else 1.0
-        spread = temperature * shrink * jnp.sqrt(_added_variance(here, there))
+        spread = noise_scale * shrink * jnp.sqrt(_added_variance(here, there))
         return mean + spread * jax.random.normal(key, x.shape), memory
 
     return Solver(step)
@@ -166,10 +166,10 @@ def still() -> Solver:
     return Solver(lambda model, schedule, x, here, there, key, memory: (x, memory))
 
 
-def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, temperature: float = 1.0) -> Solver:
+def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, noise_scale: float = 1.0) -> Solver:
     """Corrects each level by Langevin steps x ← x - δσε + σ√(2δ) z after the solver's own (Song et al. 2021, algorithm 2).
 
-    δ = `step_size` is in units of the level's noise variance: ∇ log p_t = -ε/σ, so it needs no tuning per level. `temperature`
+    δ = `step_size` is in units of the level's noise variance: ∇ log p_t = -ε/σ, so it needs no tuning per level. `noise_scale`
     scales z alone; 0 climbs log p_t.
     """
 
@@ -179,9 +179,9 @@ def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, t
         x, memory = solver.step(model, schedule, x, here, there, key, memory)
         for index in range(num_corrections):
             x = x - step_size * there.sigma * model(x, there).epsilon
-            if temperature != 0.0:  # known when compiling: an ascent draws nothing
+            if noise_scale != 0.0:  # known when compiling: an ascent draws nothing
                 noise = jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
-                x = x + temperature * there.sigma * (2.0 * step_size) ** 0.5 * noise
+                x = x + noise_scale * there.sigma * (2.0 * step_size) ** 0.5 * noise
         return x, memory
 
     return solver._replace(step=step)

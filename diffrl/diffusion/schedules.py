@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 
 @runtime_checkable
@@ -23,6 +23,11 @@ class Schedule(Protocol):
     def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]: ...
 
     def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]: ...
+
+
+def over(values: Shaped[Array, "batch *some"], like: Shaped[Array, "batch *dims"]) -> Shaped[Array, "batch *ones"]:
+    """One number per example, shaped to broadcast over all that an example has: a vector, or a sequence of them."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
 class LinearVP(NamedTuple):

@@ -12,20 +12,21 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Level, Schedule
+from diffrl.diffusion.schedules import Level, Schedule, over
 
-Predict = Callable[[Array, Array], Array]  # a network: (x_t [B, D], t [B]) -> prediction [B, D]
+# Examples may have any shape: [B, …] is [B, D] for vectors and [B, L, D] for sequences of them; times are [B].
+Predict = Callable[[Array, Array], Array]  # a network: (x_t [B, …], t [B]) -> prediction [B, …]
 Target = Callable[[Schedule, Array], tuple[Array, Array]]  # (schedule, t [B]) -> (A [B], B [B])
 
 
 class Prediction(NamedTuple):
-    """The two halves of x_t = α x_0 + σ ε, `[B, D]` each."""
+    """The two halves of x_t = α x_0 + σ ε, `[B, …]` each."""
 
     x0: Array
     epsilon: Array
 
 
-Model = Callable[[Array, Level], Prediction]  # (x_t [B, D], its level) -> what it is made of
+Model = Callable[[Array, Level], Prediction]  # (x_t [B, …], its level) -> what it is made of
 
 
 def epsilon(schedule: Schedule, t: Array) -> tuple[Array, Array]:
@@ -84,26 +85,26 @@ def find(target: str | Target) -> Target:
     return TARGETS[target]
 
 
-def combine(target: str | Target, schedule: Schedule, t: Float[Array, "batch"], parts: Prediction) -> Float[Array, "batch dim"]:
+def combine(target: str | Target, schedule: Schedule, t: Float[Array, "batch"], parts: Prediction) -> Float[Array, "batch *dims"]:
     """The target's value for known data and noise: what a network is trained to predict."""
     data, noise = find(target)(schedule, t)
-    return data[:, None] * parts.x0 + noise[:, None] * parts.epsilon
+    return over(data, parts.x0) * parts.x0 + over(noise, parts.epsilon) * parts.epsilon
 
 
 def split(
     target: str | Target,
     schedule: Schedule,
     t: Float[Array, "batch"],
-    x: Float[Array, "batch dim"],
-    value: Float[Array, "batch dim"],
+    x: Float[Array, "batch *dims"],
+    value: Float[Array, "batch *dims"],
 ) -> Prediction:
     """Data and noise that x_t and a prediction imply: Cramer's rule on the two equations.
 
     Not finite where the target does not determine both: "epsilon" and "score" at α = 0, "x0" at σ = 0, "velocity" where a
     schedule stands still.
     """
-    data, noise = (part[:, None] for part in find(target)(schedule, t))
-    alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+    data, noise = (over(part, x) for part in find(target)(schedule, t))
+    alpha, sigma = over(schedule.alpha(t), x), over(schedule.sigma(t), x)
     determinant = alpha * noise - sigma * data
     return Prediction((noise * x - sigma * value) / determinant, (alpha * value - data * x) / determinant)
 
@@ -129,5 +130,5 @@ def from_epsilon(x: Array, level: Level, noise: Array) -> Prediction:
 
 
 def clipped(model: Model, low: Array | float, high: Array | float) -> Model:
-    """The same model with its x_0 held in a box; bounds broadcast against `[B, D]`."""
+    """The same model with its x_0 held in a box; bounds broadcast against `[B, …]`."""
     return lambda x, level: from_x0(x, level, jnp.clip(model(x, level).x0, low, high))

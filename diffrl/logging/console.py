@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+LOSS = "/loss"  # how the names of losses end; of several the first in the alphabet is shown
+
 
 class TrainingDisplay:
     """Progress of one stage after another. `advance` may be called as often as a chunk ends; it never waits.
@@ -52,7 +54,8 @@ class TrainingDisplay:
         now = time.monotonic()
         self._done = done
         self._marks = [*self._marks[:1], (now, done)] if self._marks else [(now, done)]
-        shown = [spread(name, metrics[name]) for name in ("episode_return", "loss") if name in metrics]
+        losses = sorted(name for name in metrics if name.endswith(LOSS))[:1]
+        shown = [spread(name, metrics[name]) for name in ("episode_return", *losses) if name in metrics]
         note = " · ".join([self._rates(), *shown])
         if self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
@@ -81,6 +84,6 @@ def spread(name: str, values: np.ndarray) -> str:
     """Mean over runs, with the smallest and largest where there are several."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
-        return f"{name} not finite" if name == "loss" else f"{name} none yet"
+        return f"{name} not finite" if name.endswith(LOSS) else f"{name} none yet"
     text = f"{name} {finite.mean():.3g}"
     return text if len(finite) == 1 else f"{text} [{finite.min():.3g}, {finite.max():.3g}]"

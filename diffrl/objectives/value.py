@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from diffrl.learner import forward
 from diffrl.types import Params, Transition
@@ -19,19 +19,24 @@ def expectile_loss(error: Float[Array, "batch"], expectile: Float[Array, ""] | f
     return jnp.mean(jnp.where(error < 0.0, 1.0 - expectile, expectile) * error**2)
 
 
-def td_target(
-    reward: Float[Array, "batch"],
-    terminal: Bool[Array, "batch"],
-    next_value: Float[Array, "batch"],
-    discount: Float[Array, ""] | float,
-) -> Float[Array, "batch"]:
-    """r + γ (1 - terminal) V(s'), without gradient. Timeouts bootstrap."""
-    return jax.lax.stop_gradient(reward + discount * jnp.where(terminal, 0.0, next_value))
-
-
 def td_loss(q: Float[Array, "critics batch"], target: Float[Array, "batch"]) -> Float[Array, ""]:
     """Squared error summed over critics, mean over the batch (IQL eq. 6)."""
     return jnp.sum(jnp.mean((q - target) ** 2, axis=-1))
+
+
+def critic_loss(
+    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
+) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+    """`td_loss` of the critics at the data's actions, and what they say there."""
+    q = forward(critics, params, batch.observation, batch.action)
+    return td_loss(q, target), q
+
+
+def lowest_q(
+    critics: nn.Module, params: Params, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
+) -> Float[Array, "*batch"]:
+    """min_k Q_k(s, a): what clipped double Q-learning trusts (Fujimoto et al. 2018)."""
+    return jnp.min(forward(critics, params, observation, action), axis=0)
 
 
 class Bootstrap(NamedTuple):
@@ -42,16 +47,19 @@ class Bootstrap(NamedTuple):
     observation: Array
 
     def target(self, next_value: Float[Array, "batch"]) -> Float[Array, "batch"]:
-        """Without gradient."""
-        return jax.lax.stop_gradient(self.reward + self.weight * next_value)
+        """The target for this value, without gradient; where the weight is 0 the value may be anything, even not finite."""
+        return jax.lax.stop_gradient(self.reward + self.weight * jnp.where(self.weight == 0.0, 0.0, next_value))
 
 
 def bootstrap(batch: Transition, discount: Discount) -> Bootstrap:
-    """Of one step, or of as many as the columns of `data.columns.steps_ahead` say. Timeouts bootstrap."""
+    """What a target of Q is made of: every method's reward and next observation come from here.
+
+    One step is summed, or as many as the columns of `data.columns.steps_ahead` say. A terminal cuts the value, a timeout never.
+    """
     ahead = batch.extras
     if "ahead_reward" not in ahead:
         return Bootstrap(batch.reward, discount * ~batch.terminal, batch.next_observation)
-    powers = jnp.power(discount, jnp.arange(ahead["ahead_reward"].shape[-1]))  # of which the first is 1, whatever the discount
+    powers = jnp.power(discount, jnp.arange(ahead["ahead_reward"].shape[-1]))
     weight = discount ** ahead["ahead_steps"] * ~ahead["ahead_terminal"]
     return Bootstrap(ahead["ahead_reward"] @ powers, weight, ahead["ahead_observation"])
 

@@ -1,18 +1,18 @@
 """Planners by name: the choices that are made when acting."""
 
 import dataclasses
+from typing import Literal
 
 from jax import Array
 from jaxtyping import Float
 
 from diffrl.planning.feedback import Options, feedback
-from diffrl.planning.gradient import Annealing, collocation, shooting, transcription
+from diffrl.planning.gradient import Annealing, Bound, LearningRate, Weighting, collocation, shooting, transcription
 from diffrl.planning.problem import PlanCost, Planner
 from diffrl.planning.sampling import cem, mppi
+from diffrl.settings import setting
 
-PLANNERS = ("shooting", "transcription", "collocation", "feedback", "feedback_zeroth", "cem", "mppi")
 FREE_OBSERVATIONS = ("transcription", "collocation")  # planners whose plans can be held to end in a goal
-UNCERTAINTIES = ("score", "spread", "distance", "none")
 
 
 @dataclasses.dataclass
@@ -20,7 +20,7 @@ class Act:
     """Choices made when acting.
 
     Attributes:
-        planner: one of `PLANNERS`; "feedback" optimises an affine policy by the model's gradients, "feedback_zeroth" by the score
+        planner: "feedback" optimises an affine policy by the model's gradients, "feedback_zeroth" by the score
             function, which asks the model for costs alone; so do the last two.
         uncertainty: what `beta` multiplies: the data's likelihood by its score; the variance of the cost over the ensemble
             ("spread"); the learnt distance to the data ("distance"); nothing. A score needs a planner of first order.
@@ -29,7 +29,7 @@ class Act:
         weighting: "logp" or "dist" (`planning.gradient.Annealing`).
         horizon: T, steps planned ahead.
         num_iterations: of the planner, per action.
-        learning_rate, learning_rate_schedule: of the planner's Adam, on actions in [-1, 1]; "constant", or "cosine" to 0.
+        learning_rate, learning_rate_schedule: of the planner's Adam, on actions in [-1, 1]; "cosine" falls to 0.
         bound: of planned actions; the released code has "none".
         warm_start: begin with the plan before, a step further.
         guess_mean, guess_scale: mean and deviation of the first plan's guess.
@@ -37,18 +37,18 @@ class Act:
         num_samples, num_elites, deviation, temperature: of "cem" and "mppi"; of the first and third "feedback_zeroth" too.
     """
 
-    planner: str = "shooting"
-    uncertainty: str = "score"
+    planner: Literal["shooting", "transcription", "collocation", "feedback", "feedback_zeroth", "cem", "mppi"] = "shooting"
+    uncertainty: Literal["score", "spread", "distance", "none"] = "score"
     beta: float = 0.2
-    beta_end: float = 1.0
-    weighting: str = "logp"
+    beta_end: float = setting(1.0, high=1.0)
+    weighting: Weighting = "logp"
     horizon: int = 8
     num_iterations: int = 50
     learning_rate: float = 0.1
-    learning_rate_schedule: str = "constant"
-    bound: str = "project"
+    learning_rate_schedule: LearningRate = "constant"
+    bound: Bound = "project"
     warm_start: bool = True
-    guess_mean: float = 0.0
+    guess_mean: float = setting(0.0, low=-1.0, high=1.0)
     guess_scale: float = 0.1
     defect_weight: float = 1e4
     num_samples: int = 64

@@ -7,7 +7,7 @@ model softly, or the data's own transitions (Suh et al. 2023; objectives and ann
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 from diffrl.planning.problem import Plan, PlanCost, Planner, Problem, log_likelihood, model_cost, pairs, path_cost, shown
 from diffrl.types import Key
 
-WEIGHTINGS = ("logp", "dist")
+Weighting = Literal["logp", "dist"]
 Variables = dict[str, Array]  # what a plan leaves free: "actions" [T, m], and "observations" where there is no exact model
-BOUNDS = ("none", "project", "tanh")
-LEARNING_RATES = ("constant", "cosine")
+Bound = Literal["none", "project", "tanh"]
+LearningRate = Literal["constant", "cosine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +42,16 @@ class Annealing:
 
     num_iterations: int = 50
     learning_rate: float = 0.1
-    learning_rate_schedule: str = "constant"
+    learning_rate_schedule: LearningRate = "constant"
     beta: float = 0.0
     beta_min: float | None = None
-    weighting: str = "logp"
-    bound: str = "none"
+    weighting: Weighting = "logp"
+    bound: Bound = "none"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number out of range or an unknown name."""
+        """Raises ValueError for fewer than one iteration."""
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations must be at least 1, got {self.num_iterations}")
-        for value, known in (
-            (self.weighting, WEIGHTINGS),
-            (self.bound, BOUNDS),
-            (self.learning_rate_schedule, LEARNING_RATES),
-        ):
-            if value not in known:
-                raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}")
 
 
 class Iteration(NamedTuple):
@@ -151,11 +144,16 @@ def shooting(options: Annealing, cost: PlanCost = model_cost) -> Planner:
     return plan
 
 
-def _straight(problem: Problem, start: Array, horizon: int) -> Array:
-    """Observations to begin with: a line to the goal where one is given, else standing still `[T + 1, n]`."""
-    end = start if problem.goal is None else problem.goal
-    share = jnp.linspace(0.0, 1.0, horizon + 1)[:, None]
-    return (1.0 - share) * start + share * end
+def first_observations(problem: Problem, start: Array, horizon: int) -> Array:
+    """The free observations of the first guess: standing still `[T, n]`, or the way to the goal `[T - 1, n]`.
+
+    As released, the free ones themselves run evenly from the start to the goal: the first is the start again, the last the goal.
+    Its noise on them is left out, so that a guess is one of actions alone.
+    """
+    if problem.goal is None:
+        return jnp.broadcast_to(start, (horizon, len(start)))
+    share = jnp.linspace(0.0, 1.0, horizon - 1)[:, None]
+    return (1.0 - share) * start + share * problem.goal
 
 
 def _between(problem: Problem, start: Array, inner: Array) -> Array:
@@ -169,8 +167,7 @@ def _transcribed(
 ) -> Planner:
     def plan(problem: Problem, start: Array, guess: Array, key: Key) -> Plan:
         del key
-        line = _straight(problem, start, len(guess))
-        inner = line[1:] if problem.goal is None else line[1:-1]
+        inner = first_observations(problem, start, len(guess))
 
         def loss(variables: Variables, level: Array, weight: Array) -> Array:
             actions = _actions(variables["actions"], options)

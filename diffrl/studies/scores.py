@@ -52,10 +52,9 @@ def fit(
         init_key, loss_key = jax.random.split(key)
 
         def update(learner: Learner, step: Array) -> tuple[Learner, None]:
-            gradients = jax.grad(loss)(learner.params, jax.random.fold_in(loss_key, step))
-            return learner.apply_gradients(gradients, optimizer), None
+            return learner.step(lambda params: loss(params, jax.random.fold_in(loss_key, step)), optimizer)[0], None
 
-        learner = Learner.create(network.init(init_key, *inputs)["params"], optimizer)
+        learner = Learner.init(network, optimizer, init_key, *inputs)
         return jax.lax.scan(update, learner, jnp.arange(updates))[0].params
 
     return train(key)
@@ -177,7 +176,7 @@ def ascent_to_circle(key: Key, *, updates: int = 3000, chains: int = 200, steps:
     levels, last = TableVE.geometric(0.5, BLUR, 10), TableVE((BLUR,))
     model = learn_score(NoiseConditionedMLP(2, 10, 128, 3), data, levels, fit_key, updates=updates)
     start = jax.random.normal(start_key, (chains, 2)) / RADIUS
-    climb = langevin(still(), step / (2.0 * (BLUR * RADIUS) ** 2), temperature=0.0)
+    climb = langevin(still(), step / (2.0 * (BLUR * RADIUS) ** 2), noise_scale=0.0)
 
     def ascend(model: Model, schedule: TableVE) -> np.ndarray:
         end = jax.jit(lambda x: sample(model, held(schedule, steps), climb, fit_key, x))(start)

@@ -30,7 +30,7 @@ from diffrl.training.runs import make_runs
 from diffrl.types import Policy, Spec
 
 Act = tuple[tuple[str, str], ...]
-BETA = "temperature"  # the hyper-parameter that is β, in every method that has one
+BETA = "beta"  # the hyper-parameter that is β, in every method that has one
 TRUE = "two true samples"
 BLOCKS = 5  # independent samples per cell: the spread of their distances is the interval
 TARGETS = 7  # per axis of the picture of modes

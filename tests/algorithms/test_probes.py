@@ -65,7 +65,7 @@ def test_bc_stays_at_the_mean() -> None:
 
 def test_iql_moves_to_the_rewarded_action() -> None:
     """Weights exp(β (Q - V)) with β = 10: the weighted mean of the data, computed here from the exact Q (V cancels)."""
-    config = iql.Config(learning_rate=1e-3, tau=0.05, hidden_dims=(32, 32), num_updates=2500, batch_size=128, temperature=10.0)
+    config = iql.Config(learning_rate=1e-3, tau=0.05, hidden_dims=(32, 32), num_updates=2500, batch_size=128, beta=10.0)
     dataset = uniform_bandit()
     action = np.asarray(dataset.rows[:, 1:3])
     weight = np.exp(-10.0 * np.sum((action - TARGET) ** 2, axis=1))

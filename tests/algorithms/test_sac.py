@@ -1,4 +1,4 @@
-"""SAC: the squashed density, the temperature's direction, and a bandit with a known maximum-entropy policy."""
+"""SAC: the squashed density, the direction of the entropy's weight, and a bandit with a known maximum-entropy policy."""
 
 import dataclasses
 
@@ -29,15 +29,15 @@ def test_squashed_density_integrates_to_its_histogram(mean: float, log_std: floa
 
 
 @pytest.mark.parametrize(("deficit", "grows"), [(-3.0, True), (3.0, False)])
-def test_temperature_follows_the_entropy(deficit: float, grows: bool) -> None:
-    """Target entropy is minus the deficit times the dimensions: a policy more certain than wanted heats up."""
+def test_entropy_weight_follows_the_entropy(deficit: float, grows: bool) -> None:
+    """Target entropy is minus the deficit times the dimensions: a policy more certain than wanted gets a larger weight."""
     config = sac.Config(hidden_dims=(16,), batch_size=32, num_updates=1, entropy_deficit=deficit)
     algorithm = sac.make(config, Spec.plain(2, 1))
     state = algorithm.init(KEY, algorithm.hparams)
     rng = np.random.default_rng(0)
     data = make_dataset(rng.normal(size=(32, 2)), rng.uniform(-1, 1, (32, 1)), np.zeros(32))
     after, _ = quick(algorithm.stages[0].update)(state, data[:], KEY)
-    assert (float(after.log_temperature.params) > float(state.log_temperature.params)) is grows
+    assert (float(after.log_entropy_weight.params) > float(state.log_entropy_weight.params)) is grows
 
 
 def test_policy_finds_the_rewarded_action_at_the_wanted_entropy() -> None:
@@ -46,7 +46,7 @@ def test_policy_finds_the_rewarded_action_at_the_wanted_entropy() -> None:
     action = rng.uniform(-1, 1, (8192, 1))
     data = make_dataset(np.ones((8192, 1)), action, -((action[:, 0] - 0.4) ** 2))
     config = sac.Config(hidden_dims=(64, 64), learning_rate=3e-3, tau=0.05, num_updates=2_000, batch_size=128)
-    config = dataclasses.replace(config, initial_temperature=0.1)
+    config = dataclasses.replace(config, initial_entropy_weight=0.1)
     algorithm = make(config, Spec.plain(1, 1))
     states = train_stages(algorithm, runs_of(config, 2), data)
     np.testing.assert_allclose(act(algorithm, states, jnp.ones((1, 1))), 0.4, atol=0.12)

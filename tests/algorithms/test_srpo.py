@@ -349,7 +349,7 @@ def test_critic_update_uses_v_before_its_step_and_the_old_target() -> None:
     assert max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (expected, wrong)), strict=True)) > 1e-3
     average = jax.tree.map(lambda old, new: 0.995 * old + 0.005 * new, state.target_critic_params, after.critic.params)
     assert_trees_close(after.target_critic_params, average)
-    assert float(metrics["loss"]) == pytest.approx(float(critic_loss(state.critic.params, state.value.params)), rel=1e-4)
+    assert float(metrics["critic/loss"]) == pytest.approx(float(critic_loss(state.critic.params, state.value.params)), rel=1e-4)
 
 
 def test_target_starts_equal_to_the_critic() -> None:
@@ -389,8 +389,3 @@ def test_policy_rate_falls_to_zero_along_a_cosine() -> None:
         state = after
     after, _ = updates["policy"](state, batch, jax.random.key(9))
     assert trees_equal(after.policy.params, state.policy.params)
-
-
-def test_unknown_weighting() -> None:
-    with pytest.raises(ValueError, match="vds, stable, score"):
-        srpo.make(dataclasses.replace(CONFIG, weighting="vsd"), Spec.plain(1, 1))

@@ -89,7 +89,7 @@ def test_critics_regress_on_the_smoothed_target() -> None:
         return jnp.mean((q[0] - target) ** 2) + jnp.mean((q[1] - target) ** 2)
 
     loss, gradient = quick(jax.value_and_grad(critic_loss))(state.critic.params)
-    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-4)
+    assert float(metrics["critic/loss"]) == pytest.approx(float(loss), rel=1e-4)
     assert_trees_close(first_gradient(after.critic), gradient, rtol=1e-3, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_noise_is_scaled_before_it_is_clipped() -> None:
     action = jnp.clip(pi(state.target_policy_params, batch.next_observation) + noise, -1.0, 1.0)
     next_q = jnp.min(q_values(state.target_critic_params, batch.next_observation, action), axis=0)
     target = batch.reward + 0.99 * (1.0 - batch.terminal) * next_q
-    assert float(update(state, batch, key)[1]["target_q"]) == pytest.approx(float(target.mean()), rel=1e-4)
+    assert float(update(state, batch, key)[1]["critic/target"]) == pytest.approx(float(target.mean()), rel=1e-4)
 
 
 def test_policy_and_targets_move_every_second_update() -> None:
@@ -177,7 +177,7 @@ def test_timeouts_bootstrap_and_terminals_do_not() -> None:
     reference = update(state, batch, jax.random.key(0))[0]
     assert trees_equal(update(state, batch.replace(timeout=~batch.timeout), jax.random.key(0))[0], reference)
     _, metrics = update(state, batch.replace(terminal=jnp.ones(BATCH, bool)), jax.random.key(0))
-    assert float(metrics["target_q"]) == pytest.approx(float(batch.reward.mean()), rel=1e-5)
+    assert float(metrics["critic/target"]) == pytest.approx(float(batch.reward.mean()), rel=1e-5)
 
 
 ALPHAS = (0.5, 2.5, 10.0)

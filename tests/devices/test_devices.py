@@ -74,7 +74,7 @@ def test_devices_do_not_change_results(num_runs: int) -> None:
     assert single.shape["run"] == 1
     assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
     assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
-    assert len(np.unique(metrics["loss"])) == num_runs
+    assert len(np.unique(metrics["behavior/loss"])) == num_runs
 
 
 @pytest.mark.parametrize("together", [1, 2, 3, 6])
@@ -87,7 +87,7 @@ def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest
     expected_states, expected_metrics, _ = train(6, jax.devices())
     assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
     assert_trees_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
-    assert len(np.unique(metrics["loss"])) == 6
+    assert len(np.unique(metrics["behavior/loss"])) == 6
 
 
 def test_how_many_runs_advance_together() -> None:

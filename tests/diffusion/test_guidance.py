@@ -65,7 +65,7 @@ def test_deterministic_self_weighted_chain() -> None:
     """Section 8.2: from z = 0 without noise, 15 steps."""
     for scale, expected in ((0.0, (-0.0013, 0.9997)), (1.0, (0.194, 1.0388)), (3.0, (0.5657, 1.1131))):
         model = self_weighted(degenerate_noise, -1e3, 1e3, scale)
-        solver = ancestral("forward", temperature=0.0)
+        solver = ancestral("forward", noise_scale=0.0)
         z = sample(model, grid(SCHEDULE, 15), solver, jax.random.key(0), jnp.zeros((1, 2)))
         np.testing.assert_allclose(z[0], expected, atol=6e-4)
 

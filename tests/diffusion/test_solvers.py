@@ -141,7 +141,7 @@ def test_langevin_alone_forgets_where_it_started() -> None:
     std = np.sqrt(alpha**2 * STD**2 + sigma**2)
     assert end.mean() == pytest.approx(0.2 * alpha, abs=4 * std / np.sqrt(n) + 0.01)
     assert end.std() == pytest.approx(std, rel=0.025)
-    climb = langevin(still(), 0.02, temperature=0.0)
+    climb = langevin(still(), 0.02, noise_scale=0.0)
     end = sample(model, Grid(schedule, at, False), climb, jax.random.key(3), jnp.full((2, 1), 3.0), unroll=False)
     np.testing.assert_allclose(end, 0.2 * alpha, atol=1e-2)
 
@@ -165,10 +165,10 @@ def test_unrolled_and_scanned_agree(solver: Solver, history: bool) -> None:
         np.testing.assert_array_equal(results[0][0], start)
 
 
-def test_temperature_zero_draws_nothing() -> None:
+def test_noise_scale_zero_draws_nothing() -> None:
     """The means alone: keys do not matter."""
     start, levels = jnp.zeros((4, 1)), grid(LinearVP(), 5)
-    a, b = (sample(mixture_model(), levels, ancestral(temperature=0.0), jax.random.key(seed), start) for seed in (0, 1))
+    a, b = (sample(mixture_model(), levels, ancestral(noise_scale=0.0), jax.random.key(seed), start) for seed in (0, 1))
     np.testing.assert_array_equal(a, b)
 
 

@@ -31,7 +31,7 @@ def test_from_data_to_table(root: Path) -> None:
     workdir = root / "bc"
     run(root, "launch/train.py", *TINY_BC, f"--workdir={workdir}")
     rows = [json.loads(line) for line in (workdir / "metrics" / "train.jsonl").read_text().splitlines()]
-    losses = {(row["run"], row["step"]): row for row in rows if row["name"] == "loss"}
+    losses = {(row["run"], row["step"]): row for row in rows if row["name"] == "policy/loss"}
     assert sorted(losses) == [(r, step) for r in range(4) for step in (100, 200)]
     assert [losses[r, 200]["seed"] for r in range(4)] == [0, 1, 0, 1]
     assert [losses[r, 200]["hparams"] for r in (0, 3)] == [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]

@@ -19,11 +19,11 @@ def test_json_lines_are_long_format(tmp_path: Path) -> None:
     """One line per run and name; what is not finite becomes null, which JSON has."""
     path = tmp_path / "train.jsonl"
     writer = JsonLinesWriter(path, [3, 4], [{}, {"beta": 0.5}], resume_step=0)
-    writer.write(Entry(10, "policy", {"loss": np.array([1.5, np.nan])}, [0, 1]))
+    writer.write(Entry(10, "policy", {"policy/loss": np.array([1.5, np.nan])}, [0, 1]))
     writer.close()
     assert rows(path) == [
-        {"step": 10, "stage": "policy", "run": 0, "seed": 3, "hparams": {}, "name": "loss", "value": 1.5},
-        {"step": 10, "stage": "policy", "run": 1, "seed": 4, "hparams": {"beta": 0.5}, "name": "loss", "value": None},
+        {"step": 10, "stage": "policy", "run": 0, "seed": 3, "hparams": {}, "name": "policy/loss", "value": 1.5},
+        {"step": 10, "stage": "policy", "run": 1, "seed": 4, "hparams": {"beta": 0.5}, "name": "policy/loss", "value": None},
     ]
 
 
@@ -32,7 +32,7 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     writer = JsonLinesWriter(path, [0], [{}], resume_step=0)
     for step in (10, 20, 30):
-        writer.write(Entry(step, "s", {"loss": np.array([float(step)])}, [0]))
+        writer.write(Entry(step, "s", {"policy/loss": np.array([float(step)])}, [0]))
     writer.close()
     with path.open("a") as file:
         file.write('{"step": 40, "sta')
@@ -42,12 +42,12 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_tensorboard_writes_event_files(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path, ["seed0", "seed1"], resume_step=0)
-    writer.write(Entry(10, "policy", {"loss": np.array([1.0, 2.0])}, [0, 1]))
+    writer.write(Entry(10, "policy", {"policy/loss": np.array([1.0, 2.0])}, [0, 1]))
     writer.close()
     (event,) = tmp_path.glob("events*")
     content = event.read_bytes()
-    assert b"policy/loss/mean" in content
-    assert b"policy/loss/seed1" in content
+    assert b"policy/policy/loss/mean" in content
+    assert b"policy/policy/loss/seed1" in content
 
 
 def test_plain_output_names_stage_rate_and_spread() -> None:
@@ -57,14 +57,15 @@ def test_plain_output_names_stage_rate_and_spread() -> None:
     with display:
         display.start("critic", 0, 300)
         for done in (100, 200, 300):
-            display.advance(done, {"loss": np.array([1.0, 3.0])})
+            display.advance(done, {"critic/loss": np.array([1.0, 3.0]), "value/loss": np.array([2.0, 2.0])})
     lines = out.getvalue().splitlines()
     assert lines[-1].startswith("critic: 300/300 updates")
     assert "over 2 runs" in lines[-1]
-    assert "loss 2 [1, 3]" in lines[-1]
+    assert "critic/loss 2 [1, 3]" in lines[-1]
+    assert "value/loss" not in lines[-1]  # the first in the alphabet stands for all
 
 
 def test_durations_and_spreads() -> None:
     assert [duration(s) for s in (4.0, 185.0, 7440.0)] == ["4s", "3m05s", "2h04m"]
-    assert spread("loss", np.array([np.nan, 2.0])) == "loss 2"
-    assert spread("loss", np.array([np.nan])) == "loss not finite"
+    assert spread("critic/loss", np.array([np.nan, 2.0])) == "critic/loss 2"
+    assert spread("critic/loss", np.array([np.nan])) == "critic/loss not finite"

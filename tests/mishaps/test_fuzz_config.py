@@ -163,7 +163,7 @@ def test_more_settings(method: str) -> None:
         ("srpo", "algorithm.policy_updates=2147483647", "", "policy_updates must be at most 536,870,912"),
         ("srpo", "algorithm.policy_hidden_dims=(8,1000001)", "", r"policy_hidden_dims\[1\] must be at most 1,000,000"),
         ("srpo", "dataset.reward_shift=1e999", "", "reward_shift must be finite"),
-        ("swg", "algorithm.ema_rate=1.5", "", "ema_rate must be at most 1"),
+        ("swg", "algorithm.ema_decay=1.5", "", "ema_decay must be at most 1"),
         ("srpo", "num_seeds=1", "beta=1e300", "algorithm.beta must be finite"),
         ("srpo", "num_seeds=1", "discount=0.9,1.1", "algorithm.discount must be at most 1"),
     ],

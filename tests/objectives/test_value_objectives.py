@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from diffrl.objectives.value import expectile_loss, td_loss, td_target
+from diffrl.objectives.value import bootstrap, expectile_loss, td_loss
+from diffrl.types import Transition
 
 GRID = (np.arange(100_000) + 0.5) / 100_000  # mid-point quantiles: expectations without sampling error
 NORMAL = [(0.5, 0.0), (0.6, 0.16166), (0.7, 0.33712), (0.8, 0.54916), (0.9, 0.86159), (0.95, 1.14017)]
@@ -47,18 +48,39 @@ def test_expectile_loss_weighs_the_sides() -> None:
     assert float(expectile_loss(jnp.array([2.0, -2.0]), 0.9)) == pytest.approx(2.0)
 
 
-def test_td_target_cuts_at_terminals_only() -> None:
-    """r + γ V(s') unless terminal, even where V(s') is not finite. A timeout is no argument at all: it cannot cut."""
-    target = td_target(
-        jnp.array([1.0, 1.0, 1.0]), jnp.array([False, True, True]), jnp.array([10.0, 10.0, jnp.inf]), jnp.float32(0.9)
-    )
-    np.testing.assert_allclose(target, [10.0, 1.0, 1.0])
-    assert "timeout" not in td_target.__annotations__
+def batch_of(terminal: list[bool], reward: float = 1.0, **extras: jax.Array) -> Transition:
+    """Rows whose every one is a timeout too: it must not matter."""
+    n = len(terminal)
+    zeros = jnp.zeros((n, 2))
+    return Transition(zeros, zeros, jnp.full(n, reward), zeros + 7.0, jnp.array(terminal), jnp.ones(n, bool), extras)
 
 
-def test_td_target_carries_no_gradient() -> None:
-    gradient = jax.grad(lambda v: jnp.sum(td_target(jnp.zeros(2), jnp.zeros(2, bool), v, 0.9) ** 2))(jnp.ones(2))
-    np.testing.assert_array_equal(gradient, 0.0)
+def test_bootstrap_cuts_at_terminals_only() -> None:
+    """r + γ V(s') unless terminal, even where V(s') is not finite; a timeout never cuts."""
+    ahead = bootstrap(batch_of([False, True, True]), jnp.float32(0.9))
+    np.testing.assert_array_equal(ahead.observation, 7.0)
+    np.testing.assert_allclose(ahead.target(jnp.array([10.0, 10.0, jnp.inf])), [10.0, 1.0, 1.0])
+
+
+def test_bootstrap_carries_no_gradient() -> None:
+    ahead = bootstrap(batch_of([False, False]), 0.9)
+    np.testing.assert_array_equal(jax.grad(lambda v: jnp.sum(ahead.target(v) ** 2))(jnp.ones(2)), 0.0)
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_bootstrap_over_several_steps(discount: float) -> None:
+    """Σ_j γ^j r_j + γ^k V(s_k), of three rewards, of two before an end of the data, of one before a terminal."""
+    extras = {
+        "ahead_reward": jnp.array([[1.0, 2.0, 4.0], [1.0, 2.0, 0.0], [1.0, 0.0, 0.0]]),
+        "ahead_steps": jnp.array([3, 2, 1]),
+        "ahead_terminal": jnp.array([False, False, True]),
+        "ahead_observation": jnp.full((3, 2), 5.0),
+    }
+    ahead = bootstrap(batch_of([False, False, True], **extras), jnp.float32(discount))
+    np.testing.assert_array_equal(ahead.observation, 5.0)
+    g = discount
+    expected = [1.0 + 2.0 * g + 4.0 * g**2 + 10.0 * g**3, 1.0 + 2.0 * g + 10.0 * g**2, 1.0]
+    np.testing.assert_allclose(ahead.target(jnp.full(3, 10.0)), expected, rtol=1e-6)
 
 
 def test_td_loss_sums_critics_and_averages_the_batch() -> None:

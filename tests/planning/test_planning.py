@@ -9,7 +9,15 @@ import pytest
 from jax import Array
 
 from diffrl.planning import feedback
-from diffrl.planning.gradient import Annealing, betas, collocation, level_indices, shooting, transcription
+from diffrl.planning.gradient import (
+    Annealing,
+    betas,
+    collocation,
+    first_observations,
+    level_indices,
+    shooting,
+    transcription,
+)
 from diffrl.planning.problem import (
     Ensemble,
     Planner,
@@ -101,6 +109,16 @@ def test_collocation_of_a_boundary_value_problem_keeps_both_ends() -> None:
     assert float(plan.observations[0, 0]) == 1.0
     assert float(plan.observations[-1, 0]) == 0.5
     assert float(jnp.sum(plan.actions)) == pytest.approx(-0.5, abs=0.05)
+
+
+def test_first_guess_between_boundary_values_is_the_released_one() -> None:
+    """The free observations themselves, x_1 … x_{T-1}, run evenly from the start to the goal; without a goal all stand still."""
+    problem = LINEAR._replace(goal=jnp.array([0.0]))
+    np.testing.assert_allclose(first_observations(problem, START, 5)[:, 0], [1.0, 2 / 3, 1 / 3, 0.0], atol=1e-6)
+    np.testing.assert_array_equal(first_observations(LINEAR, START, 5), np.ones((5, 1)))
+    one = Annealing(num_iterations=1)  # of which none changes anything: the plan is the guess
+    found = collocation(one)(problem, START, GUESS, KEY).observations[:, 0]
+    np.testing.assert_allclose(found, [1.0, 1.0, 2 / 3, 1 / 3, 0.0, 0.0], atol=1e-6)
 
 
 def test_surrogate_has_the_gradient_of_the_likelihood_and_no_other() -> None:
@@ -200,6 +218,35 @@ def test_feedback_as_a_planner_finds_the_optimum(order: str) -> None:
     np.testing.assert_allclose(actions, OPTIMA[0.5], atol=2e-3 if order == "first" else 0.03)
 
 
+def test_the_norm_of_a_zeroth_order_step_is_of_the_whole_gradient() -> None:
+    """Mean over the starts, cost and likelihood together, over all parameters: three steps of Adam written out."""
+    noise, bound, beta, batch = 0.1, 0.01, 0.5, 4
+    options = feedback.Options(
+        num_iterations=4, learning_rate=0.1, beta=beta, order="zeroth", noise=noise, max_gradient_norm=bound
+    )
+    starts = lambda key: jnp.linspace(0.5, 2.0, batch)[:, None]  # noqa: E731
+    found, _ = feedback.optimize(LINEAR, feedback.open_loop, jnp.zeros((5, 1)), starts, 5, KEY, options)
+
+    u, mean, square = np.zeros(5), np.zeros(5), np.zeros(5)
+    norms = []
+    for k in range(3):
+        w = noise * np.asarray(jax.random.normal(jax.random.split(jax.random.fold_in(KEY, k))[1], (batch, 5, 1)))[..., 0]
+        gradient = np.zeros(5)
+        for start, drawn in zip(np.linspace(0.5, 2.0, batch), w, strict=True):
+            cost = lambda actions, start=start: 0.1 * np.sum(actions**2) + 10.0 * (start + actions.sum()) ** 2  # noqa: E731
+            gradient += (cost(u + drawn) - cost(u)) * drawn / noise**2
+            x = start + np.concatenate([[0.0], np.cumsum(u + drawn)[:-1]])
+            pulled = beta * np.stack([x, u + drawn]) / np.asarray(VARIANCES)[:, None]
+            gradient += pulled[1] + np.append(np.cumsum(pulled[0][::-1])[::-1][1:], 0.0)  # u_t moves all x after it
+        gradient /= batch
+        norms.append(np.linalg.norm(gradient))
+        gradient *= min(1.0, 5 * bound / norms[-1])
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        u = u - 0.1 * mean / (1 - 0.9 ** (k + 1)) / (np.sqrt(square / (1 - 0.999 ** (k + 1))) + 1e-8)
+    assert min(norms) > 5 * bound
+    np.testing.assert_allclose(found[:, 0], u, atol=1e-4)
+
+
 def test_affine_feedback_serves_all_starts() -> None:
     params = {"gain": jnp.zeros((5, 1, 1)), "offset": jnp.zeros((5, 1))}
     options = feedback.Options(num_iterations=1_500, learning_rate=0.01)
@@ -210,8 +257,6 @@ def test_affine_feedback_serves_all_starts() -> None:
 
 
 def test_wrong_choices_are_named() -> None:
-    with pytest.raises(ValueError, match="logp"):
-        Annealing(weighting="log")
     with pytest.raises(ValueError, match="num_iterations"):
         Annealing(num_iterations=0)
     with pytest.raises(ValueError, match="num_elites"):

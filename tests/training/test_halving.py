@@ -35,14 +35,14 @@ def test_points_are_dropped_by_a_metric(root: Path) -> None:
     """Four points, then two, then one: the choice follows the metric on disk; the rest train on as if nothing had been."""
     flags = ("launch/train.py", *TINY_SRPO, *POINTS)
     run(root, *flags, f"--workdir={root / 'all'}")
-    output = run(root, *flags, *RUNGS, "--config.halving.criterion=-loss", f"--workdir={root / 'half'}").stdout
+    output = run(root, *flags, *RUNGS, "--config.halving.criterion=-policy/loss", f"--workdir={root / 'half'}").stdout
     everything, halved = metrics(root / "all"), metrics(root / "half")
-    means = {point: np.mean([everything[2 * point + seed, 42, "loss"] for seed in (0, 1)]) for point in range(4)}
+    means = {point: np.mean([everything[2 * point + seed, 42, "policy/loss"] for seed in (0, 1)]) for point in range(4)}
     kept = sorted(sorted(means, key=means.__getitem__)[:2])
-    assert "at update 42 dropped 2 of 4 points by -loss" in output
+    assert "at update 42 dropped 2 of 4 points by -policy/loss" in output
     assert {run for run, step, _ in halved if step == 46} == {2 * p + s for p in kept for s in (0, 1)}
     (winner,) = {run // 2 for run, step, _ in halved if step == 58}
-    assert winner == min(kept, key=lambda p: np.mean([everything[2 * p + s, 50, "loss"] for s in (0, 1)]))
+    assert winner == min(kept, key=lambda p: np.mean([everything[2 * p + s, 50, "policy/loss"] for s in (0, 1)]))
     for (index, step, name), value in halved.items():
         np.testing.assert_allclose(value, everything[index, step, name], rtol=1e-3, atol=1e-4)
 
@@ -54,9 +54,9 @@ def test_points_are_dropped_by_a_metric(root: Path) -> None:
     assert [t["runs"] for t in timings] == [8, 8, 8, 4, 2]
 
     killed = ("tests/resume/killed_trainer.py", "after", "7", *TINY_SRPO, *POINTS, *RUNGS)
-    result = run(root, *killed, "--config.halving.criterion=-loss", f"--workdir={root / 'killed'}", code=None)
+    result = run(root, *killed, "--config.halving.criterion=-policy/loss", f"--workdir={root / 'killed'}", code=None)
     assert result.returncode == -signal.SIGKILL
-    run(root, *flags, *RUNGS, "--config.halving.criterion=-loss", f"--workdir={root / 'killed'}")
+    run(root, *flags, *RUNGS, "--config.halving.criterion=-policy/loss", f"--workdir={root / 'killed'}")
     assert_same_checkpoints(root / "killed", root / "half")
 
 
@@ -80,8 +80,8 @@ def test_points_are_dropped_by_evaluation(root: Path) -> None:
     [
         ((40,), "evaluation", "", "needs several hyper-parameter points"),
         ((40,), "evaluation", "expectile=0.6,0.7", "no policy to evaluate; the last stage begins at 60"),
-        ((40,), "-loss", "beta=0.1,0.2", "the points are still the same; they differ after 60"),
-        ((100,), "-loss", "beta=0.1,0.2", "must lie before the end of training at 100"),
+        ((40,), "-policy/loss", "beta=0.1,0.2", "the points are still the same; they differ after 60"),
+        ((100,), "-policy/loss", "beta=0.1,0.2", "must lie before the end of training at 100"),
     ],
 )
 def test_rungs_that_decide_nothing_are_refused(rungs: tuple[int, ...], criterion: str, sweep: str, message: str) -> None:

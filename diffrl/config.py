@@ -15,8 +15,6 @@ from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
 LARGEST_COUNT = 2**31 - 1  # that int32 holds
-
-
 OF_DATASET = "dataset"  # as online.env_id: the environment that the dataset names
 
 

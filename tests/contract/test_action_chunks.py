@@ -1,0 +1,341 @@
+"""Chunks of actions around any method: what a batch is then, which values come out, and how they are carried out."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, no_type_check
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from diffrl.training.online.train import train_online
+from support import make_dataset, quick_compilation, runs_of, train_stages, trees_equal, unchecked
+from test_contract import ACTION, BATCH, OBSERVATION, dataset, shrink
+
+from diffrl.action_chunks import in_chunks, wide
+from diffrl.algorithm import Algorithm, Stage, no_carry
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig, OnlineConfig
+from diffrl.data.columns import attach
+from diffrl.data.dataset import Dataset
+from diffrl.data.replay import load_rows
+from diffrl.data.sampling import windows
+from diffrl.learner import forward
+from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp import Linear, orthogonal_dense
+from diffrl.objectives.value import bootstrap
+from diffrl.registry import REGISTRY, Method, make
+from diffrl.training.chunk import draw
+from diffrl.types import Key, Spec, Transition
+
+# Of the methods whose values are compared, the layers of their critics.
+BOOTSTRAPPED = {"iql": orthogonal_dense, "sac": Linear}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation() -> Iterator[None]:
+    with quick_compilation():
+        yield
+
+
+@jax.tree_util.register_dataclass
+@no_type_check  # inside a program the floats are tracers
+@dataclasses.dataclass
+class HParams:
+    learning_rate: float = 1.0
+
+
+@dataclasses.dataclass
+class Config3(HParams):
+    """Of a method that learns nothing."""
+
+    num_updates: int = 100
+    batch_size: int = 8
+
+
+@flax.struct.dataclass
+class State:
+    step: Any
+    hparams: Any
+
+
+def playing(config: Config3, spec: Spec) -> Algorithm:
+    """Chooses 0, 0.1, 0.2, … whatever it sees; its update tells of its batch."""
+
+    def update(state: State, batch: Transition, key: Key) -> Any:
+        del key
+        ahead = batch.extras["ahead_reward"]
+        wrong = jnp.abs(batch.reward - jnp.sum(ahead, axis=-1)) + (batch.action.shape[-1] != spec.action_dim)
+        return state, {"loss": jnp.mean(wrong), "steps": jnp.mean(batch.extras["ahead_steps"].astype(jnp.float32))}
+
+    def act(policy: Any, carry: Any, observation: jax.Array, key: Key) -> Any:
+        del policy, key
+        return jnp.broadcast_to(jnp.arange(spec.action_dim) / 10.0, (len(observation), spec.action_dim)), carry
+
+    return Algorithm(
+        hparams=HParams(config.learning_rate),
+        init=lambda key, hparams: State(jnp.int32(0), hparams),
+        stages=(Stage("play", config.num_updates, config.batch_size, update),),
+        policy=lambda state: state.hparams,
+        init_carry=no_carry,
+        act=act,
+    )
+
+
+def chunked(algorithm: Algorithm, data: Dataset, length: int) -> tuple[Algorithm, Dataset]:
+    found = in_chunks(algorithm, Spec.plain(data.observation_dim, data.action_dim), length)
+    return found, attach(data, found.columns)
+
+
+def seen_by(algorithm: Algorithm, data: Dataset, length: int) -> Transition:
+    """All rows, in order, as the update of a method in chunks sees them."""
+
+    def tell(state: Any, batch: Transition, key: Key) -> Any:
+        del state, key
+        return batch, {}
+
+    algorithm = algorithm._replace(stages=tuple(stage._replace(update=tell) for stage in algorithm.stages))
+    algorithm, data = chunked(algorithm, data, length)
+    return algorithm.stages[0].update(None, data[:], jax.random.key(0))[0]
+
+
+# --------------------------------------------------------------------------------------------------------- what a batch is
+
+
+def test_a_batch_is_of_as_many_steps() -> None:
+    """Six rows r = (-1, -1, 0, -1, -1, -1): a terminal after the third, a timeout after the last; γ = .9, h = 3 by hand."""
+    reward, terminal, timeout = np.array([-1.0, -1, 0, -1, -1, -1]), np.arange(6) == 2, np.arange(6) == 5
+    row = np.arange(6.0)
+    data = make_dataset(row[:, None], np.stack([row, -row], axis=1), reward, row[:, None] + 10, terminal, timeout)
+    batch = seen_by(playing(Config3(), Spec.plain(1, 6)), data, 3)
+    first = np.array([[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 5], [4, 5, 5], [5, 5, 5]])
+    np.testing.assert_array_equal(batch.action, np.stack([first, -first], axis=2).reshape(6, 6))
+    np.testing.assert_array_equal(batch.reward, [-2, -1, 0, -3, -2, -1])
+    np.testing.assert_array_equal(batch.observation[:, 0], row)
+    np.testing.assert_array_equal(batch.next_observation[:, 0], [12, 12, 12, 15, 15, 15])
+    np.testing.assert_array_equal(batch.terminal, row < 3)
+    np.testing.assert_array_equal(batch.timeout, row >= 3)
+    np.testing.assert_array_equal(jnp.sum(batch.extras["action_chunk_mask"], axis=1), [3, 2, 1, 3, 2, 1])
+    ahead = bootstrap(batch, 0.9)
+    np.testing.assert_allclose(ahead.reward, [-1.9, -1, 0, -2.71, -1.9, -1], rtol=1e-6)
+    np.testing.assert_allclose(ahead.weight, [0, 0, 0, 0.729, 0.81, 0.9], rtol=1e-6)
+    np.testing.assert_array_equal(ahead.observation, batch.next_observation)
+
+
+def test_without_a_discount_only_the_first_reward_counts() -> None:
+    data = make_dataset(np.zeros((4, 1)), np.zeros((4, 1)), np.arange(1.0, 5.0), terminal=False)
+    ahead = bootstrap(seen_by(playing(Config3(), Spec.plain(1, 2)), data, 2), 0.0)
+    np.testing.assert_array_equal(ahead.reward, [1, 2, 3, 4])
+    np.testing.assert_array_equal(ahead.weight, np.zeros(4))
+
+
+def test_a_stage_that_draws_for_itself_draws_chunks() -> None:
+    """Windows of chunks, and columns that a stage prepares from them: its own functions see the rows as its update does."""
+    row = np.arange(6.0)
+    data = make_dataset(row[:, None], row[:, None], row, row[:, None] + 1, False, row == 5)
+    data = dataclasses.replace(data, episode_start=jnp.zeros(6, jnp.int32), episode_end=jnp.full(6, 6, jnp.int32))
+    algorithm = playing(Config3(), Spec.plain(1, 2))
+
+    def prepare(state: Any, dataset: Dataset, key: Key) -> dict[str, jax.Array]:
+        del state, key
+        return {"sum": jnp.sum(dataset[jnp.arange(dataset.size)].action, axis=1)}
+
+    algorithm = algorithm._replace(stages=(algorithm.stages[0]._replace(prepare=prepare, batch=windows(2)),))
+    algorithm, data = chunked(algorithm, data, 2)
+    (stage,) = algorithm.stages
+    assert stage.prepare is not None
+    columns = stage.prepare(None, data, jax.random.key(0))
+    np.testing.assert_array_equal(columns["sum"], [1, 3, 5, 7, 9, 10])
+    batch = jax.device_get(draw(stage, data, columns, jax.random.key(0)))
+    t = batch.observation[:, 0]
+    np.testing.assert_array_equal(batch.action, np.stack([t, np.minimum(t + 1, 5)], axis=1))
+    np.testing.assert_array_equal(batch.extras["sum"], batch.action.sum(axis=1))
+    np.testing.assert_array_equal(batch.extras["window_action"][:, 0], batch.action)
+    later = np.minimum(t + 1, 5)
+    np.testing.assert_array_equal(batch.extras["window_action"][:, 1], np.stack([later, np.minimum(later + 1, 5)], axis=1))
+
+
+# ------------------------------------------------------------------------------------------------------------------- values
+
+
+def distances(far: int) -> Dataset:
+    """From `far` steps down to the goal, a reward of -1 each, whatever is done; states one-hot, many episodes."""
+    k = np.tile(np.arange(far, 0, -1), 200)
+    eye, rng = np.eye(far + 1), np.random.default_rng(0)
+    return make_dataset(eye[k], rng.uniform(-1, 1, (len(k), 1)), -np.ones(len(k)), eye[k - 1], k == 1)
+
+
+@pytest.mark.parametrize("name", BOOTSTRAPPED)
+def test_values_are_those_of_single_steps(name: str) -> None:
+    """Q(s, chunk) = -(1 - γ^D) / (1 - γ), D steps from the goal, for two discounts in one program. With γ in place of γ³ as the
+    weight of the value after a chunk, it would be -4.4 at D = 6 and γ = .8 where -3.69 is right.
+    """
+    config = shrink(REGISTRY[name].config())
+    changes = {
+        "tau": 0.1,
+        "num_updates": 1000,
+        "batch_size": 64,
+        "hidden_dims": (32, 32),
+        "n_step": 1,
+        "expectile": 0.5,
+        "initial_entropy_weight": 1e-8,
+    }
+    changes |= {field.name: 3e-3 for field in dataclasses.fields(config) if field.name.endswith("learning_rate")}
+    fields = {field.name for field in dataclasses.fields(config)}
+    config = dataclasses.replace(config, **{field: value for field, value in changes.items() if field in fields})
+    algorithm = make(config, Spec.plain(7, 1), action_chunk=3)
+    states = train_stages(algorithm, runs_of(config, sweep="discount=0.8,0.5"), distances(6))
+    critics, chunk = Critics((32, 32), 2, dense=BOOTSTRAPPED[name]), jnp.zeros((6, 3))
+    q = jax.vmap(lambda params: jnp.mean(forward(critics, params, jnp.eye(7)[1:], chunk), axis=0))(states.critic.params)
+    steps, discount = np.arange(1, 7), np.array([[0.8], [0.5]])
+    np.testing.assert_allclose(q, -(1 - discount**steps) / (1 - discount), atol=0.15)
+
+
+def test_one_step_at_a_time_is_no_chunk() -> None:
+    """Bit for bit: asked for chunks of one, and with the wrapper around single steps."""
+    config = bc.Config(hidden_dims=(8,), num_updates=20, batch_size=8)
+    plain, runs = make(config, Spec.plain(OBSERVATION, ACTION)), runs_of(config, 2)
+    expected = train_stages(plain, runs, dataset())
+    observation = jax.random.normal(jax.random.key(1), (4, OBSERVATION))
+    policy = jax.tree.map(lambda x: x[0], plain.policy(expected))
+    action, _ = plain.act(policy, (), observation, jax.random.key(0))
+    wrapped = in_chunks(plain, Spec.plain(OBSERVATION, ACTION), 1)
+    for algorithm in (make(config, Spec.plain(OBSERVATION, ACTION), action_chunk=1), wrapped):
+        assert trees_equal(train_stages(algorithm, runs, dataset()), expected)
+        carry = algorithm.init_carry(policy, 4)
+        for _ in range(2):
+            chosen, carry = algorithm.act(policy, carry, observation, jax.random.key(0))
+            np.testing.assert_array_equal(chosen, action)
+    batch = seen_by(playing(Config3(), Spec.plain(OBSERVATION, ACTION)), dataset(), 1)
+    for one, other in zip(bootstrap(batch, 0.97), bootstrap(dataset()[:], 0.97), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_method_takes_chunks(name: str) -> None:
+    """Two updates of every stage keep the state's shapes, and it acts in single steps; nothing is computed for that."""
+    config = shrink(REGISTRY[name].config())
+    for field in ("n_step", "model_horizon"):
+        if hasattr(config, field):
+            setattr(config, field, 1)
+    spec = Spec.plain(OBSERVATION, ACTION)
+    algorithm = make(config, spec, action_chunk=2)
+    data, key = attach(dataset(), algorithm.columns), jax.random.key(0)
+
+    def trained() -> Any:
+        state = algorithm.init(key, algorithm.hparams)
+        fresh = state
+        for stage in algorithm.stages:
+            columns = {} if stage.prepare is None else stage.prepare(state, data, key)
+            for _ in range(2):
+                batch = draw(stage, data, columns, key)
+                assert batch.observation.shape == (BATCH, OBSERVATION)
+                state, _ = stage.update(state, batch, key)
+        policy = algorithm.policy(state)
+        carry = algorithm.init_carry(policy, 5)
+        action, after = algorithm.act(policy, carry, jnp.zeros((5, OBSERVATION)), key)
+        assert algorithm.explore is not None
+        explored, _ = algorithm.explore(policy, after, jnp.zeros((5, OBSERVATION)), key)
+        return fresh, state, carry, after, action, explored
+
+    with unchecked():
+        fresh, state, carry, after, action, explored = jax.eval_shape(trained)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), fresh) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), carry) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert action.shape == explored.shape == (5, ACTION)
+
+
+# --------------------------------------------------------------------------------------------------------------- acting
+
+
+def test_chunks_are_carried_out_open_loop() -> None:
+    """Each environment in its own time: 0, .1, .2 from every beginning, in the environment's units, and a chunk is chosen only
+    when some environment of some run needs one.
+    """
+    chosen: list[int] = []
+
+    def choose(policy: Any, carry: Any, observation: jax.Array, key: Key) -> Any:
+        del key
+        jax.debug.callback(lambda: chosen.append(1))
+        steps = policy + observation[:, :1] + jnp.arange(3) / 10.0
+        return steps, carry + 1
+
+    inner = playing(Config3(), Spec.plain(1, 3))._replace(act=choose, init_carry=lambda policy, n: jnp.zeros(n, jnp.int32))
+    algorithm = in_chunks(inner, Spec.plain(1, 1), 3)
+    policies = jnp.array([0.0, 10.0])  # two runs, of two environments each
+
+    @jax.jit
+    def act(carry: Any, observation: jax.Array) -> Any:
+        return jax.vmap(lambda policy, carry, seen: algorithm.act(policy, carry, seen, jax.random.key(0)))(
+            policies, carry, observation
+        )
+
+    fresh = jax.vmap(lambda policy: algorithm.init_carry(policy, 2))(policies)
+    carry, actions, plans = fresh, [], []
+    for t in range(8):
+        if t == 4:  # the second environment of the first run begins again
+            carry = jax.tree.map(lambda new, old: old.at[0, 1].set(new[0, 1]), fresh, carry)
+        action, carry = act(carry, jnp.full((2, 2, 1), float(t)))
+        jax.effects_barrier()
+        plans.append(bool(chosen))
+        chosen.clear()
+        actions.append(np.asarray(action)[..., 0])
+    assert plans == [True, False, False, True, True, False, True, True]
+    expected = np.array([0, 0.1, 0.2, 3, 3.1, 3.2, 6, 6.1])
+    np.testing.assert_allclose(np.array(actions)[:, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.array(actions)[:, 1], 10 + np.stack([expected, expected], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(np.array(actions)[:, 0, 1], [0, 0.1, 0.2, 3, 4, 4.1, 4.2, 7], rtol=1e-6)
+    np.testing.assert_array_equal(carry[0], [[3, 2], [3, 3]])  # how often each has chosen in its episode
+
+
+def test_training_by_interaction_is_in_chunks(tmp_path: Path, monkeypatch: Any) -> None:
+    """In an environment of episodes of 25 steps: what is stored are single steps, open loop from each episode's beginning, and
+    what is learnt from are chunks out of the buffer.
+    """
+    monkeypatch.setitem(REGISTRY, "playing", Method(Config3, playing))
+    online = OnlineConfig(
+        env_id="diffrl/HoleIntegrator-v0", backend="jax", num_env_steps=80, warmup_steps=10, buffer_size=100, num_envs=1
+    )
+    config = Config(Config3(), DatasetConfig(), online, action_chunk=3, num_seeds=1, updates_per_chunk=10, checkpoint_every=40)
+    with unchecked():
+        assert train_online(config, tmp_path / "run").complete
+    rows = load_rows(tmp_path / "run" / "replay", 80)[0, 0]
+    action, ended = rows[:, 2:4], rows[:, -1] > 0.5
+    position = 0
+    for t in range(10, 80):
+        position = 0 if t == 10 or ended[t - 1] else (position + 1) % 3
+        np.testing.assert_allclose(action[t], [0.2 * position, 0.2 * position + 0.1], atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics" / "train.jsonl").read_text().splitlines()]
+    assert {line["value"] for line in lines if line["name"] == "loss"} == {0.0}
+    steps = [line["value"] for line in lines if line["name"] == "steps"]
+    assert len(steps) == 7
+    assert all(2.0 < value < 3.0 for value in steps)
+
+
+# --------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("field", ["n_step", "model_horizon"])
+def test_methods_that_look_further_are_refused(field: str) -> None:
+    """Whichever do so; one line that says which setting, and that setting is enough."""
+    refused = 0
+    for method in REGISTRY.values():
+        config = shrink(method.config())
+        if not hasattr(config, field):
+            continue
+        setattr(config, field, 3)
+        with pytest.raises(ValueError, match=f"action_chunk=2 needs a method.*{field}") as error:
+            make(config, Spec.plain(3, 2), action_chunk=2)
+        assert "\n" not in str(error.value)
+        setattr(config, field, 1)
+        make(config, Spec.plain(3, 2), action_chunk=2)
+        refused += 1
+    assert refused
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match="set action_chunk=1"):
+        wide(dataclasses.replace(Spec.plain(3, 2), num_actions=2), 2)

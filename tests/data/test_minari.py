@@ -95,10 +95,12 @@ def test_dict_keys_and_their_order():
     make("test/goal-v0", [goal_episode([7, 7, 7])], GOAL)
     source = loader.load("test/goal-v0")
     assert source.observation_keys == ("observation", "desired_goal")
+    assert build(source, Transforms())[1].observation_parts == (("observation", 2), ("desired_goal", 1))
     assert source.transitions.observation.tolist() == [[0, 0, 7], [1, -1, 7]]
     chosen = loader.load("test/goal-v0", observation_keys=("achieved_goal", "observation"))
     assert chosen.transitions.next_observation.tolist() == [[1, 1, -1], [2, 2, -2]]
     assert chosen.observation_keys == ("achieved_goal", "observation")
+    assert build(chosen, Transforms())[1].observation_parts == (("achieved_goal", 1), ("observation", 2))
     with pytest.raises(DatasetError, match="no observation key 'position'; there are achieved_goal, desired_goal, observation"):
         loader.load("test/goal-v0", observation_keys=("position",))
 
@@ -109,6 +111,7 @@ def test_other_dicts_alphabetically_and_nested():
     make("test/nested-v0", [{**episode(0, 1), "observations": observations}], space)
     source = loader.load("test/nested-v0")
     assert source.observation_keys == ("a", "z")
+    assert build(source, Transforms())[1].observation_parts == (("a", 3), ("z", 1))
     assert source.transitions.observation.tolist() == [[4, 2, 3, 1]]
 
 
@@ -137,6 +140,7 @@ def test_tuples_and_dicts_in_them(data_format):
     assert source.transitions.terminal.tolist() == [False, True, False]
     assert source.transitions.timeout.tolist() == [False, False, True]
     assert source.observation_keys is None
+    assert build(source, Transforms())[1].observation_parts == ()
     with pytest.raises(DatasetError, match="observation keys b were given, but the observation has no keys"):
         loader.load(f"test/tuple-{data_format}-v0", observation_keys=("b",))
 

@@ -24,6 +24,7 @@ from diffrl.evaluation.statistics import interval
 from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE
 from diffrl.studies.distances import mmd, sliced_wasserstein
+from diffrl.training.runs import in_words
 from diffrl.training.trained import Act, Trained
 from diffrl.types import Policy
 
@@ -84,7 +85,7 @@ def _sampler(trained: Trained, act: Act) -> _Sampler:
     return _Sampler(
         name=algorithm_name(trained.config) + "".join(f", {name} {value}" for name, value in act),
         betas=np.asarray(getattr(runs.hparams, BETA)).tolist() if hasattr(runs.hparams, BETA) else None,
-        labels=[", ".join(f"{name} = {value:g}" for name, value in point.items()) for point in runs.points],
+        labels=list(map(in_words, runs.points)),
         sample=sample,
     )
 

@@ -149,9 +149,13 @@ def cross(config: Config, axes: list[Axis]) -> list[Point]:
     for i, point in enumerate(points):
         validate_method(dataclasses.replace(config.algorithm, **point))
         if point in points[:i]:
-            words = ", ".join(f"{name}={value:g}" for name, value in point.items())
-            raise ConfigError(f"sweep has the point {words} twice: its runs would be the same")
+            raise ConfigError(f"sweep has the point {in_words(point)} twice: its runs would be the same")
     return points
+
+
+def in_words(point: Point) -> str:
+    """A point for people, as in "beta=0.1, tau=0.2"; empty where nothing is swept."""
+    return ", ".join(f"{name}={value:g}" for name, value in point.items())
 
 
 def _declared(config: Config) -> type:

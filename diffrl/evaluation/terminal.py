@@ -1,4 +1,4 @@
-"""What the evaluator says of results on a terminal: a line for each, and a table of the last checkpoint's."""
+"""Results on a terminal: a line for each, and a table of the last checkpoint's."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""What a sweep will cost, for people and for programs."""
+"""The costs of a sweep as a table for people and as JSON for programs."""
 
 from typing import Any, NamedTuple
 

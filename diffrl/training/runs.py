@@ -1,4 +1,7 @@
-"""Runs: seeds × hyper-parameter points on one leading axis."""
+"""The runs of a sweep: seeds × hyper-parameter points on one leading axis.
+
+`Config.sweep` is text, as a command line has it. It is read into axes, whose values are numbers, and these are crossed to points.
+"""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""From workdirs to comparable series of results, and from these to one table (Markdown, CSV, terminal).
+"""Tables of results (Markdown, CSV, terminal): workdirs are read into series that may be compared, and these are put in rows.
 
 Normalised scores are shown where the data have reference returns; IQM and interval then speak of scores, else of returns.
 """

@@ -131,7 +131,7 @@ def judge(
 
 
 def _cells_of(sampler: _Sampler, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
-    """Of one workdir and way of acting."""
+    """The cells of one workdir that acts in one way."""
     nowhere, key = jnp.zeros((BLOCKS * n, 1)), jax.random.key(seed)
     if sampler.betas is not None or candidates < 2:
         drawn = np.asarray(sampler.sample(nowhere, key))

@@ -17,7 +17,7 @@ class Forecast(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all stages whose time was measured."""
+        """The time of all stages that were measured."""
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
 

@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
     @property
     def stopped(self) -> list[str]:
-        """Of each run why it was not trained to the end, "" where it was."""
+        """Why each run was not trained to the end; "" where it was."""
         return list(self.result.stopped)
 
     @property

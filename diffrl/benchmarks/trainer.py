@@ -78,7 +78,7 @@ def _start(folder: Path, workdir: str) -> tuple[float, float]:
 
 
 def host_overhead(config: Config, counts: list[int]) -> list[HostTime]:
-    """Time the host's work per chunk, by a training whose updates cost next to nothing: networks one unit wide, one update a chunk."""
+    """Time the host's work per chunk, by a training whose updates cost next to nothing: all networks one unit wide."""
     from diffrl.training.train import train
 
     found = []

@@ -283,12 +283,13 @@ def validate_method(algorithm: Any) -> None:
 
 def _check(holder: Any, prefix: str) -> None:
     """Every value is of its declared type, whichever way it came in, and every number in its range."""
+    hints = _types(holder)
     for field in dataclasses.fields(holder):
-        name, value = prefix + field.name, getattr(holder, field.name)
-        if dataclasses.is_dataclass(value) and (field.type is Any or isinstance(value, field.type)):
+        name, value, hint = prefix + field.name, getattr(holder, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value) and (hint is Any or isinstance(value, hint)):
             _check(value, f"{name}.")
             continue
-        value = _coerce(value, field.type, name)
+        value = _coerce(value, hint, name)
         for i, number in enumerate(value if isinstance(value, tuple) else (value,)):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check_range(f"{name}[{i}]" if isinstance(value, tuple) else name, number, *range_of(field, number))

@@ -177,7 +177,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
 
     from diffrl.evaluation.evaluate import evaluate_workdir, mean_returns
     from diffrl.sweeps import report
-    from diffrl.training.runs import make_runs
+    from diffrl.training.runs import in_words, make_runs
     from diffrl.training.train import train
 
     started, diverged = time.monotonic(), []
@@ -190,8 +190,8 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
             return 0
         runs = make_runs(one.config, one.points)
         for run in outcome.diverged:
-            point = "".join(f", {name}={value:g}" for name, value in runs.points[run].items())
-            diverged.append(f"{one.label}: run {run} (seed {runs.seeds[run]}{point})")
+            point = ", ".join(filter(None, [f"seed {runs.seeds[run]}", in_words(runs.points[run])]))
+            diverged.append(f"{one.label}: run {run} ({point})")
         if EVALUATE.value:
             evaluate_workdir(one.workdir, options, console)
         jax.clear_caches()  # a hundred programs would fill the memory

@@ -84,19 +84,8 @@ class StageTime(NamedTuple):
         )
 
 
-COLUMNS = (
-    "method",
-    "stage",
-    "way",
-    "runs",
-    "updates/s",
-    "against host loop",
-    "GFLOP/update",
-    "of ceiling",
-    "MB/update",
-    "of bandwidth",
-)
-COLUMNS += ("kernels/update", "compile s", "again s", "memory MB")
+COLUMNS = ("method", "stage", "way", "runs", "updates/s", "against host loop", "GFLOP/update", "of ceiling", "MB/update")
+COLUMNS += ("of bandwidth", "kernels/update", "compile s", "again s", "memory MB")
 
 
 class ActionTime(NamedTuple):

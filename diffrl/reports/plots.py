@@ -1,4 +1,4 @@
-"""Learning curves, and mazes with the data's trajectories beside each policy's."""
+"""Pictures of results: learning curves, and mazes with the data's trajectories beside each policy's."""
 
 from pathlib import Path
 

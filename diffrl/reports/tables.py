@@ -1,4 +1,4 @@
-"""From workdirs to comparable series of results, and from these to one table (Markdown, CSV, terminal).
+"""Tables of results (Markdown, CSV, terminal): workdirs are read into series that may be compared, and these are put in rows.
 
 Normalised scores are shown where the data have reference returns; IQM and interval then speak of scores, else of returns.
 """
@@ -18,6 +18,7 @@ from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
 from diffrl.reports import markdown
+from diffrl.training.runs import in_words
 from diffrl.training.trained import Trained
 from diffrl.training.workdir import WorkdirError
 
@@ -124,7 +125,7 @@ def _read_one(workdir: Path, last: int | None) -> list[Series]:
                 successes=result.successes[runs],
                 stopped=tuple(result.stopped[run] for run in runs if result.stopped),
             )
-            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+            point = in_words(hparams)
             grouped.setdefault((point, result.settings.label), []).append(part)
     return [
         Series("", method, point, workdir, trained.card, group, _notes(workdir, group[-1].step))

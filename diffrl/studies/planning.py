@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
     real: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
-        """All but the paths."""
+        """Everything but the paths, which are long."""
         kept = {name: value for name, value in self._asdict().items() if name not in ("planned", "real")}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
 
@@ -81,7 +81,7 @@ def task_of(trained: Trained) -> ControlTask | None:
 
 
 class Units(NamedTuple):
-    """From what models see to what the environment has, and back."""
+    """The units that models see, turned into those of the environment and back."""
 
     mean: Array
     std: Array

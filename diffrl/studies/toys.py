@@ -24,6 +24,7 @@ from diffrl.evaluation.statistics import interval
 from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE
 from diffrl.studies.distances import mmd, sliced_wasserstein
+from diffrl.training.runs import in_words
 from diffrl.training.trained import Act, Trained
 from diffrl.types import Policy
 
@@ -84,7 +85,7 @@ def _sampler(trained: Trained, act: Act) -> _Sampler:
     return _Sampler(
         name=algorithm_name(trained.config) + "".join(f", {name} {value}" for name, value in act),
         betas=np.asarray(getattr(runs.hparams, BETA)).tolist() if hasattr(runs.hparams, BETA) else None,
-        labels=[", ".join(f"{name} = {value:g}" for name, value in point.items()) for point in runs.points],
+        labels=list(map(in_words, runs.points)),
         sample=sample,
     )
 
@@ -130,7 +131,7 @@ def judge(
 
 
 def _cells_of(sampler: _Sampler, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
-    """Of one workdir and way of acting."""
+    """The cells of one workdir that acts in one way."""
     nowhere, key = jnp.zeros((BLOCKS * n, 1)), jax.random.key(seed)
     if sampler.betas is not None or candidates < 2:
         drawn = np.asarray(sampler.sample(nowhere, key))

@@ -81,12 +81,13 @@ def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -
         kind, values = _kind(names, config), split(listed)
         named += names
         if re.search(r"\b(log)?uniform\(", listed):
-            if kind != RUN or len(names) > 1 or len(values) > 1:
+            first, *others = short
+            if kind != RUN or others or len(values) > 1:
                 raise ConfigError(
                     f"--sweep {text!r}: drawing is for one float hyper-parameter of the method, in one range, e.g. "
                     f"{sweepable(config)[0]}=loguniform(0.01,1)"
                 )
-            drawn[short[0]] = _draw(names[0], listed, num_points, search_seed)
+            drawn[first] = _draw(names[0], listed, num_points, search_seed)
         elif len(set(values)) < len(values):
             raise ConfigError(f"--sweep {text!r} has a value twice")
         elif kind == SEEDS:

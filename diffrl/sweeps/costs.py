@@ -44,7 +44,7 @@ class Limit(NamedTuple):
 
 
 class StageCost(NamedTuple):
-    """Of one stage of one training. Times are of the stage's updates and what it prepares, without compiling.
+    """The cost of one stage of one training. Times are of the stage's updates and what it prepares, without compiling.
 
     `distinct_runs` are really trained: runs that differ only in what later stages read share this one.
     """

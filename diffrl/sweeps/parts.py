@@ -77,6 +77,6 @@ def largest(needed: Callable[[int], int], too_many: int, limit: int) -> int:
 
 
 def _even(total: int, most: int) -> list[int]:
-    """As few sizes as possible, none above `most`, that add up to `total` and differ by at most one."""
+    """The fewest sizes, none above `most`, that add up to `total` and differ by at most one."""
     count = -(-total // most)
     return [total // count + (i < total % count) for i in range(count)]

@@ -1,4 +1,7 @@
-"""What a sweep trains: groups, each one program per stage and nothing but a command of launch/train.py."""
+"""The groups of a sweep: each is one training of many runs.
+
+A group is nothing but a command of launch/train.py, so that it can be repeated, or run elsewhere, by itself.
+"""
 
 import copy
 import hashlib

@@ -1,4 +1,7 @@
-"""`sweep.json`: what a sweep is and how its groups were split, so that the same command goes on and another one is refused."""
+"""`sweep.json`: what a sweep is, and how its groups were split.
+
+By it the same command goes on where it stopped, and another one is refused in the same directory.
+"""
 
 import json
 from pathlib import Path

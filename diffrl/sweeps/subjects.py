@@ -1,4 +1,7 @@
-"""What the groups of a sweep train on, looked at before anything starts: a mistake in the last must not wait for the first."""
+"""What the groups of a sweep train on: method, data, environment.
+
+All are looked at before the first group starts, so that a mistake in the last one is found at once.
+"""
 
 import copy
 import itertools

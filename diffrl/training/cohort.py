@@ -42,7 +42,7 @@ class Cohort(NamedTuple):
         return len(self.members) + len(self.parked)
 
     def padded(self, values: Any, mesh: Mesh) -> Any:
-        """From values of all runs `[R, ...]` those of the members, the last repeated until they fill the mesh evenly."""
+        """Pick those of the members from values of all runs `[R, ...]`; the last is repeated to fill the mesh."""
         size = padded_size(len(self.members), mesh)
         return values[np.array([*self.members, *self.members[-1:] * (size - len(self.members))])]
 

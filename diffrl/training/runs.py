@@ -1,4 +1,7 @@
-"""Runs: seeds × hyper-parameter points on one leading axis."""
+"""The runs of a sweep: seeds × hyper-parameter points on one leading axis.
+
+`Config.sweep` is text, as a command line has it. It is read into axes, whose values are numbers, and these are crossed to points.
+"""
 
 import dataclasses
 import itertools
@@ -158,9 +161,13 @@ def cross(config: Config, axes: list[Axis]) -> list[Point]:
     for i, point in enumerate(points):
         validate_method(dataclasses.replace(config.algorithm, **point))
         if point in points[:i]:
-            words = ", ".join(f"{name}={value:g}" for name, value in point.items())
-            raise ConfigError(f"sweep has the point {words} twice: its runs would be the same")
+            raise ConfigError(f"sweep has the point {in_words(point)} twice: its runs would be the same")
     return points
+
+
+def in_words(point: Point) -> str:
+    """A point for people, as in "beta=0.1, tau=0.2"; empty where nothing is swept."""
+    return ", ".join(f"{name}={value:g}" for name, value in point.items())
 
 
 def _declared(config: Config) -> type:

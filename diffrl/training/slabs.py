@@ -78,13 +78,13 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
 
 
 class Whole:
-    """All rows, on every device."""
+    """All rows, on every device, for data that fit there. Has the methods of `Slabs`."""
 
     def __init__(self, dataset: Dataset, mesh: Mesh) -> None:
         self.dataset = place(dataset, mesh, SHARED)
 
     def begin(self, stage: Stage, per_chunk: int) -> None:
-        """Nothing depends on the stage."""
+        """Do nothing: all stages draw from the same rows."""
 
     def at(self, update: int) -> Dataset:
         """The rows that an update draws from."""
@@ -92,7 +92,7 @@ class Whole:
         return self.dataset
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class Slabs:

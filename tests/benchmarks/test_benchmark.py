@@ -28,7 +28,7 @@ def test_page_has_a_table_per_section_with_rows(tmp_path: Path) -> None:
     ]
     text = page.markdown(["`command`", "machine"], sections)
     assert text.startswith("# Benchmark\n\n`command`  \nmachine  \n\n## Training\n\na note\n\n| method |")
-    assert "| m | s | R | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
+    assert "| m | s | runs | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
     assert "Nothing" not in text
     assert page.draw_throughput(rows, tmp_path / "a.png").stat().st_size > 5_000
     points = [Point(axis, value, 1.0 / value, value) for axis in scaling.AXES for value in (1, 2, 4)]

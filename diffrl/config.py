@@ -331,10 +331,6 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
-    elif origin is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-        raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(typing.get_args(hint))}")
     elif hint is float:
         if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)

@@ -141,7 +141,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
         # ---------------------------------------------------------------- data on all devices, whole or in slabs
         data, slab_rows = None, 0
-        if dataset is not None:
+        if dataset is not None and described is not None:
             slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
             if slab_rows and world is not None:
                 raise ConfigError(

@@ -156,10 +156,12 @@ def cross(config: Config, axes: list[Axis]) -> list[Point]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"sweep names {name!r} twice: put all its values into one axis")
+    for axis in axes:
+        for value in axis.values:
+            validate_method(dataclasses.replace(config.algorithm, **dict(zip(axis.names, value, strict=True))))
     combinations = itertools.product(*(axis.values for axis in axes))
     points = [dict(zip(names, itertools.chain(*values), strict=True)) for values in combinations]
     for i, point in enumerate(points):
-        validate_method(dataclasses.replace(config.algorithm, **point))
         if point in points[:i]:
             raise ConfigError(f"sweep has the point {in_words(point)} twice: its runs would be the same")
     return points

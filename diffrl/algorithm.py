@@ -120,7 +120,8 @@ def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
     """
     mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
     # What float32 rounds off the mean; the first difference is exact for observations near it.
-    rest = jnp.asarray((np.asarray(spec.observation_mean) - np.float32(spec.observation_mean)) / np.asarray(spec.observation_std))
+    exact = np.asarray(spec.observation_mean, np.float64)
+    rest = jnp.asarray((exact - exact.astype(np.float32)) / np.asarray(spec.observation_std))
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
     def wrapped(choose: ActFn) -> ActFn:

@@ -116,7 +116,7 @@ def test_importing_brings_no_simulator():
     """Each module by itself, in one fresh process; what workers import brings no JAX either."""
     code = """
 import sys, importlib
-for name in ("data.collection", "data.recipes", "data.flatten"):
+for name in ("collection.collect", "collection.recipes", "envs.flatten"):
     importlib.import_module("diffrl." + name)
 importlib.import_module("launch.collect")
 assert "jax" not in sys.modules, "jax"

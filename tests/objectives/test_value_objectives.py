@@ -1,4 +1,4 @@
-"""Expectile regression and temporal differences (IQL eq. 5 and 6; the project's IDQL card, section 8.1)."""
+"""Expectile regression and temporal differences (IQL eq. 5 and 6)."""
 
 from collections.abc import Callable
 

@@ -192,9 +192,9 @@ def test_what_fuzzing_found(method: str, override: str, sweep: str, message: str
 )
 def test_choices_when_acting_are_refused_before_training(override: str, message: str) -> None:
     config = base("sgp")
-    configs.override(config, override)
     with pytest.raises(ValueError, match=message):
-        make(config.algorithm, SPEC)
+        configs.override(config, override)  # knows the choices by themselves
+        make(config.algorithm, SPEC)  # and the method those that do not fit together
 
 
 @pytest.mark.parametrize("value", ["x", 1.5, (8, "y"), None, float("nan"), np.float32(8.0), object()])

@@ -1,4 +1,4 @@
-"""QSM on the DeepMind Control Suite, by interaction (Psenka et al. 2024; card `qsm.md`, section 4.1).
+"""QSM on the DeepMind Control Suite, by interaction (Psenka et al. 2024).
 
     python launch/train.py --config=experiments/qsm_dmc.py:cartpole-swingup --workdir=runs/qsm
     python launch/train.py --config=experiments/qsm_dmc.py:small/walker-walk --workdir=runs/qsm_walker

@@ -1,4 +1,4 @@
-"""Contrastive energy prediction against closed forms (the project's QGPO card, section 8)."""
+"""Contrastive energy prediction against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_loss_is_at_least_the_labels_entropy() -> None:
     [(4, 1.0, 0.3, (0.549, 0.540)), (16, 1.0, 0.3, (0.604, 0.593)), (64, 1.0, 0.3, (0.624, 0.619)), (16, 3.0, 0.3, (1.30, 1.13))],
 )
 def test_bias_of_small_sets(size: int, beta: float, t: float, slopes: tuple[float, float]) -> None:
-    """Section 8.4b: q = N(0, 1), e = x; a cubic f fitted to sets of K has these slopes at 0 and 1 (exact: .6296 and 1.889)."""
+    """For q = N(0, 1) and e = x a cubic f fitted to sets of K has these slopes at 0 and 1 (exact: .6296 and 1.889)."""
     data_key, noise_key = jax.random.split(jax.random.key(0))
     x0 = jax.random.normal(data_key, (400_000 // size, size))
     level = level_at(SCHEDULE, jnp.float32(t))
@@ -64,7 +64,7 @@ def eight() -> tuple[np.ndarray, float]:
 
 
 def model_and_weight(beta: float) -> Model:
-    """The exact guided model of the eight Gaussians (section 8.3)."""
+    """The exact guided model of the eight Gaussians."""
     centres, std = eight()
 
     def log_density(x: jax.Array, level: Level, bonus: float) -> jax.Array:
@@ -80,7 +80,7 @@ def model_and_weight(beta: float) -> Model:
 
 @pytest.mark.parametrize("beta", [0.0, 3.0, 10.0])
 def test_exact_guidance_of_eight_gaussians(beta: float) -> None:
-    """Section 8.3 with 25 steps of the second-order multistep solver: mode weights within .015 in total variation."""
+    """With 25 steps of the second-order multistep solver: mode weights within .015 in total variation."""
     centres, std = eight()
     start = jax.random.normal(jax.random.key(0), (20_000, 2))
     levels = grid(SCHEDULE, 25, spacing="log_snr")

@@ -52,7 +52,7 @@ def moments(num_steps: int, variance: str = "forward", weight: str = "", eta: fl
     ],
 )
 def test_even_a_perfect_network_is_too_narrow_in_five_steps(num_steps: int, variance: str, std: float) -> None:
-    """Card, section 8.1: the spread at T steps, of both variances."""
+    """The spread at T steps, of both variances, in closed form."""
     mean, found = moments(num_steps, variance)
     assert mean == pytest.approx(0.19988, abs=0.004)
     assert found == pytest.approx(std, rel=0.01)
@@ -73,7 +73,7 @@ def test_even_a_perfect_network_is_too_narrow_in_five_steps(num_steps: int, vari
     ],
 )
 def test_guided_moments(eta: float, weight: str, num_steps: int, mean: float, std: float) -> None:
-    """Card, section 8.1: soft guidance overshoots the exact tilt's mean, hard more."""
+    """Soft guidance overshoots the exact tilt's mean, hard more."""
     found = moments(num_steps, weight=weight, eta=eta)
     assert found == pytest.approx((mean, std), abs=0.004)
 
@@ -83,7 +83,7 @@ def test_small_eta_is_unstable_without_clipping() -> None:
 
 
 def test_dual_step() -> None:
-    """Card, section 8.2."""
+    """It moves with the excess, held to a step of 1 and to its range."""
     assert float(dac.dual_step(1.0, 3.0, 1.0, 0.001)) == pytest.approx(1.001)
     assert float(dac.dual_step(1.0, 0.5, 1.0, 0.001)) == pytest.approx(0.9995)
     assert float(dac.dual_step(0.001, 0.0, 1.0, 1.0)) == pytest.approx(0.001)
@@ -91,7 +91,7 @@ def test_dual_step() -> None:
 
 
 def test_lower_bound_is_of_members_maxima() -> None:
-    """Population deviation: (1, 3) with ρ = 1 is 1; "max" is per member, before the bound (card, section 8.2)."""
+    """Population deviation: (1, 3) with ρ = 1 is 1; "max" is per member, before the bound."""
     q = jnp.array([[[1.0]], [[3.0]]])
     np.testing.assert_allclose(dac.next_value(q, "mean", 1.0), [1.0])
     two = jnp.array([[[0.0], [4.0]], [[2.0], [0.0]]])  # [critics, candidates, batch]
@@ -105,7 +105,7 @@ def bandit(reward: Any) -> Any:
 
 
 def test_constant_values_give_no_guidance() -> None:
-    """Q ≡ const: g = 0 whatever its size (card, section 8.2): the critics' last kernel zeroed, their bias -7."""
+    """Q ≡ const: g = 0 whatever its size: the critics' last kernel zeroed, their bias -7."""
     algorithm = dac.make(dataclasses.replace(SMALL, critic_learning_rate=0.0), Spec.plain(1, 1))
     state = algorithm.init(KEY, algorithm.hparams)
 
@@ -164,7 +164,7 @@ def test_policy_moves_where_it_pays_and_stays_near_the_data(guidance: str) -> No
 
 def test_eta_follows_the_policy_before_its_step() -> None:
     """As in the authors' code: the denoising loss that η answers is that of the parameters the update began with."""
-    config = dataclasses.replace(SMALL, policy_learning_rate=0.1, eta_learning_rate=0.1)
+    config = dataclasses.replace(SMALL, policy_learning_rate=1e-2, eta_learning_rate=0.1)
     algorithm = dac.make(config, Spec.plain(1, 1))
     state, data = algorithm.init(KEY, algorithm.hparams), bandit(lambda a: a)[:64]
     update = quick(algorithm.stages[0].update)

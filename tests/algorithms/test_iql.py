@@ -81,7 +81,7 @@ def optimal() -> np.ndarray:
 @pytest.mark.parametrize("index", range(len(EXPECTILES)))
 def test_values_of_a_chain(index: int) -> None:
     """V reaches the fixed point of expectile regression: at τ = .5 the value of the behaviour (Kostrikov et al., theorem 3's
-    premise; the project's IDQL card, section 8.7).
+    premise).
     """
     np.testing.assert_allclose(learnt_values()[index], exact_values(EXPECTILES[index]), rtol=0.05, atol=0.05)
 

@@ -76,7 +76,7 @@ def test_iql_moves_to_the_rewarded_action() -> None:
 
 @pytest.mark.slow
 def test_srpo_moves_to_the_rewarded_action() -> None:
-    """Data this wide (σ = .58) pull with c_s ≈ .18 (card, section 8.2): at β = 2 the policy goes to 4 c / 4.18, up to the
+    """Data this wide (σ = .58) pull with c_s ≈ .18: at β = 2 the policy goes to 4 c / 4.18, up to the
     error of a small learnt Q. The data's mean is .72 away from c.
     """
     actions = policy_actions(srpo_config(beta=2.0, critic_batch_size=256), uniform_bandit())
@@ -123,7 +123,7 @@ def test_srpo_with_score_weighting_ends_in_the_rewarded_mode() -> None:
 @pytest.mark.slow
 def test_srpo_with_vds_weighting_averages_the_modes() -> None:
     """The paper's default ω = σ² does not: its force is nearly linear through 0, so the policy rests between the modes, at
-    .056 for β = .01 and .225 for β = .05 (card, section 8.4), where the data have hardly any action. The force is weak
+    .056 for β = .01 and .225 for β = .05, where the data have hardly any action. The force is weak
     there (slope .17), so a small error of the learnt score moves the resting point much.
     """
     actions = _bimodal("vds", "0.01,0.05").reshape(2, 2)

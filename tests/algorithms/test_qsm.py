@@ -25,7 +25,7 @@ SAMPLES = 100_000
 
 
 def test_schedule_is_the_published_table() -> None:
-    """ᾱ and σ of T = 5 and ᾱ of T = 10 (card, section 2.2); β from their ratios."""
+    """ᾱ and σ of T = 5 and ᾱ of T = 10; β from their ratios."""
     alpha_bar = lambda T: np.asarray(qsm.SCHEDULE.alpha(jnp.arange(1, T + 1) / T)) ** 2  # noqa: E731
     five = alpha_bar(5)
     np.testing.assert_allclose(five, [0.804125, 0.435178, 0.158500, 0.038852, 0.006409], atol=1e-6)
@@ -63,7 +63,7 @@ def unclipped(predict: Any, num_steps: int, start_within: float = jnp.inf) -> Ar
     ],
 )
 def test_sampler_has_the_linear_gaussian_moments(gain: float, num_steps: int, soft: bool, mean: float, std: float) -> None:
-    """Card, section 8.2, and with T = 1000 section 2.6: "soft" tends to exp(2 M Q + ½ a²), "hard" concentrates."""
+    """As T grows "soft" tends to exp(2 M Q + ½ a²), "hard" concentrates."""
 
     def predict(x: Array, t: Array) -> Array:
         weight = qsm.SCHEDULE.sigma(t)[:, None] if soft else 1.0
@@ -75,7 +75,7 @@ def test_sampler_has_the_linear_gaussian_moments(gain: float, num_steps: int, so
 
 
 def test_limit_distribution_of_a_double_well() -> None:
-    """Soft guidance of Q = -16 (a² - ¼)², M = 1: E|a| .4436 and E a² .2209 of exp(2 Q + ½ a²), not of exp(Q) (section 2.6).
+    """Soft guidance of Q = -16 (a² - ¼)², M = 1: E|a| .4436 and E a² .2209 of exp(2 Q + ½ a²), not of exp(Q).
 
     Started within ±1: a finite step overshoots where the force is cubic and large, and the limit forgets its start.
     """
@@ -90,7 +90,7 @@ def test_limit_distribution_of_a_double_well() -> None:
 
 @pytest.mark.parametrize(("gain", "num_steps", "stable"), [(2.26, 5, True), (5.0, 5, False), (5.0, 10, False)])
 def test_stability_limit(gain: float, num_steps: int, stable: bool) -> None:
-    """At T = 5 the last step is stable while M times the curvature is below 4.286; 2.26 contracts to a point (section 8.2)."""
+    """At T = 5 the last step is stable while M times the curvature is below 4.286; 2.26 contracts to a point."""
     samples = np.asarray(unclipped(lambda x, t: gain * (x - CENTRE), num_steps))
     if stable:
         assert samples.std() < 0.002
@@ -124,7 +124,7 @@ def test_last_step_is_unstable_above_the_limit() -> None:
     ],
 )
 def test_boxed_sampler(slope: float, gain: float, num_steps: int, expected: dict[str, float]) -> None:
-    """Card, section 8.3: untrained policies act mostly at ±1, and large gains are bang-bang."""
+    """Untrained policies act mostly at ±1, and large gains are bang-bang."""
 
     def run() -> Array:
         start = jax.random.normal(KEY, (SAMPLES, 1))
@@ -144,7 +144,7 @@ def test_boxed_sampler(slope: float, gain: float, num_steps: int, expected: dict
 
 @pytest.mark.parametrize(("curvature", "size"), [(1.0, 0.355), (4.0, 0.997), (16.0, 1.0)])
 def test_boxed_sampler_finds_both_modes(curvature: float, size: float) -> None:
-    """Q = -k (a² - ¼)²: half of the samples on either side, overshooting to ±1 (card, section 8.3)."""
+    """Q = -k (a² - ¼)²: half of the samples on either side, overshooting to ±1."""
     start = jax.random.normal(KEY, (SAMPLES, 1))
     predict = lambda x, t: 4.0 * curvature * x * (x**2 - 0.25)  # noqa: E731
     x = np.asarray(jax.jit(lambda: qsm.draw(predict, grid(qsm.SCHEDULE, 5), start, jax.random.key(1)))())
@@ -166,7 +166,7 @@ def test_boxed_sampler_finds_both_modes(curvature: float, size: float) -> None:
 def test_offline_optimum_has_the_published_moments(
     gain: float, bc_weight: float, exact: tuple, clipped_data: tuple, boxed_noise: tuple | None
 ) -> None:
-    """(α E[z|x] - λ ∇Q)/(1 + α) for data N(.2, .3²) and Q = -(a - .5)²: wider than the data even without guidance (section 8.4).
+    """(α E[z|x] - λ ∇Q)/(1 + α) for data N(.2, .3²) and Q = -(a - .5)²: wider than the data even without guidance.
 
     The sampler is DDPM's with variance β; `boxed_noise` is what other released code clips, of which only the spread is compared.
     """
@@ -203,7 +203,7 @@ def batch_of(size: int = 64, action_dim: int = 2) -> Transition:
 
 
 def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
-    """With ε ≡ 0 the loss is M² mean(g²) (card, section 8.1): checked on the update itself, with the policy's output zeroed."""
+    """With ε ≡ 0 the loss is M² mean(g²): checked on the update itself, with the policy's output zeroed."""
     config = dataclasses.replace(SMALL, q_gain=7.0, critic_learning_rate=0.0, gradient_of="online")
     algorithm = qsm.make(config, Spec.plain(3, 2))
     state = algorithm.init(KEY, algorithm.hparams)
@@ -217,7 +217,7 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
 
 @pytest.mark.parametrize(("guidance", "sign"), [("hard", 1.0), ("soft", 1.0), ("hard", -1.0)])
 def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) -> None:
-    """Q = -½ k (a - c)²: ε → M w_t k (x - c), the same at all t where hard; the other sign points away (card, section 8.1)."""
+    """Q = -½ k (a - c)²: ε → M w_t k (x - c), the same at all t where hard; the other sign points away."""
     curvature, hparams = 2.0, qsm.HParams(q_gain=1.5)
     network = MLPDenoiser(1, (64, 64), time_dim=32)
     params = network.init(KEY, jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros((1, 1)))["params"]

@@ -100,7 +100,7 @@ def test_learnt_distance_is_small_at_the_data_and_grows_away_from_it() -> None:
 
 
 def test_units_of_the_data_do_not_matter() -> None:
-    """T6: data ten times as large, with a range ten times as large, give a score a tenth as steep at the same place."""
+    """Data ten times as large, with a range ten times as large, give a score a tenth as steep at the same place."""
     wide = dataclasses.replace(SPEC, observation_min=(-10.0,), observation_max=(10.0,))
     narrow, broad = sgp.Models(SMALL, SPEC), sgp.Models(SMALL, wide)
     algorithm = sgp.make(SMALL, SPEC)

@@ -1,4 +1,4 @@
-"""SWG against the project's SWG card, section 8: two modes with the exact denoiser, weights, networks, and the method itself."""
+"""SWG against closed forms: two modes with the exact denoiser, weights, networks, and the method itself."""
 
 import dataclasses
 from functools import cache
@@ -41,7 +41,7 @@ def oracle(points: np.ndarray, log_prior: np.ndarray, weights: np.ndarray) -> An
 
 @cache
 def two_modes(expectile: float) -> Any:
-    """A ~ ½N(-½, .15²) + ½N(½, .15²) and expectile weights (section 8.3)."""
+    """A ~ ½N(-½, .15²) + ½N(½, .15²) and expectile weights."""
     points = np.linspace(-1.2, 1.2, 601)
     prior = norm.logpdf(points, -0.5, 0.15)
     prior = np.logaddexp(prior, norm.logpdf(points, 0.5, 0.15))
@@ -64,7 +64,7 @@ def chain(predict: Any, scale: float, steps: int, kind: str, n: int = 8_000, noi
     return np.asarray(run(jax.random.key(0)))
 
 
-# Measured by the card: share of positive actions.
+# Measured beforehand with another implementation: share of positive actions.
 MASS = [
     (0.7, 15, "jax", 0.0, 0.497),
     (0.7, 15, "jax", 1.0, 0.673),
@@ -79,13 +79,13 @@ MASS = [
 
 @pytest.mark.parametrize(("expectile", "steps", "kind", "scale", "expected"), MASS)
 def test_mass_of_the_good_mode(expectile: float, steps: int, kind: str, scale: float, expected: float) -> None:
-    """Section 8.3: τ at scale 1 in the limit, and the printed biases of few steps."""
+    """The share is τ at scale 1 in the limit, and the printed biases of few steps."""
     actions = chain(two_modes(expectile), scale, steps, kind)[:, 0]
     assert np.mean(actions > 0) == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(len(actions)) + 0.01)
 
 
 def test_boxed_noise_is_the_released_sampler() -> None:
-    """Section 8.3, clipping the noisy state with forward variance: .514, .695 and .982 for ρ = 0, 1, 5."""
+    """Clipping the noisy state with forward variance: .514, .695 and .982 for ρ = 0, 1, 5."""
     low, high = jnp.array([-1.0, 1e-4]), jnp.array([1.0, 1.0])
     for scale, expected in ((0.0, 0.514), (1.0, 0.695), (5.0, 0.982)):
         model = self_weighted(two_modes(0.7), 1e-4, 1.0, scale)
@@ -96,7 +96,7 @@ def test_boxed_noise_is_the_released_sampler() -> None:
 
 
 def test_without_noise_cloning_averages_the_modes_and_guidance_breaks_the_tie() -> None:
-    """Section 8.3, deterministic: a = -.006 between the modes at ρ = 0; .465, .531, .550 inside one at ρ = 1, 5, 10."""
+    """Deterministic: a = -.006 between the modes at ρ = 0; .465, .531, .550 inside one at ρ = 1, 5, 10."""
     for scale, expected in ((0.0, -0.006), (1.0, 0.465), (5.0, 0.531), (10.0, 0.550)):
         z = chain(two_modes(0.7), scale, 15, "jax", n=1, noise_scale=0.0)
         assert z[0, 0] == pytest.approx(expected, abs=0.012)
@@ -105,7 +105,7 @@ def test_without_noise_cloning_averages_the_modes_and_guidance_breaks_the_tie() 
 
 @pytest.mark.parametrize(("normalized", "expected"), [(False, 0.896), (True, 0.974)])
 def test_large_weights_want_normalising(normalized: bool, expected: float) -> None:
-    """Section 8.4: w = e^a of A ~ N(0, 1) has target N(1, 1); with e^(min(a,3)-3) the mean comes out closer to it."""
+    """Weights w = e^a of A ~ N(0, 1) has target N(1, 1); with e^(min(a,3)-3) the mean comes out closer to it."""
     points = np.linspace(-5.0, 5.0, 1001)
     weights = np.exp(np.minimum(points, 3.0) - 3.0) if normalized else np.exp(points)
     model = self_weighted(oracle(points, norm.logpdf(points), weights), 1e-9, 1e9, 1.0)
@@ -118,7 +118,7 @@ def test_large_weights_want_normalising(normalized: bool, expected: float) -> No
 
 
 def test_expectile_values_and_weights() -> None:
-    """Section 8.5: q ~ N(0, 1) has expectile .33712 (τ = .7) and .86159 (.9); weights average .447 and .256, and Σ w A = 0."""
+    """A normal q has expectile .33712 (τ = .7) and .86159 (.9); weights average .447 and .256, and Σ w A = 0."""
     q = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
     for h, v, mean, std in ((0.7, 0.33712, 0.447, 0.193), (0.9, 0.86159, 0.256, 0.317)):
         w = np.asarray(swg.WEIGHTINGS["expectile"].weight(jnp.asarray(q - v), swg.HParams(expectile=h)))
@@ -143,7 +143,7 @@ def test_the_loss_of_v_belongs_to_the_weight(name: str) -> None:
 
 
 def test_linex_weights() -> None:
-    """Section 8.5 with h = 3, the limit at A = 0 included."""
+    """With h = 3, the limit at A = 0 included."""
     advantage = jnp.array([-2.0, -1.0, -0.1, 0.0, 0.1, 1.0, 2.0])
     expected = [1.4963, 2.8506, 7.7755, 9.0, 10.4958, 57.2566, 603.64]
     np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, swg.HParams(beta=3.0)), expected, rtol=1e-4)
@@ -283,7 +283,7 @@ def test_deterministic_acting_ignores_the_key() -> None:
 
 
 def test_learning_rate_follows_the_released_horizon() -> None:
-    """Cosine over 3,000,000: 2.25e-4 after 1,000,000 updates, 7.5e-5 after 2,000,000 (section 4), read off one update's step."""
+    """Cosine over 3,000,000: 2.25e-4 after 1,000,000 updates, 7.5e-5 after 2,000,000, read off one update's step."""
     small = {name: value for name, value in SMALL.items() if name not in ("learning_rate", "cosine_horizon")}
     algorithm = swg.make(swg.Config(**small), Spec.plain(2, 1))
     state = algorithm.init(jax.random.key(0), algorithm.hparams)

@@ -110,7 +110,7 @@ def test_policy_and_targets_move_every_second_update() -> None:
     """After updates 2 and 4, by the updated critics; after 1, 3 and 5 they are bit-equal to before; the critics always move."""
     update, state, batch = setup()
     for t in range(5):
-        before, (state, _) = state, update(state, batch, jax.random.key(t))
+        before, (state, _) = state, update(state.replace(step=jnp.int32(t)), batch, jax.random.key(t))
         moved = t % 2 == 1
         assert not trees_equal(before.critic.params, state.critic.params)
         for name in ("policy", "target_policy_params", "target_critic_params"):
@@ -125,17 +125,20 @@ def test_policy_and_targets_move_every_second_update() -> None:
 
 
 def test_runs_branch_together_and_as_each_alone() -> None:
-    """Mapped over runs the delay stays a branch, whose result is each run's own."""
+    """Mapped over runs with one counter the delay stays a branch, whose result is each run's own."""
     update, state, batch = setup()
     other = changed(state, alpha=0.3, learning_rate=1e-2)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, other)
     raw = td3_bc.make(CONFIG, Spec.plain(OBSERVATION, ACTION)).stages[0].update
-    both = jax.vmap(raw, in_axes=(0, None, None))
-    assert "cond[" in str(jax.make_jaxpr(both)(stacked, batch, jax.random.key(0)))
-    both = quick(both)
+
+    def both(states: Any, step: jax.Array, key: jax.Array) -> Any:
+        return jax.vmap(lambda state: raw(state.replace(step=step), batch, key)[0])(states)
+
+    assert "cond[" in str(jax.make_jaxpr(both)(stacked, jnp.int32(0), jax.random.key(0)))
+    together = quick(both)
     for t in range(4):
-        stacked, _ = both(stacked, batch, jax.random.key(t))
-        state, other = (update(each, batch, jax.random.key(t))[0] for each in (state, other))
+        stacked = together(stacked, jnp.int32(t), jax.random.key(t))
+        state, other = (update(each.replace(step=jnp.int32(t)), batch, jax.random.key(t))[0] for each in (state, other))
     for run, alone in enumerate((state, other)):
         assert_trees_close(jax.tree.map(lambda x, run=run: x[run], stacked), alone, rtol=1e-3, atol=1e-4)
 

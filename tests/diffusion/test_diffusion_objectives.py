@@ -1,4 +1,4 @@
-"""The noise-prediction loss against its exact minimum (SRPO eq. 13; the project's SRPO card, section 8.1)."""
+"""The noise-prediction loss against its exact minimum (SRPO eq. 13)."""
 
 import jax
 import jax.numpy as jnp

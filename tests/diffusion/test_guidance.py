@@ -1,4 +1,4 @@
-"""Guidance against closed forms (the project's SWG card, sections 8.1 and 8.2; its QGPO card for the energy)."""
+"""Guidance against closed forms (Tagle et al. 2025; Lu et al. 2023 for the energy)."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def degenerate_noise(z: Array, t: Array) -> tuple[Array, Array]:
     ],
 )
 def test_self_weighted_noise_of_a_degenerate_gaussian(step: int, noise: tuple[float, float], guided: tuple[float, float]) -> None:
-    """Section 8.1's table, "vp" schedule of 15 steps, z = (0.3, 0.9)."""
+    """The table of the "vp" schedule of 15 steps, z = (0.3, 0.9)."""
     z, level = jnp.array([[0.3, 0.9]]), level_at(SCHEDULE, jnp.float32((step + 1) / 15))
     for scale, expected in ((0.0, noise), (1.0, guided)):
         prediction = self_weighted(degenerate_noise, -100.0, 100.0, scale)(z, level)
@@ -51,7 +51,7 @@ def test_no_guidance_outside_the_weights_bounds(bounds: tuple[float, float]) -> 
 
 @pytest.mark.parametrize(("scale", "mean", "std"), [(0.0, -0.004, 0.986), (1.0, 0.195, 0.967), (3.0, 0.572, 0.937)])
 def test_self_weighted_sampler_moments(scale: float, mean: float, std: float) -> None:
-    """Section 8.2, 15 steps, forward variance; the exact target at scale 1 has mean 0.2 and deviation 0.98."""
+    """15 steps, forward variance; the exact target at scale 1 has mean 0.2 and deviation 0.98."""
     n = 50_000
     start = jax.random.normal(jax.random.key(0), (n, 2))
     model = self_weighted(degenerate_noise, -1e3, 1e3, scale)
@@ -62,7 +62,7 @@ def test_self_weighted_sampler_moments(scale: float, mean: float, std: float) ->
 
 
 def test_deterministic_self_weighted_chain() -> None:
-    """Section 8.2: from z = 0 without noise, 15 steps."""
+    """From z = 0 without noise, 15 steps."""
     for scale, expected in ((0.0, (-0.0013, 0.9997)), (1.0, (0.194, 1.0388)), (3.0, (0.5657, 1.1131))):
         model = self_weighted(degenerate_noise, -1e3, 1e3, scale)
         solver = ancestral("forward", noise_scale=0.0)
@@ -71,7 +71,7 @@ def test_deterministic_self_weighted_chain() -> None:
 
 
 def test_weight_coordinates_gradient_matters() -> None:
-    """Section 8.2: guidance of the action alone is biased, mean 0.188 against 0.195."""
+    """Guidance of the action alone is biased, mean 0.188 against 0.195."""
 
     def half(x: Array, level: Level) -> Prediction:
         plain, full = (self_weighted(degenerate_noise, -1e3, 1e3, scale)(x, level).epsilon for scale in (0.0, 1.0))

@@ -6,7 +6,7 @@ import pytest
 
 from diffrl.diffusion.schedules import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Schedule, TableVP, grid, level_at
 
-# α_t and σ_t in double precision (the project's SRPO card, section 2.1).
+# α_t and σ_t in double precision.
 TABLE = [
     (1e-3, 0.999945, 0.010485),
     (0.02, 0.997014, 0.077215),
@@ -50,7 +50,7 @@ def test_sigma_keeps_its_digits_near_zero() -> None:
 
 
 def test_vp_table_of_fifteen_steps() -> None:
-    """LinearVP(0.1, 10) at i/15 is SWG's discrete table (the project's SWG card, section 2.1)."""
+    """LinearVP(0.1, 10) at i/15 is SWG's discrete table."""
     schedule, t = LinearVP(0.1, 10.0), jnp.arange(1, 16) / 15
     bar = np.asarray(schedule.alpha(t)) ** 2
     printed = [0.971740, 0.903632, 0.804125, 0.684774, 0.558035, 0.435178, 0.324761, 0.231927, 0.158500, 0.103657, 0.064872]

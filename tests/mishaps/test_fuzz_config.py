@@ -191,10 +191,15 @@ def test_what_fuzzing_found(method: str, override: str, sweep: str, message: str
     ],
 )
 def test_choices_when_acting_are_refused_before_training(override: str, message: str) -> None:
+    """A setting knows its own choices; the method refuses those that do not fit together."""
     config = base("sgp")
-    configs.override(config, override)
-    with pytest.raises(ValueError, match=message):
+
+    def prepare() -> None:
+        configs.override(config, override)
         make(config.algorithm, SPEC)
+
+    with pytest.raises(ValueError, match=message):
+        prepare()
 
 
 @pytest.mark.parametrize("value", ["x", 1.5, (8, "y"), None, float("nan"), np.float32(8.0), object()])

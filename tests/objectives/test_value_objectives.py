@@ -1,4 +1,4 @@
-"""Expectile regression and temporal differences (IQL eq. 5 and 6; the project's IDQL card, section 8.1)."""
+"""Expectile regression and temporal differences (IQL eq. 5 and 6)."""
 
 from collections.abc import Callable
 
@@ -48,11 +48,11 @@ def test_expectile_loss_weighs_the_sides() -> None:
     assert float(expectile_loss(jnp.array([2.0, -2.0]), 0.9)) == pytest.approx(2.0)
 
 
-def batch_of(terminal: list[bool], reward: float = 1.0, **extras: jax.Array) -> Transition:
+def batch_of(terminal: list[bool], **extras: jax.Array) -> Transition:
     """Rows whose every one is a timeout too: it must not matter."""
     n = len(terminal)
     zeros = jnp.zeros((n, 2))
-    return Transition(zeros, zeros, jnp.full(n, reward), zeros + 7.0, jnp.array(terminal), jnp.ones(n, bool), extras)
+    return Transition(zeros, zeros, jnp.ones(n), zeros + 7.0, jnp.array(terminal), jnp.ones(n, bool), extras)
 
 
 def test_bootstrap_cuts_at_terminals_only() -> None:

@@ -122,7 +122,7 @@ def test_first_guess_between_boundary_values_is_the_released_one() -> None:
 
 
 def test_surrogate_has_the_gradient_of_the_likelihood_and_no_other() -> None:
-    """T5: the gradient is that of Σ log p, the value 0, and a score's own parameters are left alone."""
+    """The gradient is that of Σ log p, the value 0, and a score's own parameters are left alone."""
 
     def density(points: Array) -> Array:
         return jnp.sum(-0.5 * points**2 / VARIANCES)

@@ -228,7 +228,7 @@ class _Stepped:
         self._reset = jax.jit(lambda seeds: jax.vmap(lambda seed: env.reset(jax.random.key(seed)))(seeds))
         self._step = jax.jit(jax.vmap(env.step))
         self.num_envs, self.max_episode_steps = num_envs, env.max_episode_steps
-        self.action_low, self.action_high = env.action_low, env.action_high
+        self.action_low, self.action_high, self.num_actions = env.action_low, env.action_high, env.num_actions
         self._state: Any = None
 
     def reset(self, seeds: list[int]) -> np.ndarray:

@@ -148,7 +148,10 @@ class Programs:
 class Phase(Protocol):
     """Holds the states of a segment's runs and moves them on: `OfflinePhase`, `OnlinePhase`."""
 
-    programs: Programs
+    @property
+    def programs(self) -> Programs:
+        """Those that it runs."""
+        ...
 
     @property
     def population(self) -> Population:

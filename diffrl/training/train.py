@@ -117,7 +117,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
         plan, unit = segments(algorithm.stages, config), "update" if world is None else "step"
         all_different = list(range(runs.size))
-        same, described = [all_different], None
+        same, described = [all_different], dataset
         if dataset is not None:
             described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
             same = equal_runs(algorithm, runs, described)
@@ -137,7 +137,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
         # ---------------------------------------------------------------- data on all devices, whole or in slabs
         data, slab_rows = None, 0
-        if dataset is not None:
+        if dataset is not None and described is not None:
             slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
             if slab_rows and world is not None:
                 raise ConfigError(

@@ -104,6 +104,7 @@ class Drift:
 
     max_episode_steps = 15
     action_low, action_high = (-1.0, -1.0), (1.0, 1.0)
+    num_actions = 0
 
     def reset(self, key):
         x = jax.random.uniform(key, (6,))

@@ -121,7 +121,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
         plan, unit = segments(algorithm.stages, config), "update" if world is None else "step"
         all_different = list(range(runs.size))
-        same, described = [all_different], None
+        same, described = [all_different], dataset
         if dataset is not None:
             described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
             same = equal_runs(algorithm, runs, described)

@@ -17,6 +17,7 @@ class Line:
 
     max_episode_steps = LIMIT
     action_low, action_high = (-1.0,), (1.0,)
+    num_actions = 0
 
     def __init__(self, random_start: bool = False, after: float = jnp.nan):
         self.random_start, self.after = random_start, after
@@ -34,6 +35,7 @@ class Line:
 class HostLine:
     max_episode_steps = LIMIT
     action_low, action_high = (-1.0,), (1.0,)
+    num_actions = 0
 
     def __init__(self, num_envs):
         self.num_envs, self.steps = num_envs, 0

@@ -79,7 +79,7 @@ def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chunks(Dataset):  # pyright: ignore[reportGeneralTypeIssues] - flax freezes Dataset
+class _Chunks(Dataset):  # pyright: ignore[reportGeneralTypeIssues]
     """The rows of a dataset as transitions of a chunk: what a stage's own functions draw from."""
 
     of: Dataset

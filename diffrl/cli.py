@@ -4,6 +4,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,44 +99,40 @@ def no_more_arguments(argv: Sequence[str]) -> None:
         fail(f"unexpected argument {argv[1]!r}; options start with --, see --help")
 
 
-def resolve_config(argv: Sequence[str]) -> list[str]:
-    """Replace `--config=NAME[:arg]` by the path of a packaged experiment where NAME is no file, and check overrides.
+def take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into "name=value" of every `--config.name=value`, whose names no flag declares, and the rest."""
+    overrides, rest = [], []
+    for argument in arguments:
+        found = re.match(r"--?config\.", argument)  # absl takes flags with one dash too
+        (overrides if found else rest).append(argument[found.end() if found else 0 :])
+    return overrides, rest
 
-    Exits with 2 where the file does not exist, its config cannot be made, or an override names no field or has a value
-    of the wrong type.
+
+def load_config(name: str | None, overrides: Sequence[str]) -> configs.Config:
+    """The config of `--config` with the fields that `--config.name=value` sets. Exits with 2 where there is none.
+
+    Raises:
+        ConfigError: an override names no field or has a value of the wrong type.
     """
-    # absl takes flags with one dash too.
-    arguments = [f"-{argument}" if argument.startswith("-config") else argument for argument in argv]
-    for i, argument in enumerate(arguments):
-        if argument == "--config" and i + 1 < len(arguments):
-            arguments[i : i + 2] = [f"--config={arguments[i + 1]}", ""]
-    arguments = [argument for argument in arguments if argument]
-    given = [argument for argument in arguments if argument.startswith("--config=")]
-    if not given:
-        if any(argument.startswith("--config.") for argument in arguments):
-            fail(f"--config.… needs --config=EXPERIMENT first; the package has: {', '.join(experiments())}")
-        if not any(argument.startswith("--help") for argument in arguments):
-            fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}")
-        return arguments
-    name, _, argument = given[-1].removeprefix("--config=").partition(":")
-    path = _experiment_path(name)
-    # As with any flag the last one counts. It comes first, because overrides apply to what stands before them.
-    rest = [argument for argument in arguments if argument not in given]
-    arguments = [f"--config={path}" + (f":{argument}" if argument else ""), *rest]
-    config = _load(path, argument)
-    for override in arguments:
-        if override.startswith("--config."):
-            try:
-                configs.override(config, override.removeprefix("--config."))
-            except configs.ConfigError as error:
-                fail(str(error))
-    return arguments
+    if not name:
+        fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}")
+    config = load_experiment(name)
+    for text in overrides:
+        configs.override(config, text)
+    return config
 
 
 def load_experiment(name: str) -> configs.Config:
     """The config of an experiment file, or of a packaged experiment; `name` may carry :argument."""
     name, _, argument = name.partition(":")
-    return _load(_experiment_path(name), argument)
+    path = _experiment_path(name)
+    module = _module(path)
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except AttributeError:
+        fail(f"{path} defines no get_config()")
+    except (KeyError, ValueError) as error:
+        fail(f"{path}: {error.args[0] if error.args else error}")
 
 
 def load_methods(name: str) -> tuple[str, ...]:
@@ -167,16 +164,6 @@ def _experiment_path(name: str) -> Path:
     near = difflib.get_close_matches(path.stem, experiments(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(experiments())}"
     fail(f"experiment file {name!r} does not exist; {hint}")
-
-
-def _load(path: Path, argument: str) -> Any:
-    module = _module(path)
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except AttributeError:
-        fail(f"{path} defines no get_config()")
-    except (KeyError, ValueError) as error:
-        fail(f"{path}: {error.args[0] if error.args else error}")
 
 
 def _module(path: Path) -> Any:

@@ -8,22 +8,14 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diffrl.data.dataset import REWARD_SCALES, Transforms
+from diffrl.data.dataset import Transforms
 from diffrl.registry import REGISTRY, name_of
+from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
-PRECISIONS = ("default", "high", "highest")
-LARGEST_FLOAT = 3.4e38  # that float32 holds
-# By the end of a setting's name. Updates of all stages together are counted in 32 bits.
-_LARGEST = {"num_seeds": 10_000, "updates": 2**29, "action_chunk": 1_000} | dict.fromkeys(
-    ("_every", "_chunk", "_keep", "horizon", "env_steps", "warmup_steps", "buffer_size", "first_seed", "rungs", "slab_rows"),
-    2**31 - 1,
-)
-_LARGEST_SIZE = 1_000_000  # of everything else: widths, batches, steps of a sampler
-_AT_MOST_1 = ("discount", ".tau", ".expectile", ".dropout_rate", ".ema_decay")
-_MAY_BE_0 = ("first_seed", "max_to_keep", "online.warmup_steps", "dataset.slab_rows", "init_from.step")
-_MAY_BE_NEGATIVE = ("dataset.reward_shift",)
+LARGEST_COUNT = 2**31 - 1  # that int32 holds
+OF_DATASET = "dataset"  # as online.env_id: the environment that the dataset names
 
 
 class ConfigError(ValueError):
@@ -47,30 +39,34 @@ class DatasetConfig(Transforms):
     id: str = ""
     download: bool = False
     env_id: str = ""
-    slab_rows: int = 0
+    slab_rows: int = setting(0, low=0, high=LARGEST_COUNT)
 
 
 @dataclasses.dataclass
 class OnlineConfig:
-    """Training by interaction (`training/online/train.py`) in place of a dataset.
+    """Training by interaction (`training/online/`), in place of a dataset or after it.
+
+    With a dataset the method's stage is trained on it first; then it goes on in the environment, and draws its batches from
+    the data and what it lives through together.
 
     Attributes:
-        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; empty to train on the dataset.
+        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; "dataset" for the environment that the dataset
+            names; empty to train on the dataset alone.
         backend: the simulator, as in launch/evaluate.py; "mjx" and "jax" are stepped inside the compiled program.
         num_env_steps: of each run, over all its environments.
         num_envs: environments of each run, stepped together.
         updates_per_step: updates after every step of all a run's environments.
-        warmup_steps: of each run, of uniform actions, before anything is learnt.
-        buffer_size: transitions that a run keeps.
+        warmup_steps: of each run, of uniform actions, before anything is learnt by interaction; may be 0 after a dataset.
+        buffer_size: transitions that a run keeps, beside the dataset's.
     """
 
     env_id: str = ""
     backend: str = "auto"
-    num_env_steps: int = 1_000_000
+    num_env_steps: int = setting(1_000_000, high=LARGEST_COUNT)
     num_envs: int = 1
     updates_per_step: int = 1
-    warmup_steps: int = 10_000
-    buffer_size: int = 1_000_000
+    warmup_steps: int = setting(10_000, low=0, high=LARGEST_COUNT)
+    buffer_size: int = setting(1_000_000, high=LARGEST_COUNT)
 
 
 @dataclasses.dataclass
@@ -87,7 +83,7 @@ class HalvingConfig:
         episodes: per run, of the evaluation.
     """
 
-    rungs: tuple[int, ...] = ()
+    rungs: tuple[int, ...] = setting((), high=LARGEST_COUNT)
     keep: float = 0.5
     criterion: str = "evaluation"
     episodes: int = 16
@@ -106,7 +102,7 @@ class InitFromConfig:
 
     workdir: str = ""
     fields: tuple[str, ...] = ()
-    step: int = 0
+    step: int = setting(0, low=0, high=LARGEST_COUNT)
 
 
 @dataclasses.dataclass
@@ -115,7 +111,7 @@ class Config:
 
     Attributes:
         algorithm: the method's own config dataclass.
-        online: an environment to learn in, in place of the dataset.
+        online: an environment to learn in, in place of the dataset or after it.
         action_chunk: actions that are chosen at a time and carried out open loop (`action_chunks.py`); 1 for one a step.
         init_from: another training to start from.
         num_seeds, first_seed: seeds first_seed … first_seed + num_seeds - 1.
@@ -126,7 +122,7 @@ class Config:
         updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
-        precision: matmul precision, one of "default", "high", "highest".
+        precision: of matrix products.
         tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
         wandb_project: also log to this Weights & Biases project (needs the extra `wandb`); empty for none.
     """
@@ -134,19 +130,24 @@ class Config:
     algorithm: Any
     dataset: DatasetConfig = dataclasses.field(default_factory=DatasetConfig)
     online: OnlineConfig = dataclasses.field(default_factory=OnlineConfig)
-    action_chunk: int = 1
+    action_chunk: int = setting(1, high=1_000)
     init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
-    num_seeds: int = 4
-    first_seed: int = 0
+    num_seeds: int = setting(4, high=10_000)
+    first_seed: int = setting(0, low=0, high=LARGEST_COUNT)
     sweep: str = ""
     halving: HalvingConfig = dataclasses.field(default_factory=HalvingConfig)
     batch_devices: int = 1
-    updates_per_chunk: int = 1000
-    checkpoint_every: int = 50_000
-    max_to_keep: int = 0
-    precision: str = "default"
+    updates_per_chunk: int = setting(1000, high=LARGEST_COUNT)
+    checkpoint_every: int = setting(50_000, high=LARGEST_COUNT)
+    max_to_keep: int = setting(0, low=0, high=LARGEST_COUNT)
+    precision: Literal["default", "high", "highest"] = "default"
     tensorboard: bool = False
     wandb_project: str = ""
+
+    @property
+    def matmul_precision(self) -> str | None:
+        """What `jax.default_matmul_precision` takes."""
+        return None if self.precision == "default" else self.precision
 
 
 # May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
@@ -246,18 +247,8 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    try:
-        values = to_json(config)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a setting is neither number, text nor tuple of such: {error}") from None
-    from_json(values)  # every value is of its declared type, whichever way it came in
-    del values["algorithm"]
-    for name, value in flatten(values).items():
-        _check_range(name, value)
-    validate_method(config.algorithm)
+    _check(config, "")
     online = config.online
-    if config.precision not in PRECISIONS:
-        raise ConfigError(f"precision {config.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if bool(config.init_from.workdir) != bool(config.init_from.fields):
         given, missing = ("workdir", "fields") if config.init_from.workdir else ("fields", "workdir")
         raise ConfigError(f"init_from.{given} is set and init_from.{missing} is empty: set both or neither")
@@ -268,14 +259,10 @@ def validate(config: Config) -> None:
         raise ConfigError(f"halving.keep must lie between 0 and 1, got {config.halving.keep}")
     if rungs and online.env_id:
         raise ConfigError("halving.rungs and online.env_id are both set: only training on a dataset can drop points on the way")
-    if config.dataset.reward_scale not in REWARD_SCALES:
-        raise ConfigError(
-            f"dataset.reward_scale {config.dataset.reward_scale!r} is unknown; choose one of {', '.join(REWARD_SCALES)}"
-        )
     if online.env_id:
-        if config.dataset.id:
-            raise ConfigError("dataset.id and online.env_id are both set: train on the one or in the other")
-        if online.warmup_steps < online.num_envs:
+        if online.env_id == OF_DATASET and not config.dataset.id:
+            raise ConfigError(f"online.env_id={OF_DATASET!r} takes the dataset's environment, and dataset.id is empty: name one")
+        if online.warmup_steps < online.num_envs and not config.dataset.id:
             raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
         if online.buffer_size < online.num_envs:
             raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
@@ -286,32 +273,35 @@ def validate(config: Config) -> None:
 
 
 def validate_method(algorithm: Any) -> None:
-    """Refuse numbers with which no method can be trained, in a method's config.
+    """Refuse settings with which no method can be trained, in a method's config.
 
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    for name, value in flatten(dataclasses.asdict(algorithm), "algorithm.").items():
-        _check_range(name, value)
+    _check(algorithm, "algorithm.")
 
 
-def _check_range(name: str, value: Any) -> None:
-    """The range of a number is told by its kind and the end of its name."""
-    if isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            _check_range(f"{name}[{i}]", item)
-    elif isinstance(value, float):
-        if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT or (value < 0 and name not in _MAY_BE_NEGATIVE):
-            raise ConfigError(f"{name} must be finite and not negative, got {value}")
-        if value > 1.0 and name.endswith(_AT_MOST_1):
-            raise ConfigError(f"{name} must be at most 1.0, got {value}")
-    elif isinstance(value, int) and not isinstance(value, bool):
-        low = 0 if name in _MAY_BE_0 else 1
-        high = next((most for end, most in _LARGEST.items() if name.split("[")[0].endswith(end)), _LARGEST_SIZE)
-        if value < low:
-            raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if value > high:
-            raise ConfigError(f"{name} must be at most {high:,}, got {value}")
+def _check(holder: Any, prefix: str) -> None:
+    """Every value is of its declared type, whichever way it came in, and every number in its range."""
+    hints = _types(holder)
+    for field in dataclasses.fields(holder):
+        name, value, hint = prefix + field.name, getattr(holder, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value) and (hint is Any or isinstance(value, hint)):
+            _check(value, f"{name}.")
+            continue
+        value = _coerce(value, hint, name)
+        for i, number in enumerate(value if isinstance(value, tuple) else (value,)):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_range(f"{name}[{i}]" if isinstance(value, tuple) else name, number, *range_of(field, number))
+
+
+def _check_range(name: str, value: int | float, low: int | float, high: int | float) -> None:
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        raise ConfigError(f"{name} must be finite in float32, got {value}")
+    if value < low:
+        raise ConfigError(f"{name} must be at least {low:,}, got {value}")
+    if value > high:
+        raise ConfigError(f"{name} must be at most {high:,}, got {value}")
 
 
 def _fill(holder: Any, values: dict[str, Any], prefix: str) -> None:
@@ -341,23 +331,25 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
-    elif origin is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-        raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(typing.get_args(hint))}")
     elif hint is float:
         if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
             return float(value)
     elif hint is type(None):
         if value is None:
             return None
+    elif origin is Literal:
+        if value in (known := typing.get_args(hint)):
+            return value
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+        raise ConfigError(f"{name} {value!r} is unknown; {hint}")
     elif type(value) is hint:
         return value
     raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
 
 
 def _parse(text: str, hint: Any, name: str) -> Any:
-    if hint is str or typing.get_origin(hint) is typing.Literal:
+    if hint is str or typing.get_origin(hint) is Literal:
         return text
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
     from diffrl.evaluation.results import atomically
     from diffrl.studies import planning, planning_plots
+    from diffrl.training.trained import Trained
 
     if WORKDIR.value is None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
@@ -47,12 +48,11 @@ def main(argv: list[str]) -> None:
         raise EvaluationError("--to_goal is of plans that are made once; leave out --closed_loop")
     devices.configure(cpu_devices=1)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    trained = planning.Trained.load(Path(WORKDIR.value))
+    trained = Trained.open(Path(WORKDIR.value))
     out = Path(OUT.value or Path(WORKDIR.value) / "plans")
     acts = [act for text in VARIANT.value or [""] for act in parse_act(tuple(text.split()))]
     for act in acts:
-        trained.models(act)  # refuse what is impossible before anything is computed
-    out.mkdir(parents=True, exist_ok=True)
+        planning.models_of(trained, act)  # refuse what is impossible before anything is computed
     outcomes = []
     for number, act in enumerate(acts):
         with console.status(f"{number + 1}/{len(acts)} {planning.words(act)}"):
@@ -64,8 +64,9 @@ def main(argv: list[str]) -> None:
                 outcomes.append(planning.open_loop(trained, act, **options))
         if not console.is_terminal:
             console.print(planning.to_markdown(outcomes[-1:]).splitlines()[-1], highlight=False, soft_wrap=True)
+    out.mkdir(parents=True, exist_ok=True)
     written = [planning_plots.promises(outcomes, out / "promises.png")]
-    task = trained.task
+    task = planning.task_of(trained)
     if task is not None and not CLOSED.value:
         written.append(planning_plots.paths(outcomes, task, out / "paths.png"))
         written += planning_plots.of_task(outcomes, task, out)

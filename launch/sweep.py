@@ -177,25 +177,21 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
 
     from diffrl.evaluation.evaluate import evaluate_workdir, mean_returns
     from diffrl.sweeps import report
-    from diffrl.training.online.train import train_online
-    from diffrl.training.runs import make_runs
+    from diffrl.training.runs import in_words, make_runs
     from diffrl.training.train import train
 
     started, diverged = time.monotonic(), []
     for number, one in enumerate(trainings):
         began = time.monotonic()
         console.rule(f"{number + 1}/{len(trainings)}  {one.label}, {began - started:,.0f} s so far", align="left")
-        if one.config.online.env_id:
-            outcome = train_online(one.config, one.workdir)
-        else:
-            outcome = train(one.config, one.workdir, evaluate=mean_returns)
+        outcome = train(one.config, one.workdir, evaluate=mean_returns)
         if not outcome.complete:
             console.print(f"{number} of {len(trainings)} trainings are complete; the same command goes on", highlight=False)
             return 0
-        runs = make_runs(one.config)
+        runs = make_runs(one.config, one.points)
         for run in outcome.diverged:
-            point = "".join(f", {name}={value:g}" for name, value in runs.points[run].items())
-            diverged.append(f"{one.label}: run {run} (seed {runs.seeds[run]}{point})")
+            point = ", ".join(filter(None, [f"seed {runs.seeds[run]}", in_words(runs.points[run])]))
+            diverged.append(f"{one.label}: run {run} ({point})")
         if EVALUATE.value:
             evaluate_workdir(one.workdir, options, console)
         jax.clear_caches()  # a hundred programs would fill the memory
@@ -245,10 +241,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
 
 def run() -> None:
-    """Entry point of `diffrl-sweep`. Settings are taken off the command line here, since each group makes a config of its own."""
-    arguments = sys.argv[1:]
-    overrides = [text.removeprefix("--config.") for text in arguments if text.startswith("--config.")]
-    sys.argv[1:] = [text for text in arguments if not text.startswith("--config.")]
+    """Entry point of `diffrl-sweep`."""
+    overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
     app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
 
 

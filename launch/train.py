@@ -1,4 +1,4 @@
-"""Train a method on a dataset or in an environment: many seeds and hyper-parameter points in one program.
+"""Train a method on a dataset, in an environment, or in both one after the other: all seeds and points of a sweep in one program.
 
     python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=runs/srpo
     python launch/train.py --config=experiments/srpo_pointmaze.py:umaze --config.num_seeds=8 --workdir=runs/srpo_umaze
@@ -16,12 +16,11 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from diffrl import cli
 from diffrl.training import devices
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, optionally with :argument.")
+CONFIG = flags.DEFINE_string("config", None, "Experiment, optionally with :argument; --config.name=value sets a field of it.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and evaluations.", required=True)
 EXPORT = flags.DEFINE_string(
     "export_dataset", "", "Of a training by interaction: save a run's transitions as this Minari dataset, e.g. mine/walker-v0."
@@ -39,19 +38,16 @@ HOST = flags.DEFINE_integer("host", -1, "Several hosts: this process's number, f
 HOST_TIMEOUT = flags.DEFINE_integer("host_timeout", 30, "Seconds of silence after which a host counts as dead.", lower_bound=1)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], overrides: list[str]) -> int:
     """Returns 0 when training is complete or was preempted with its state saved, 3 when it is complete but runs diverged."""
+    config = cli.load_config(CONFIG.value, overrides)
     cli.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
     from diffrl.evaluation.evaluate import mean_returns
-    from diffrl.training.online.train import train_online
     from diffrl.training.train import train
 
-    if CONFIG.value.online.env_id:
-        outcome = train_online(CONFIG.value, Path(WORKDIR.value))
-    else:
-        outcome = train(CONFIG.value, Path(WORKDIR.value), evaluate=mean_returns)
+    outcome = train(config, Path(WORKDIR.value), evaluate=mean_returns)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect, from_replay
 
@@ -62,9 +58,9 @@ def main(argv: list[str]) -> int:
 
 
 def run() -> None:
-    """Console entry: checks the config's overrides before absl parses them, so that a typo gets a suggestion."""
-    sys.argv[1:] = cli.resolve_config(sys.argv[1:])
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    """Entry point of `diffrl-train`."""
+    overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
+    app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
 
 
 if __name__ == "__main__":

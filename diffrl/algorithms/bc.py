@@ -14,6 +14,7 @@ from jaxtyping import Float
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, example, forward
 from diffrl.networks.mlp import MLP
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -31,7 +32,7 @@ class Config(HParams):
     """Widths and lengths."""
 
     hidden_dims: tuple[int, ...] = (256, 256)
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
 

@@ -27,6 +27,7 @@ from diffrl.diffusion.targets import as_model
 from diffrl.learner import Learner, example, forward
 from diffrl.networks.mlp import MLP
 from diffrl.networks.time_features import GaussianFourierFeatures
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 T_MIN = 1e-5  # of the energy's diffusion times
@@ -67,8 +68,8 @@ class Config(HParams):
 
     behavior_hidden_dims: tuple[int, ...] = (512, 512, 512, 512)
     energy_hidden_dims: tuple[int, ...] = (512, 512, 512, 512)
-    behavior_updates: int = 366_750
-    energy_updates: int = 366_750
+    behavior_updates: int = setting(366_750, high=2**29)
+    energy_updates: int = setting(366_750, high=2**29)
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
 

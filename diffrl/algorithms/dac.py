@@ -99,7 +99,7 @@ class Config(HParams):
     guidance: Guidance = "soft"
     max_gradient_norm: float = 1.0
     n_step: int = 1
-    num_updates: int = 2_000_000
+    num_updates: int = setting(2_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

@@ -53,7 +53,7 @@ class Config(HParams):
     hidden_dim: int = 256
     num_blocks: int = 3
     dropout_rate: float = setting(0.1, high=1.0)
-    num_updates: int = 2_000_000
+    num_updates: int = setting(2_000_000, high=2**29)
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
 

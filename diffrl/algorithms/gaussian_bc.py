@@ -13,6 +13,7 @@ from jaxtyping import Float
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, example
 from diffrl.networks.gaussian import GaussianPolicy
+from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 
@@ -46,7 +47,7 @@ class Config(HParams):
 
     hidden_dims: tuple[int, ...] = (256, 256)
     state_dependent_std: bool = True
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

@@ -95,8 +95,8 @@ class Config(HParams):
     gradient_of: Literal["online", "target"] = "online"
     target_value: Literal["min", "lcb"] = "min"
     n_step: int = 1
-    policy_decay_updates: int = 2_000_000
-    num_updates: int = 1_000_000
+    policy_decay_updates: int = setting(2_000_000, high=2**29)
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
     act: Act = dataclasses.field(default_factory=Act)
 

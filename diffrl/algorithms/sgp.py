@@ -80,11 +80,11 @@ class Config(HParams):
     levels: Literal["geometric", "cosine"] = "geometric"
     hidden_dim: int = 1024
     num_layers: int = 4
-    dynamics_updates: int = 200_000
-    reward_updates: int = 200_000
-    score_updates: int = 200_000
+    dynamics_updates: int = setting(200_000, high=2**29)
+    reward_updates: int = setting(200_000, high=2**29)
+    score_updates: int = setting(200_000, high=2**29)
     learn_distance: bool = False
-    distance_updates: int = 50_000
+    distance_updates: int = setting(50_000, high=2**29)
     batch_size: int = 2048
     act: Act = dataclasses.field(default_factory=Act)
 

@@ -82,9 +82,9 @@ class Config(HParams):
     dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
     policy_hidden_dims: tuple[int, ...] = (256, 256)
-    behavior_updates: int = 2_000_000
-    critic_updates: int = 1_500_000
-    policy_updates: int = 1_000_000
+    behavior_updates: int = setting(2_000_000, high=2**29)
+    critic_updates: int = setting(1_500_000, high=2**29)
+    policy_updates: int = setting(1_000_000, high=2**29)
     behavior_batch_size: int = 2048
     critic_batch_size: int = 256
     policy_batch_size: int = 256

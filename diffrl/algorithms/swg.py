@@ -195,9 +195,9 @@ class Config(HParams):
     time_dim: int = 256
     dropout_rate: float = setting(0.1, high=1.0)
     critic_hidden_dims: tuple[int, ...] = (256, 256)
-    critic_updates: int = 1_000_000
-    diffusion_updates: int = 1_000_000
-    cosine_horizon: int = 3_000_000
+    critic_updates: int = setting(1_000_000, high=2**29)
+    diffusion_updates: int = setting(1_000_000, high=2**29)
+    cosine_horizon: int = setting(3_000_000, high=2**31 - 1)
     critic_batch_size: int = 256
     diffusion_batch_size: int = 1024
     act: Act = dataclasses.field(default_factory=Act)

@@ -54,7 +54,7 @@ class Config(HParams):
     hidden_dims: tuple[int, ...] = (256, 256)
     num_critics: int = 2
     policy_delay: int = 2
-    num_updates: int = 1_000_000
+    num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
 

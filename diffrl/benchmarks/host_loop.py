@@ -1,8 +1,8 @@
 """The same updates run as most training code runs them, to say what the compiled loop and the run axis gain.
 
-H, the host loop: rows in the host's memory, a batch drawn by numpy, one compiled call per update. The two others are the
-trainer's own program: S, the scan, is one run of it on one device, with data there and many updates in one call; R, the run
-axis, is many runs of S in one program over all devices.
+There are three ways. The host loop has its rows in the host's memory, draws a batch with numpy and makes one compiled call per
+update. The two others are the trainer's own program: the scan trains one run on one device, with the data there and many
+updates in one call; runs are many of these in one program over all devices.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from diffrl.types import Key, Metrics, State, Transition
 
 
 def host_loop(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, seconds: float, chunks: int) -> float:
-    """Updates per second of one run by way H: the median of `chunks` pieces of about `seconds`.
+    """Updates per second of one run by the host loop: the median of `chunks` pieces of about `seconds`.
 
     Metrics are fetched every thousand updates, as such loops do.
 

@@ -1,4 +1,7 @@
-"""What bounds a program from below: arithmetic, memory traffic and launches, as XLA's compiled program states them."""
+"""The least time a program can take: its arithmetic, memory traffic and launches, against the machine's rates.
+
+The counts are what XLA's compiled program states of itself; the rates are measured on this machine.
+"""
 
 import re
 import time

@@ -4,6 +4,7 @@ The baseline is one run whose simulator is stepped on the host, whose buffer is 
 and one to update each step. Its total over runs is the same for any number of them, since they follow one another.
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,15 +15,14 @@ import numpy as np
 
 from diffrl.config import Config, ConfigError
 from diffrl.data.env_id import env_spec_of
-from diffrl.data.replay import Replay
-from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
 from diffrl.envs.protocol import HostEnvironments
 from diffrl.registry import make
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
-from diffrl.training.online.interaction import DeviceLoop, HostLoop, RunState, init_all, interact
-from diffrl.training.online.train import describe, stage_of
+from diffrl.training.online.environment import describe, opened, stage_of
+from diffrl.training.online.interaction import DeviceLoop, HostLoop, RunState, empty_replay, first_episodes, interact
 from diffrl.training.runs import make_runs
+from diffrl.training.train import init_states
 from diffrl.types import Transition
 
 CHUNK = 100  # iterations per dispatch
@@ -74,37 +74,33 @@ def _one_program(config: Config, count: int, seconds: float) -> tuple[str, float
     """Name of the simulator, and environment steps per second of all runs."""
     online = config.online
     config.num_seeds, config.sweep = count, ""
-    runs, env_spec = make_runs(config), env_spec_of(online.env_id)
+    runs = make_runs(config)
     mesh = make_mesh(runs.size)
     size = padded_size(runs.size, mesh)
-    backend = environments.choose(online.backend, env_spec, None)
-    envs = backend.device if backend.host is None else backend.host(size * online.num_envs)
-    assert envs is not None
-    spec, _ = describe(envs, online.env_id, env_spec)
-    algorithm = make(config.algorithm, spec, config.action_chunk)
-    parts = interact(algorithm, stage_of(algorithm), spec, config, envs.max_episode_steps)
-    state, life = init_all(algorithm, backend.device if backend.host is None else None, spec, runs, online.num_envs)
-    empty = Replay.empty(online.num_envs, online.buffer_size // online.num_envs, spec.observation_dim, spec.action_dim)
-    replay = jax.vmap(lambda _: empty)(jnp.arange(runs.size))
-    states = place(pad(RunState(algorithm=state, life=life, replay=replay, alive=jnp.ones(runs.size, bool)), size), mesh, RUN)
-    keys = place(pad(runs.keys, size), mesh, RUN)
-    loop = (
-        HostLoop(parts, envs, config, runs, size, mesh)
-        if isinstance(envs, HostEnvironments)
-        else DeviceLoop(parts, envs, config, mesh)
-    )
-    for done, learning in ((0, False), (CHUNK, True)):  # the first compiles the second's program too
-        states, metrics = loop(states, keys, done, CHUNK, learning)
-    jax.block_until_ready(metrics)
-    done, began = 2 * CHUNK, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        states, metrics = loop(states, keys, done, CHUNK, True)
+    with opened(online, size * online.num_envs) as world:
+        envs, spec = world.envs, world.spec
+        algorithm = make(config.algorithm, spec, config.action_chunk)
+        stage = stage_of(algorithm)
+        parts = interact(algorithm, stage, spec, world.card, config, envs.max_episode_steps)
+        if isinstance(envs, HostEnvironments):
+            loop, env = HostLoop(parts, envs, config, runs, size, mesh), None
+        else:
+            loop, env = DeviceLoop(parts, envs, config, mesh), envs
+        state = init_states(algorithm, runs)
+        environments = jax.jit(functools.partial(first_episodes, algorithm, env, spec, online.num_envs))(state, runs.keys)
+        replay = jax.vmap(lambda _: empty_replay(stage, spec, config))(jnp.arange(runs.size))
+        states = RunState(algorithm=state, environments=environments, replay=replay, alive=jnp.ones(runs.size, bool))
+        states, keys = place(pad((states, runs.keys), size), mesh, RUN)
+        for done, learning in ((0, False), (CHUNK, True)):  # the first compiles the second's program too
+            states, metrics = loop(states, None, keys, done, CHUNK, learning)
         jax.block_until_ready(metrics)
-        done += CHUNK
-    elapsed = time.perf_counter() - began
-    if isinstance(envs, HostEnvironments):
-        envs.close()
-    return backend.name, count * online.num_envs * (done - 2 * CHUNK) / elapsed
+        done, began = 2 * CHUNK, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            states, metrics = loop(states, None, keys, done, CHUNK, True)
+            jax.block_until_ready(metrics)
+            done += CHUNK
+        elapsed = time.perf_counter() - began
+    return world.backend, count * online.num_envs * (done - 2 * CHUNK) / elapsed
 
 
 def _host_loop(config: Config, seconds: float) -> float:

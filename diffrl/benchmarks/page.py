@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMethodFormatter
 
 from diffrl.benchmarks.scaling import Point
-from diffrl.benchmarks.stages import StageTime
+from diffrl.benchmarks.stages import HOST_LOOP, StageTime
+from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE
 
 
@@ -45,8 +46,8 @@ def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
     for section in sections:
         if section.rows:
             lines += ["", f"## {section.title}", "", *([section.note, ""] if section.note else [])]
-            lines += ["| " + " | ".join(section.columns) + " |", "|" + " --- |" * len(section.columns)]
-            lines += ["| " + " | ".join(row.cells()) + " |" for row in section.rows]
+            cells = [row.cells() for row in section.rows]
+            lines.append(table(section.columns, cells, left=len(section.columns)).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +59,7 @@ def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
         absolute, relative = figure.subplots(1, 2)
         colours = matplotlib.colormaps["tab20"]
         for i, (method, stage) in enumerate(stages):
-            runs = [row for row in rows if (row.method, row.stage) == (method, stage) and row.way != "H"]  # S is one run
+            runs = [row for row in rows if (row.method, row.stage) == (method, stage) and row.way != HOST_LOOP]
             style: Any = {"color": colours(i % 20), "marker": "o", "markersize": 3.5, "linewidth": 1.4}
             counts = [row.runs for row in runs]
             absolute.plot(counts, [row.updates_per_second for row in runs], **style)

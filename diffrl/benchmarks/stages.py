@@ -1,4 +1,4 @@
-"""Measurements of cost: stages of training against the machine's own matrix-product rate, and the time of an action."""
+"""What a stage of training costs, beside a host loop and the machine's own limits, and what choosing an action costs."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ from diffrl.config import Config, ConfigError, find, override
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import make
-from diffrl.training.chunk import at_a_time
+from diffrl.training.chunk import runs_together
 from diffrl.training.cost import compile_chunk, inputs, measure, shapes
 from diffrl.training.devices import make_mesh
 from diffrl.training.memory import tree_bytes
@@ -27,6 +27,7 @@ from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 from diffrl.types import Spec
 
+HOST_LOOP, SCAN, RUNS = "host loop", "scan", "runs"  # ways of running the same updates: see `host_loop`
 SLOW = 0.25  # seconds of choosing one action
 
 
@@ -48,11 +49,11 @@ class Problem(NamedTuple):
 
 
 class StageTime(NamedTuple):
-    """Cost of one stage of a method, run one way (`strategies`) for some number of runs. Of the host loop it is the rate."""
+    """Cost of one stage of a method, for some number of runs. Of the host loop only the rate is measured."""
 
     method: str
     stage: str
-    way: str  # H, S or R
+    way: str  # HOST_LOOP, SCAN or RUNS
     runs: int
     updates_per_second: float  # of all runs together
     of_host_loop: float
@@ -68,7 +69,7 @@ class StageTime(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """For a table whose heads are `COLUMNS`."""
         rate = (self.method, self.stage, self.way, str(self.runs), f"{self.updates_per_second:,.1f}", f"{self.of_host_loop:.2f}")
-        if self.way == "H":
+        if self.way == HOST_LOOP:
             return (*rate, *[""] * (len(COLUMNS) - len(rate)))
         return (
             *rate,
@@ -83,8 +84,8 @@ class StageTime(NamedTuple):
         )
 
 
-COLUMNS = ("method", "stage", "way", "runs", "updates/s", "against H", "GFLOP/update", "of ceiling", "MB/update", "of bandwidth")
-COLUMNS += ("kernels/update", "compile s", "again s", "memory MB")
+COLUMNS = ("method", "stage", "way", "runs", "updates/s", "against host loop", "GFLOP/update", "of ceiling", "MB/update")
+COLUMNS += ("of bandwidth", "kernels/update", "compile s", "again s", "memory MB")
 
 
 class ActionTime(NamedTuple):
@@ -121,36 +122,37 @@ def stages(
     chunks: int,
     host: bool = True,
     longest: float = float("inf"),
-    limits: Callable[[], tuple[float, float]] = limits.rates,
+    rates: Callable[[], tuple[float, float]] = limits.rates,
 ) -> Iterator[StageTime]:
     """Time every stage of a config by each way and for each number of runs; chunks are sized to last about `seconds`.
 
     Args:
         name: for the results.
         names: of the stages; empty for all.
-        host: whether to run ways H and S.
+        host: whether to run the host loop and the scan too.
         longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
-        limits: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
+        rates: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
     """
     algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
     dataset = attach(problem.dataset(), algorithm.columns)
-    ways = [("S", 1)] * host + [("R", count) for count in run_counts if count > 1 or not host]  # R of one run is S
+    # A scan is the program of one run, so that one run needs no measurement of its own beside it.
+    ways = [(SCAN, 1)] * host + [(RUNS, count) for count in run_counts if count > 1 or not host]
     for stage in algorithm.stages:
         if names and stage.name not in names:
             continue
         per_host = float("nan")
         if host:
             per_host = host_loop(algorithm, stage, _runs(config, 1), dataset, seconds, chunks)
-            yield StageTime(name, stage.name, "H", 1, per_host, 1.0, *[0] * 8)
-        ceiling, bandwidth = limits()
+            yield StageTime(name, stage.name, HOST_LOOP, 1, per_host, 1.0, *[0] * 8)
+        ceiling, bandwidth = rates()
         one = 0.0
         for way, count in ways:
             if count * one > longest:
                 continue
             runs = _runs(config, count)
-            mesh = make_mesh(count, jax.devices()[:1] if way == "S" else None)
+            mesh = make_mesh(count, jax.devices()[:1] if way == SCAN else None)
             given = inputs(algorithm, stage, runs, dataset, mesh)
-            together = at_a_time(tree_bytes(given.states) // len(given.keys), len(given.keys) // mesh.shape["run"], mesh)
+            together = runs_together(tree_bytes(given.states) // len(given.keys), len(given.keys) // mesh.shape["run"], mesh)
             cost = measure(stage, mesh, given, seconds, chunks)
             turn = cost.program
             if together * mesh.shape["run"] < len(given.keys):

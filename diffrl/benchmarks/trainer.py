@@ -78,7 +78,7 @@ def _start(folder: Path, workdir: str) -> tuple[float, float]:
 
 
 def host_overhead(config: Config, counts: list[int]) -> list[HostTime]:
-    """Of training a method of one stage, all its networks one unit wide, a row and an update per chunk, with all reporting."""
+    """Time the host's work per chunk, by a training whose updates cost next to nothing: all networks one unit wide."""
     from diffrl.training.train import train
 
     found = []

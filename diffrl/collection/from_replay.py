@@ -23,7 +23,7 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
     config = _json(workdir / "config.json")
     if not config.get("online", {}).get("env_id") or not (workdir / "DONE").exists():
         raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
-    iterations = _json(workdir / "DONE")["step"] // config["online"]["num_envs"]
+    iterations = _json(workdir / "DONE")["online_steps"] // config["online"]["num_envs"]
     runs, envs, steps, _ = _saved(workdir, iterations).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
@@ -41,18 +41,20 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
 
 def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray]:
     """Rows in order of time, environment by environment, in the environment's units; the last episode of each is cut."""
-    spec = Spec.from_json(_json(Path(workdir) / "spec.json"))
+    card, spec = Card.from_json(_json(Path(workdir) / "dataset.json")), Spec.from_json(_json(Path(workdir) / "spec.json"))
     o, a = spec.observation_dim, spec.action_dim
+    mean, std = np.asarray(spec.observation_mean, np.float32), np.asarray(spec.observation_std, np.float32)
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
     saved = _saved(Path(workdir), iterations)[run]
     terminal, timeout = saved[..., -2] > 0.5, saved[..., -1] > 0.5
     timeout[:, -1] |= ~terminal[:, -1]
     rows = saved.reshape(-1, saved.shape[-1])
+    action = rows[:, o : o + a]
     return {
-        "observation": rows[:, :o],
-        "action": np.clip(low + (rows[:, o : o + a] + 1.0) / 2.0 * (high - low), low, high),
-        "next_observation": rows[:, o + a : 2 * o + a],
-        "reward": rows[:, 2 * o + a],
+        "observation": mean + rows[:, :o] * std,
+        "action": action.argmax(axis=1) if spec.num_actions else np.clip(low + (action + 1.0) / 2.0 * (high - low), low, high),
+        "next_observation": mean + rows[:, o + a : 2 * o + a] * std,
+        "reward": (rows[:, 2 * o + a] - card.reward_shift) / card.reward_scale,
         "terminal": terminal.ravel(),
         "timeout": timeout.ravel(),
     }

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data.dataset import DatasetError, Rows, Source
+from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.env_id import env_spec_of
+from diffrl.data.episodes import recorded
 
 
 def from_arrays(
@@ -16,46 +17,51 @@ def from_arrays(
     terminal: Any,
     timeout: Any = None,
     next_observation: Any = None,
-    action_low: Any = -1.0,
-    action_high: Any = 1.0,
+    action_low: Any = None,
+    action_high: Any = None,
+    num_actions: Any = 0,
     id: str = "in memory",
     env_id: str = "",
     description: str = "",
 ) -> Source:
     """Rows of any array library, episodes one after another, as a Source for `dataset.build` or `training.train`.
 
-    Without `next_observation` the next observation is the following row's, and the last row of an episode that ended by
-    timeout has none and is dropped, as in D4RL's `qlearning_dataset`; the row before it becomes the episode's last. A
-    terminal row's next observation is then the first of the next episode: no bootstrap reads it, a model of the dynamics
-    must leave it out. A terminal row at the very end repeats its own. One observation more than rows means a single
-    episode with its final observation, of which nothing is dropped.
+    `episodes.recorded` says where episodes end and which rows are kept. Without `next_observation` the next observation is
+    the following row's, and the last row of an episode that ended by timeout has none and is dropped, as in D4RL's
+    `qlearning_dataset`. A terminal row's next observation is then the first of the next episode: no bootstrap reads it, a
+    model of the dynamics must leave it out. One observation more than rows means a single episode with its final
+    observation, of which nothing is dropped.
 
     Args:
         observation: `[N, O]`, or `[N + 1, O]` for one episode with its final observation.
-        action: `[N, A]`, real numbers.
+        action: `[N, A]`, real numbers; or `[N]` or `[N, 1]`, integers from 0 on, which stand for discrete actions.
         reward: `[N]`.
         terminal: `[N]` of 0 and 1; cuts the bootstrap.
         timeout: `[N]` of 0 and 1; ends an episode without cutting the bootstrap. None for none. The last row ends in a
             timeout where it is not terminal.
-        next_observation: `[N, O]`, or None.
-        action_low, action_high: bounds, `[A]` or one number for all.
+        next_observation: `[N, O]`, or None. Where it is not the following row's an episode ends.
+        action_low, action_high: bounds, `[A]` or one number for all; None for those of the environment, and -1 and 1 where there
+            is none.
+        num_actions: how many discrete actions there are; 0 for as many as the environment has, or as many as occur.
         id: name under which the data appear in `dataset.json`.
         env_id: gymnasium's name of the environment to evaluate in; empty for none.
         description: how the data were made.
 
     Raises:
-        DatasetError: a shape does not fit, actions are integers, a flag is neither 0 nor 1, no row has a next
-            observation, or gymnasium does not know `env_id`.
+        DatasetError: a shape does not fit, a flag is neither 0 nor 1, no row has a next observation, or gymnasium does not know
+            `env_id`.
     """
     reward = numbers(id, "reward", reward, 1)
     if not len(reward):
         raise DatasetError(f"dataset {id!r} has no transitions")
-    action = _array(id, "action", action)
-    if action.dtype.kind in "biu":
-        raise DatasetError(
-            f"dataset {id!r}: actions are integers ({action.dtype}), that is discrete; only real-valued actions are supported"
-        )
-    observation, action = numbers(id, "observation", observation, 2), numbers(id, "action", action, 2)
+    observation, action = observations(id, "observation", observation), actions(id, action)
+    if action.dtype.kind == "i" and not (action_low is None and action_high is None):
+        raise DatasetError(f"dataset {id!r}: integers are discrete actions and have no bounds: give real numbers, or no bounds")
+    count = _count(id, num_actions)
+    if count and action.dtype.kind != "i":
+        raise DatasetError(f"dataset {id!r}: num_actions is of discrete actions, that is integers, and these are real numbers")
+    if (action_low is None) != (action_high is None):
+        raise DatasetError(f"dataset {id!r}: of action_low and action_high only one is there")
     terminal = flags(id, "terminal", terminal)
     timeout = np.zeros(len(reward), bool) if timeout is None else flags(id, "timeout", timeout)
     final = next_observation is None and len(observation) == len(reward) + 1
@@ -64,40 +70,60 @@ def from_arrays(
         if len(value) != len(reward):
             raise DatasetError(f"dataset {id!r}: {name} has {len(value)} rows, reward {len(reward)}")
     if next_observation is not None:
-        next_observation = numbers(id, "next_observation", next_observation, 2)
+        next_observation = observations(id, "next_observation", next_observation)
+        if len(next_observation) != len(reward):
+            raise DatasetError(
+                f"dataset {id!r}: next_observation has shape {next_observation.shape} where reward has {len(reward)} rows"
+            )
+        if next_observation.shape != observation.shape:
+            raise DatasetError(
+                f"dataset {id!r}: observation {observation.shape} and next_observation {next_observation.shape} differ"
+            )
     elif final:
         if (terminal | timeout)[:-1].any():
             raise DatasetError(f"dataset {id!r}: one observation more than rows means one episode, but there are ends inside")
         observation, next_observation = observation[:-1], following
-    if next_observation is None:
-        rows = _shifted(id, observation, action, reward, terminal, timeout)
-    else:
-        rows = Rows(observation, action, reward, next_observation, terminal, timeout.copy())
-    rows.timeout[-1] |= not rows.terminal[-1]
+    found = recorded(observation, action, reward, terminal, timeout, next_observation)
+    if not len(found.rows.reward):
+        raise DatasetError(
+            f"dataset {id!r}: no row has a next observation, since there is no next_observation array and every episode is one "
+            "row long. Add next_observation"
+        )
     return Source(
-        transitions=rows,
+        recorded=found,
+        id=id,
         action_low=_bound(id, "action_low", action_low, action.shape[1]),
         action_high=_bound(id, "action_high", action_high, action.shape[1]),
-        id=id,
+        num_actions=count,
         env_spec=env_spec_of(env_id) if env_id else None,
         description=description,
     )
 
 
-def _shifted(
-    id: str, observation: np.ndarray, action: np.ndarray, reward: np.ndarray, terminal: np.ndarray, timeout: np.ndarray
-) -> Rows:
-    """Rows whose next observation is the following row's, without those that have none."""
-    following = np.concatenate([observation[1:], observation[-1:]])
-    keep = ~timeout
-    keep[-1] &= terminal[-1]
-    if not keep.any():
+def observations(id: str, name: str, value: Any) -> np.ndarray:
+    """A field `[N, O]` as float32, or as float64 where that holds more of its digits.
+
+    Raises:
+        DatasetError: the shape does not fit, or it holds no real numbers.
+    """
+    return _numbers(id, name, value, 2, precise=True)
+
+
+def actions(id: str, value: Any) -> np.ndarray:
+    """Actions `[N, A]` as float32, or discrete ones `[N, 1]` as int64.
+
+    Raises:
+        DatasetError: the shape does not fit, or they are neither real numbers nor one integer a row.
+    """
+    array = _array(id, "action", value)
+    if array.dtype.kind not in "biu":
+        return numbers(id, "action", array, 2)
+    if array.shape not in ((len(array),), (len(array), 1)) if array.ndim else True:
         raise DatasetError(
-            f"dataset {id!r}: no row has a next observation, since there is no next_observation array and every episode is one "
-            "row long. Add next_observation"
+            f"dataset {id!r}: actions are integers ({array.dtype}), that is discrete, of shape {array.shape}, expected [rows] or "
+            "[rows, 1]: give real numbers where they are numbers"
         )
-    cut = np.append(~keep[1:], False) & ~terminal
-    return Rows(*(column[keep] for column in (observation, action, reward, following, terminal, cut)))
+    return array.reshape(-1, 1).astype(np.int64)
 
 
 def numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
@@ -106,6 +132,10 @@ def numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
     Raises:
         DatasetError: the shape does not fit, or it holds no real numbers.
     """
+    return _numbers(id, name, value, axes)
+
+
+def _numbers(id: str, name: str, value: Any, axes: int, precise: bool = False) -> np.ndarray:
     array = _array(id, name, value)
     if array.ndim > 2 and array.dtype == np.uint8:
         raise DatasetError(f"dataset {id!r}: {name} holds images of shape {array.shape[1:]}; only vectors are supported")
@@ -115,7 +145,8 @@ def numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"dataset {id!r}: {name} has type {array.dtype}, expected numbers")
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
+        wide = precise and np.promote_types(array.dtype, np.float32) != np.float32
+        return np.ascontiguousarray(array, np.float64 if wide else np.float32)
 
 
 def flags(id: str, name: str, value: Any) -> np.ndarray:
@@ -137,7 +168,16 @@ def _array(id: str, name: str, value: Any) -> np.ndarray:
         raise DatasetError(f"dataset {id!r}: {name} is no array ({error})") from None
 
 
-def _bound(id: str, name: str, value: Any, action_dim: int) -> np.ndarray:
+def _count(id: str, value: Any) -> int:
+    array = _array(id, "num_actions", value)
+    if array.ndim or array.dtype.kind not in "iu" or array < 0:
+        raise DatasetError(f"dataset {id!r}: num_actions must be a number of actions, got {array.tolist()!r}")
+    return int(array)
+
+
+def _bound(id: str, name: str, value: Any, action_dim: int) -> np.ndarray | None:
+    if value is None:
+        return None
     array = _array(id, name, value)
     if array.shape not in ((), (action_dim,)):
         raise DatasetError(f"dataset {id!r}: {name} has shape {array.shape}, expected one number or {action_dim}")

@@ -21,7 +21,7 @@ class Episode(NamedTuple):
 
 
 def episodes(storage: Any) -> Iterator[Episode]:
-    """Episodes of a `minari` ArrowStorage in order, for Box, Dict and Tuple observations and Box actions.
+    """Episodes of a `minari` ArrowStorage in order, for Box, Dict and Tuple observations and Box or Discrete actions.
 
     Not read through Minari 0.5: its reader takes the first 32,767 rows of a longer episode for the whole, and fails on
     infos of one number per step.
@@ -52,4 +52,6 @@ def _decode(space: Any, values: Any) -> Any:
         return {name: _decode(part, values.field(name)) for name, part in space.spaces.items()}
     if type(space).__name__ == "Tuple":
         return tuple(_decode(part, values.field(str(i))) for i, part in enumerate(space.spaces))
+    if type(space).__name__ == "Discrete":
+        return values.to_numpy(zero_copy_only=False)
     return values.flatten().to_numpy(zero_copy_only=False).reshape(-1, *space.shape)

@@ -45,6 +45,8 @@ def attach(dataset: Dataset, derive: ColumnsFn | None) -> Dataset:
 
 def episode_bounds(dataset: Dataset) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
     """For each row the indices of the first and the last row of its episode, int32."""
+    if dataset.episode_start is not None and dataset.episode_end is not None:
+        return jnp.asarray(dataset.episode_start), jnp.asarray(dataset.episode_end) - 1
     row = jnp.arange(dataset.size, dtype=jnp.int32)
     end = _ends(dataset)
     start = jnp.concatenate([jnp.ones(1, bool), end[:-1]])
@@ -174,5 +176,7 @@ def windows(dataset: Dataset, length: int) -> dict[str, Array]:
 
 
 def _ends(dataset: Dataset) -> Bool[Array, " rows"]:
+    if dataset.episode_end is not None:
+        return jnp.asarray(dataset.episode_end) == jnp.arange(1, dataset.size + 1)
     rows = dataset[:]
     return (rows.terminal | rows.timeout).at[-1].set(True)

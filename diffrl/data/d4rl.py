@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data.arrays import flags, from_arrays, numbers
+from diffrl.data.arrays import flags, from_arrays
 from diffrl.data.dataset import DatasetError, Source
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -17,9 +17,9 @@ def load(id: str, *, max_episode_steps: int | None = None) -> Source:
 
     Where the file has `next_observations` they are used and every row is kept. Otherwise the next observation is the
     following row's, and the last row of an episode that ended by timeout is dropped (see `arrays.from_arrays`); a terminal
-    in the file's last row, which D4RL's loop does not reach, is kept. `timeouts` end episodes and never cut the bootstrap;
-    in maze2d's files they mark where the goal moved. A file without them is cut where `next_observations` and the
-    following row's observation differ, or, failing that, every `max_episode_steps`.
+    in a row that is a timeout too, or in the file's last, which D4RL's loop leaves out, is kept. `timeouts` end episodes and
+    never cut the bootstrap; in maze2d's files they mark where the goal moved. A file with neither is cut every
+    `max_episode_steps`.
 
     Args:
         id: path of the file; also the dataset's name.
@@ -40,14 +40,14 @@ def load(id: str, *, max_episode_steps: int | None = None) -> Source:
     except (OSError, KeyError, RuntimeError) as error:
         # What is wrong with a file, with a link in it, and with a part of it.
         raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({error}): fetch it anew") from error
-    if "timeouts" not in arrays:
+    if "timeouts" not in arrays and "next_observations" not in arrays:
         arrays["timeouts"] = _timeouts(id, arrays, max_episode_steps)
     source = from_arrays(
         observation=arrays["observations"],
         action=arrays["actions"],
         reward=arrays["rewards"],
         terminal=arrays["terminals"],
-        timeout=arrays["timeouts"],
+        timeout=arrays.get("timeouts"),
         next_observation=arrays.get("next_observations"),
         id=id,
     )
@@ -76,15 +76,6 @@ def _read(id: str, file: Any) -> dict[str, np.ndarray]:
 
 def _timeouts(id: str, arrays: dict[str, np.ndarray], max_episode_steps: int | None) -> np.ndarray:
     terminal = flags(id, "terminals", arrays["terminals"])
-    if "next_observations" in arrays:
-        observation, following = (numbers(id, name, arrays[name], 2) for name in ("observations", "next_observations"))
-        if observation.shape != following.shape or len(observation) != len(terminal):
-            shapes = f"observations {observation.shape}, next_observations {following.shape} and terminals {terminal.shape}"
-            raise DatasetError(f"dataset {id!r}: {shapes} do not fit")
-        # The tolerance of IQL's code (Kostrikov et al. 2021), which cuts D4RL's rows so.
-        with np.errstate(over="ignore", invalid="ignore"):  # `build` says which values are not finite
-            jump = np.linalg.norm(observation[1:] - following[:-1], axis=1) > 1e-6
-        return np.append(jump, True)[: len(terminal)] & ~terminal
     if max_episode_steps is None:
         raise DatasetError(
             f"dataset {id!r} has neither timeouts nor next_observations, so nothing says where its episodes were cut: give "

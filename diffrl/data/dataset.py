@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
-from typing import Any, NamedTuple
+import math
+import typing
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -10,12 +12,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from diffrl.data import episodes
+from diffrl.data.episodes import Recorded, Rows
+from diffrl.settings import setting
 from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
-REWARD_SCALES = ("none", "return_range")
+RewardScale = Literal["none", "return_range"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
+MOST_ACTIONS = 10_000  # discrete ones: a row holds a number for each
 
 
 class DatasetError(ValueError):
@@ -75,10 +81,11 @@ class Card:
 
     Attributes:
         id: name under which it was loaded.
-        rows, episodes: sizes.
-        return_min, return_mean, return_max: over episodes, in the environment's own reward.
+        rows: transitions that are trained on.
+        episodes: as they were recorded.
+        return_min, return_mean, return_max: over these, in the environment's own reward.
         sha256: fingerprint of the raw rows (before any transform).
-        action_low, action_high: the environment's action bounds.
+        action_low, action_high: the environment's action bounds; 0 and 1 where actions are discrete.
         env_spec: gymnasium EnvSpec of the evaluation environment as JSON, or None where the data name none.
         observation_keys: for Dict observations, the keys that were concatenated, in order.
         ref_min_score, ref_max_score: episode returns that count as 0 and 100, or None.
@@ -111,33 +118,41 @@ class Card:
         return cls(**with_tuples(values))
 
 
-class Rows(NamedTuple):
-    """Raw transitions in the host's memory, as a loader finds them: a Transition's fields as numpy arrays `[N, ...]`.
+class Source(NamedTuple):
+    """What a loader returns: raw rows and what is known of them.
 
-    Shapes and values are not to be trusted before `build` has checked them.
+    Attributes:
+        recorded: rows and returns of `episodes.recorded`.
+        id: name of the data.
+        action_low, action_high: `[A]` bounds of the actions; None where the data do not say, and where actions are discrete.
+        num_actions: how many discrete actions there are; 0 where the data do not say.
+        first_action: the least of them; None where the data do not say, and then 0.
+        observation_parts: as in `Spec`.
+        Others are those of `Card`.
     """
 
-    observation: np.ndarray
-    action: np.ndarray
-    reward: np.ndarray
-    next_observation: np.ndarray
-    terminal: np.ndarray
-    timeout: np.ndarray
-
-
-class Source(NamedTuple):
-    """What a loader returns: raw rows and what is known of them."""
-
-    transitions: Rows
-    action_low: np.ndarray
-    action_high: np.ndarray
+    recorded: Recorded
     id: str
+    action_low: np.ndarray | None = None
+    action_high: np.ndarray | None = None
+    num_actions: int = 0
+    first_action: int | None = None
+    observation_parts: tuple[tuple[str, int], ...] = ()
     env_spec: str | None = None
     observation_keys: tuple[str, ...] | None = None
     ref_min_score: float | None = None
     ref_max_score: float | None = None
     ref_provenance: str = ""
     description: str = ""
+
+    @property
+    def transitions(self) -> Rows:
+        return self.recorded.rows
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are indices of discrete ones."""
+        return self.transitions.action.dtype.kind in "biu"
 
 
 @dataclasses.dataclass
@@ -149,32 +164,37 @@ class Transforms:
         reward_scale: "none", or "return_range": multiply by 1000 / (largest - smallest episode return), as IQL and
             SRPO do for locomotion (Kostrikov et al. 2021, appendix B).
         reward_shift: added after scaling; -1 for AntMaze in IQL and SRPO.
+        clip_actions: move actions beyond the bounds onto them, as the environment did when it was given them. Otherwise
+            such data are refused.
     """
 
     standardize_observations: bool = False
-    reward_scale: str = "none"
-    reward_shift: float = 0.0
+    reward_scale: RewardScale = "none"
+    reward_shift: float = setting(0.0, low=-math.inf)
+    clip_actions: bool = False
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     """Check raw rows and apply the transforms. The result lies in the host's memory, as a numpy array.
+
+    Observations are standardised in float64 and rounded to float32 afterwards. Discrete actions become one-hot rows of 0 and 1.
+    Where neither the data nor `environment.matched` gave bounds of actions, they are -1 and 1.
 
     Raises:
         DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
             bounds, there are no rows, the returns of all episodes are equal where their range is the scale, or the transform is
             unknown.
     """
-    t = source.transitions
+    t, returns = source.recorded
     _check(source)
-    returns = episode_returns(t)
-    low, high = np.asarray(source.action_low, np.float32), np.asarray(source.action_high, np.float32)
+    actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms.clip_actions)
     scale = _reward_scale(source.id, transforms.reward_scale, returns)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name
         trained = {
-            "observation": (t.observation - mean) / std,
-            "action": 2.0 * (t.action - low) / (high - low) - 1.0,
-            "next_observation": (t.next_observation - mean) / std,
+            "observation": _standardized(t.observation, mean, std),
+            "action": actions.trained,
+            "next_observation": _standardized(t.next_observation, mean, std),
             "reward": (t.reward * scale + transforms.reward_shift)[:, None],
         }
     _check_magnitude(source.id, trained)
@@ -187,43 +207,36 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         return_mean=float(returns.mean()),
         return_max=float(returns.max()),
         sha256=fingerprint(t),
-        action_low=tuple(low.tolist()),
-        action_high=tuple(high.tolist()),
+        action_low=tuple(actions.low.tolist()),
+        action_high=tuple(actions.high.tolist()),
         env_spec=source.env_spec,
         observation_keys=source.observation_keys,
         ref_min_score=source.ref_min_score,
         ref_max_score=source.ref_max_score,
         ref_provenance=source.ref_provenance,
-        description=source.description,
+        description="; ".join(filter(None, (source.description, actions.note))),
         reward_scale=scale,
         reward_shift=transforms.reward_shift,
     )
     spec = Spec(
         observation_dim=t.observation.shape[1],
-        action_dim=t.action.shape[1],
+        action_dim=actions.trained.shape[1],
         observation_mean=tuple(mean.tolist()),
         observation_std=tuple(std.tolist()),
         action_low=card.action_low,
         action_high=card.action_high,
         observation_min=tuple(observation.min(axis=0).tolist()),
         observation_max=tuple(observation.max(axis=0).tolist()),
+        observation_parts=source.observation_parts,
+        num_actions=actions.trained.shape[1] if source.discrete else 0,
     )
     columns = [*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]]
     packed = np.concatenate(columns, axis=1, dtype=np.float32)
-    return Dataset(packed, observation_dim=spec.observation_dim, action_dim=spec.action_dim), spec, card
-
-
-def episode_ends(transitions: Rows | Transition) -> np.ndarray:
-    """Index one past the last row of every episode: after a terminal, after a timeout, and at the end of the data."""
-    ends = np.flatnonzero(np.asarray(transitions.terminal) | np.asarray(transitions.timeout)) + 1
-    n = len(transitions.reward)
-    return ends if len(ends) and ends[-1] == n else np.append(ends, n)
-
-
-def episode_returns(transitions: Rows | Transition) -> np.ndarray:
-    """Undiscounted sum of rewards of each episode, `[episodes]` float64."""
-    total = np.concatenate([[0.0], np.cumsum(np.asarray(transitions.reward, np.float64))])
-    return np.diff(total[np.concatenate([[0], episode_ends(transitions)])])
+    start, end = episodes.bounds(t)
+    dataset = Dataset(
+        packed, observation_dim=spec.observation_dim, action_dim=spec.action_dim, episode_start=start, episode_end=end
+    )
+    return dataset, spec, card
 
 
 def fingerprint(transitions: Rows | Transition) -> str:
@@ -260,19 +273,69 @@ def _check(source: Source) -> None:
         raise DatasetError(
             f"dataset {source.id!r}: observation {t.observation.shape} and next_observation {t.next_observation.shape} differ"
         )
-    low, high = np.asarray(source.action_low), np.asarray(source.action_high)
-    if low.shape != (t.action.shape[1],) or high.shape != low.shape:
-        raise DatasetError(f"dataset {source.id!r}: actions have {t.action.shape[1]} entries, their bounds {low.shape[0]}")
+
+
+class _Actions(NamedTuple):
+    """Actions as training sees them `[N, A]`, the bounds they had, and what is to be said of them."""
+
+    trained: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    note: str = ""
+
+
+def _one_hot(source: Source) -> _Actions:
+    first = source.first_action or 0
+    action = source.transitions.action[:, 0].astype(np.int64) - first
+    count = source.num_actions or int(action.max()) + 1
+    if count > MOST_ACTIONS:
+        raise DatasetError(
+            f"dataset {source.id!r}: actions are integers, that is discrete, and {count:,} of them are more than the "
+            f"{MOST_ACTIONS:,} that rows can hold: give real numbers where they are numbers"
+        )
+    outside = (action < 0) | (action >= count)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DatasetError(
+            f"dataset {source.id!r}: {int(outside.sum())} discrete actions are none of {first} … {first + count - 1}, first in "
+            f"row {row}: {action[row] + first}"
+        )
+    trained = np.zeros((len(action), count), np.float32)
+    trained[np.arange(len(action)), action] = 1.0
+    return _Actions(trained, np.zeros(count, np.float32), np.ones(count, np.float32))
+
+
+def _in_bounds(source: Source, clip: bool) -> _Actions:
+    action, note = source.transitions.action, ""
+    if source.action_low is None or source.action_high is None:
+        low, high = np.array([[-1.0], [1.0]], np.float32).repeat(action.shape[1], axis=1)
+        note = "bounds of actions unknown, taken to be -1 and 1"
+    else:
+        low, high = np.asarray(source.action_low, np.float32), np.asarray(source.action_high, np.float32)
+    if low.shape != (action.shape[1],) or high.shape != low.shape:
+        raise DatasetError(f"dataset {source.id!r}: actions have {action.shape[1]} entries, their bounds {low.shape[0]}")
     if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise DatasetError(f"dataset {source.id!r}: action bounds must be finite with low < high, got {low} and {high}")
     tolerance = 1e-5 * (high - low)
-    outside = (t.action < low - tolerance) | (t.action > high + tolerance)
-    if outside.any():
+    outside = (action < low - tolerance) | (action > high + tolerance)
+    beyond = int(outside.any(axis=1).sum())
+    if beyond and not clip:
         row = int(np.argwhere(outside)[0][0])
         raise DatasetError(
-            f"dataset {source.id!r}: {int(outside.any(axis=1).sum())} actions lie outside [{low}, {high}], first in row {row}: "
-            f"{t.action[row]}. Were they recorded before clipping?"
+            f"dataset {source.id!r}: {beyond} actions lie outside [{_brief(low)}, {_brief(high)}], first in row {row}: "
+            f"{_brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
+            "--config.dataset.clip_actions=true"
         )
+    if beyond:
+        action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{beyond:,} actions clipped to the bounds")))
+    return _Actions(2.0 * (action - low) / (high - low) - 1.0, low, high, note)
+
+
+def _brief(values: np.ndarray) -> str:
+    """A vector on one line: one number where all are equal, the first few where they are many."""
+    if (values == values[0]).all():
+        return f"{values[0]:g}"
+    return f"({', '.join(f'{value:.4g}' for value in values[:6])}{', …' if len(values) > 6 else ''})"
 
 
 def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
@@ -287,8 +350,8 @@ def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
 
 
 def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
-    if name not in REWARD_SCALES:
-        raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(REWARD_SCALES)}")
+    if name not in (known := typing.get_args(RewardScale)):
+        raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(known)}")
     if name == "none":
         return 1.0
     spread = float(returns.max() - returns.min())
@@ -300,8 +363,24 @@ def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
 
 
 def _statistics(observation: np.ndarray, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation `[O]`, float64."""
     if not standardize:
-        return np.zeros(observation.shape[1], np.float32), np.ones(observation.shape[1], np.float32)
-    # A column that never moves keeps its scale: dividing by a deviation of 0 would make it explode when it does.
-    std = observation.std(axis=0, dtype=np.float64)
-    return observation.mean(axis=0, dtype=np.float64).astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
+        return np.zeros(observation.shape[1]), np.ones(observation.shape[1])
+    # Counted from the first row, so that sums of numbers of one large offset keep their digits.
+    origin, n = observation[0].astype(np.float64), len(observation)
+    mean = origin + sum((observation[rows] - origin).sum(axis=0) for rows in episodes.blocks(n)) / n
+    std = np.sqrt(sum(np.square(observation[rows] - mean).sum(axis=0) for rows in episodes.blocks(n)) / n)
+    # A column that never moves, but for its last digits, keeps its scale: dividing by a deviation of 0 would make it explode
+    # when it does.
+    low, high = observation.min(axis=0).astype(np.float64), observation.max(axis=0).astype(np.float64)
+    digits = 4 * np.finfo(observation.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+    still = (high - low <= digits) | (std < np.finfo(np.float32).tiny)
+    return mean, np.where(still, 1.0, std)
+
+
+def _standardized(observation: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """(observation - mean) / std in float64, as float32."""
+    result = np.empty(observation.shape, np.float32)
+    for rows in episodes.blocks(len(result)):
+        result[rows] = (observation[rows] - mean) / std
+    return result

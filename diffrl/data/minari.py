@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from diffrl.data import arrow
-from diffrl.data.arrays import flags, numbers
-from diffrl.data.dataset import DatasetError, Rows, Source
-from diffrl.envs.env_spec import read
-from diffrl.envs.flatten import FlattenError, flatten, select_keys
+from diffrl.data.arrays import actions, flags, numbers
+from diffrl.data.dataset import DatasetError, Source
+from diffrl.data.episodes import Recorded, Rows, recorded
+from diffrl.envs.env_spec import read, without_display
+from diffrl.envs.flatten import FlattenError, flatten, parts_of, select_keys
 
 _PROBE_SECONDS = 3.0
 # Keys that gymnasium 1.x does not know in specs written by older versions; as Minari itself does.
@@ -24,7 +25,7 @@ _OLD_SPEC_KEYS = ("apply_api_compatibility", "autoreset")
 
 
 def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] | None = None) -> Source:
-    """Read a Minari dataset, stored as HDF5, Arrow or Parquet.
+    """Read a Minari dataset, stored as HDF5, Arrow or Parquet, with actions in a box or discrete ones.
 
     Terminations and truncations are kept apart; an episode whose last step is neither ends in a timeout. Where the
     collecting environment moved its goal within an episode, the first row of an episode carries the goal of the one
@@ -62,7 +63,9 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
         keys = select_keys(dataset.observation_space, observation_keys)
     except FlattenError as error:
         raise DatasetError(f"dataset {id!r}: {error}") from None
-    low, high = _action_bounds(id, dataset.action_space)
+    space = dataset.action_space
+    discrete = type(space).__name__ == "Discrete"
+    low, high = (None, None) if discrete else _action_bounds(id, space)
     try:
         columnar = dataset.storage.FORMAT in ("arrow", "parquet")
         episodes = list(arrow.episodes(dataset.storage) if columnar else dataset.iterate_episodes())
@@ -73,10 +76,13 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
     fix_goal = keys is not None and "desired_goal" in keys and _moves_goal(metadata.get("env_spec"))
     minimum, maximum = (_score(id, metadata, name) for name in ("ref_min_score", "ref_max_score"))
     return Source(
-        transitions=_stack(id, [_transitions(episode, keys, fix_goal, id) for episode in episodes]),
+        recorded=_recorded(id, [_transitions(episode, keys, fix_goal, discrete, id) for episode in episodes]),
+        id=id,
         action_low=low,
         action_high=high,
-        id=id,
+        num_actions=int(space.n) if discrete else 0,
+        first_action=int(space.start) if discrete else 0,
+        observation_parts=parts_of(dataset.observation_space, keys),
         env_spec=_modern(metadata.get("eval_env_spec") or metadata.get("env_spec")),
         observation_keys=keys,
         ref_min_score=None if maximum is None else minimum,
@@ -107,7 +113,7 @@ def _damaged(id: str, path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"dataset {id!r} is damaged or incomplete ({_first_line(error)}): {again}")
 
 
-def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id: str) -> Rows:
+def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, discrete: bool, id: str) -> Rows:
     where = f"{id}, episode {episode.id}"
     reward = numbers(where, "rewards", episode.rewards, 1)
     steps = len(reward)
@@ -121,6 +127,9 @@ def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id:
                 goal[:1] = goal[1:2]
                 rows = flatten({**episode.observations, "desired_goal": goal}, keys)
             action = np.asarray(episode.actions).reshape(len(episode.actions), -1)
+            if discrete and action.dtype.kind not in "iu":
+                raise TypeError(f"actions of type {action.dtype} are not discrete")
+            action = actions(where, action) if discrete else numbers(where, "actions", action, 2)
     except (KeyError, TypeError, ValueError) as error:
         # Parts that are missing, ragged, of unequal length or no numbers.
         raise DatasetError(f"dataset {where!r} is malformed: {_first_line(error)}") from error
@@ -138,7 +147,7 @@ def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id:
     timeout[-1] |= not terminal[-1]
     return Rows(
         observation=rows[:-1],
-        action=numbers(where, "actions", action, 2),
+        action=action,
         reward=reward,
         next_observation=rows[1:],
         terminal=terminal,
@@ -146,18 +155,19 @@ def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, id:
     )
 
 
-def _stack(id: str, parts: list[Rows]) -> Rows:
+def _recorded(id: str, parts: list[Rows]) -> Recorded:
     for name in ("observation", "action"):
         widths = sorted({getattr(part, name).shape[1] for part in parts})
         if len(widths) > 1:
             raise DatasetError(f"dataset {id!r}: {name} has {' or '.join(map(str, widths))} numbers a row, by episode")
-    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    rows = Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return recorded(**rows._asdict())
 
 
 def _action_bounds(id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
     if type(space).__name__ != "Box" or space.dtype.kind != "f":
         kind = "integer Box" if type(space).__name__ == "Box" else type(space).__name__
-        raise DatasetError(f"dataset {id!r} has {kind} actions; only Box actions of real numbers are supported")
+        raise DatasetError(f"dataset {id!r} has {kind} actions; only Box actions of real numbers and Discrete ones are supported")
     low, high = np.asarray(space.low, np.float32).ravel(), np.asarray(space.high, np.float32).ravel()
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise DatasetError(f"dataset {id!r}: the action space has no bounds ({space}); diffusion needs finite ones")
@@ -179,7 +189,7 @@ def _moves_goal(env_spec: str | None) -> bool:
 def _modern(env_spec: str | None) -> str | None:
     if env_spec is None:
         return None
-    return json.dumps({key: value for key, value in json.loads(env_spec).items() if key not in _OLD_SPEC_KEYS})
+    return without_display(json.dumps({key: value for key, value in json.loads(env_spec).items() if key not in _OLD_SPEC_KEYS}))
 
 
 def _download(id: str) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from diffrl.data import ogbench
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Rows, Source
+from diffrl.data.dataset import DatasetError, Source
+from diffrl.data.episodes import Recorded, Rows
 
 _REQUIRED = ("observation", "action", "reward", "terminal")
 _OPTIONAL = ("timeout", "next_observation")
@@ -18,8 +19,8 @@ def load_file(id: str) -> Source:
     """Read one .npz file.
 
     Arrays are named as the arguments of `arrays.from_arrays`, in singular or plural (`observation` or `observations`, …),
-    and mean what they mean there; `action_low` and `action_high` may be among them and are -1 and 1 otherwise. A file with
-    `masks`, `valids`, `qpos` or `qvel` and without timeouts is OGBench's, see `ogbench.arguments`.
+    and mean what they mean there; `action_low`, `action_high` and `num_actions` may be among them. OGBench's files are read as
+    `ogbench.arguments` says.
 
     Args:
         id: path of the file; also the dataset's name.
@@ -48,19 +49,22 @@ def load_directory(id: str) -> Source:
             here, there = (getattr(one.transitions, name).shape[1] for one in (part, first))
             if here != there:
                 raise DatasetError(f"dataset {part.id!r}: {name} has {here} numbers a row, that of {first.id!r} has {there}")
-        if (part.action_low != first.action_low).any() or (part.action_high != first.action_high).any():
+        if part.discrete != first.discrete or part.num_actions != first.num_actions:
+            raise DatasetError(f"dataset {part.id!r} has discrete actions where {first.id!r} has not, or another number of them")
+        if not all(np.array_equal(getattr(part, name), getattr(first, name)) for name in _BOUNDS):
             raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
     rows = Rows(*(np.concatenate(column) for column in zip(*(part.transitions for part in parts), strict=True)))
-    return first._replace(transitions=rows, id=id, description=f"{len(paths):,} files, {len(rows.reward):,} rows")
+    found = Recorded(rows, np.concatenate([part.recorded.returns for part in parts]))
+    return first._replace(recorded=found, id=id, description=f"{len(paths):,} files, {len(rows.reward):,} rows")
 
 
 def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
-    bounds: dict[str, Any] = {name: arrays[name] for name in _BOUNDS if name in arrays}
+    known: dict[str, Any] = {name: arrays[name] for name in (*_BOUNDS, "num_actions") if name in arrays}
     if ogbench.recognise(set(arrays)):
         kind, given = "OGBench file", ogbench.arguments(id, arrays)
     else:
         kind, given = "npz file", _plain(id, arrays)
-    source = from_arrays(**given, **bounds, id=id)
+    source = from_arrays(**given, **known, id=id)
     kept, rows = len(source.transitions.reward), len(given["reward"])
     return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
 

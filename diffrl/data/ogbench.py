@@ -4,16 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data.arrays import flags, numbers
+from diffrl.data.arrays import flags
 from diffrl.data.dataset import DatasetError
-
-# Arrays that OGBench's files have and files of plain transitions have not.
-_MARKS = frozenset({"masks", "valids", "qpos", "qvel"})
 
 
 def recognise(names: set[str]) -> bool:
-    """Whether a file with these arrays is OGBench's: in it `terminals` ends trajectories but is no terminal state."""
-    return bool(_MARKS & names) and not {"timeout", "timeouts"} & names
+    """Whether a file with these arrays is OGBench's: in it `terminals` ends trajectories but is no terminal state.
+
+    Its own are `masks`, `valids`, and as downloaded the simulator's states without any reward.
+    """
+    if {"timeout", "timeouts"} & names:
+        return False
+    downloaded = bool({"qpos", "qvel"} & names) and not {"reward", "rewards"} & names
+    return downloaded or bool({"masks", "valids"} & names)
 
 
 def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -21,9 +24,9 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
     `terminals` ends a trajectory as a timeout does. Only `masks`, which the single-task environments add (0 at success),
     cuts the bootstrap; the data go on after a success, so that from there on another episode is counted. Three layouts,
-    those of `ogbench.utils.load_dataset`: a file as downloaded, whose last row of each trajectory holds only its final
-    observation and is dropped; the regular form, with `next_observations`; the compact form, where `valids` is 0 in that
-    last row.
+    those of `ogbench.utils.load_dataset`: the regular form, with `next_observations`; the compact form, where a row whose
+    `valids` is 0 holds only the final observation of a trajectory; and a file as downloaded, where the row whose `terminals`
+    is 1 does. Rows that hold only an observation are no steps, and their rewards are not counted.
 
     Raises:
         DatasetError: there are no rewards, or another array is missing.
@@ -36,13 +39,15 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             f"dataset {id!r} is an OGBench file without rewards. OGBench computes them for its single tasks: save what "
             "ogbench.make_env_and_datasets('…-singletask-v0') returns with numpy.savez(path, **train_dataset), and name that file"
         )
-    reward, masks, valids = numbers(id, "rewards", arrays["rewards"], 1), arrays.get("masks"), arrays.get("valids")
-    return {
-        "observation": arrays["observations"],
-        "action": arrays["actions"],
-        "reward": reward,
-        "terminal": np.zeros(len(reward)) if masks is None else ~flags(id, "masks", masks),
-        # The compact form also sets `terminals` in the row before a trajectory's last.
-        "timeout": arrays["terminals"] if valids is None else ~flags(id, "valids", valids),
-        "next_observation": arrays.get("next_observations"),
-    }
+    given = {name: arrays[f"{name}s"] for name in ("observation", "action", "reward")}
+    end = flags(id, "terminals", arrays["terminals"])
+    given["terminal"] = ~flags(id, "masks", arrays["masks"]) if "masks" in arrays else np.zeros(len(end), bool)
+    if "next_observations" in arrays:
+        return given | {"timeout": end, "next_observation": arrays["next_observations"]}
+    final = ~flags(id, "valids", arrays["valids"]) if "valids" in arrays else end
+    for name, value in given.items():
+        if np.shape(value)[:1] != final.shape:
+            raise DatasetError(f"dataset {id!r}: {name} has shape {np.shape(value)} where {len(final)} rows are flagged")
+    step = np.flatnonzero(~final[:-1])
+    following = given["observation"][step + 1]
+    return {name: value[step] for name, value in given.items()} | {"timeout": final[step + 1], "next_observation": following}

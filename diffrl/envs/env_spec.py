@@ -5,6 +5,8 @@ from typing import Any
 
 # Wrappers that change neither what is observed nor what is rewarded; the time limit is read from the spec itself.
 HARMLESS_WRAPPERS = frozenset({"OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "TimeLimit"})
+# Wrappers that only show or keep pictures.
+_SHOWING = frozenset({"HumanRendering", "RenderCollection"})
 
 
 def read(text: str) -> dict[str, Any]:
@@ -14,6 +16,19 @@ def read(text: str) -> dict[str, Any]:
     except (json.JSONDecodeError, TypeError):
         return {}
     return spec if isinstance(spec, dict) and _well_formed(spec) else {}
+
+
+def without_display(text: str) -> str:
+    """The same EnvSpec, for an environment that draws nothing: data recorded in a window are used where there is no display.
+
+    A text that is no EnvSpec stays as it is.
+    """
+    spec = read(text)
+    if not spec:
+        return text
+    kwargs = {name: value for name, value in (spec.get("kwargs") or {}).items() if name != "render_mode"}
+    kept = [wrapper for wrapper in wrappers(spec) if wrapper["name"] not in _SHOWING]
+    return json.dumps({**spec, "kwargs": kwargs, "additional_wrappers": kept})
 
 
 def wrappers(spec: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Observations as one float32 vector, by one rule for the loader and the evaluator.
+"""Observations as one vector of numbers, by one rule for the loader and the evaluator.
 
 Box: ravelled in C order. Dict: its selected keys concatenated in the order given; without a selection,
 ("observation", "desired_goal") where the space has those and "achieved_goal" (the convention of goal-conditioned
@@ -50,7 +50,9 @@ def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[s
 
 
 def flatten(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, "batch observation"]:
-    """Batched observations (arrays, or nested dicts and tuples of arrays `[batch, ...]`) as one float32 matrix.
+    """Batched observations (arrays, or nested dicts and tuples of arrays `[batch, ...]`) as one matrix.
+
+    Float32, or float64 where a part of them holds more digits than float32 does.
 
     Raises:
         FlattenError: they hold something else than real numbers.
@@ -62,9 +64,21 @@ def flatten(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray,
 
 def flatten_one(observation: Any, keys: tuple[str, ...] | None) -> Float[np.ndarray, " observation"]:
     """One observation (array, or nested dicts and tuples of arrays) as one float32 vector."""
-    if keys is None:
-        return _flatten_value(observation, batched=False)
-    return np.concatenate([_flatten_value(observation[key], batched=False) for key in keys])
+    parts = [observation] if keys is None else [observation[key] for key in keys]
+    return np.concatenate([_flatten_value(part, batched=False) for part in parts], dtype=np.float32, casting="same_kind")
+
+
+def parts_of(space: Any, keys: tuple[str, ...] | None) -> tuple[tuple[str, int], ...]:
+    """Name and width of what `select_keys` chose of a space, in order; empty where nothing has a name."""
+    return tuple((key, width(space.spaces[key])) for key in keys or ())
+
+
+def width(space: Any) -> int:
+    """How many numbers a space of Box, and Dict and Tuple of Box, has."""
+    parts = getattr(space, "spaces", None)
+    if parts is None:
+        return int(np.prod(space.shape))
+    return sum(width(part) for part in (parts.values() if isinstance(parts, Mapping) else parts))
 
 
 def _flatten_value(value: Any, batched: bool = True) -> np.ndarray:
@@ -75,7 +89,9 @@ def _flatten_value(value: Any, batched: bool = True) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise FlattenError(f"observations of type {array.dtype} are no real numbers")
-    return array.reshape((len(array), array[0].size if len(array) else 0) if batched else (-1,)).astype(np.float32)
+    wide = np.promote_types(array.dtype, np.float32) != np.float32
+    flat = array.reshape((len(array), array[0].size if len(array) else 0) if batched else (-1,))
+    return flat.astype(np.float64 if wide else np.float32)
 
 
 def _check(space: Any, name: str) -> None:

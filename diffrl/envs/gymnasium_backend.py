@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from diffrl.envs import env_spec, trust
 from diffrl.envs.dmc import registry as dmc
@@ -51,13 +51,17 @@ class GymnasiumEnvironments:
             self._keys = select_keys(env.observation_space, observation_keys)
         except FlattenError as error:
             raise BackendError(f"{env.spec.id}: {error}") from None
-        if type(env.action_space).__name__ != "Box":
-            raise BackendError(f"{env.spec.id} has {type(env.action_space).__name__} actions; only Box actions are supported")
+        kind = type(env.action_space).__name__
+        if kind not in ("Box", "Discrete"):
+            raise BackendError(f"{env.spec.id} has {kind} actions; only Box and Discrete actions are supported")
         self.num_envs = num_envs
         self.max_episode_steps = int(limit)
-        self.action_low, self.action_high = (
-            np.ravel(bound).astype(np.float32) for bound in (env.action_space.low, env.action_space.high)
-        )
+        self.num_actions = int(env.action_space.n) if kind == "Discrete" else 0
+        self._first_action = int(env.action_space.start) if kind == "Discrete" else 0
+        bounds = (np.zeros(self.num_actions), np.ones(self.num_actions))
+        if kind == "Box":
+            bounds = (env.action_space.low, env.action_space.high)
+        self.action_low, self.action_high = (np.ravel(bound).astype(np.float32) for bound in bounds)
         self._action_shape, self._action_dtype = env.action_space.shape, env.action_space.dtype
         self._observation = np.zeros((0, 0), np.float32)
         self._done = np.ones(num_envs, bool)
@@ -78,12 +82,16 @@ class GymnasiumEnvironments:
         self._done[which], self._steps[which] = False, 0
         return self._observation[which]
 
-    def step(self, action: Num[np.ndarray, "batch action"]) -> Step:
-        """Apply actions in the environment's units. An episode that its environment truncates early ends there."""
+    def step(self, action: Num[np.ndarray, "batch action"] | Int[np.ndarray, " batch"]) -> Step:
+        """Apply actions in the environment's units, or discrete ones by their numbers from 0.
+
+        An episode that its environment truncates early ends there.
+        """
         reward, success, cut = np.zeros(self.num_envs, np.float32), *np.zeros((2, self.num_envs), bool)
         self._steps += ~self._done
         for i in np.flatnonzero(~self._done):
             one = np.asarray(action[i], self._action_dtype).reshape(self._action_shape)
+            one = one.item() + self._first_action if self.num_actions else one
             observation, reward[i], terminated, truncated, info = self._envs[i].step(one)
             self._observation[i] = flatten_one(observation, self._keys)
             success[i] = any(bool(info[key]) for key in _SUCCESS_KEYS if key in info)

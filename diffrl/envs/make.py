@@ -2,12 +2,16 @@
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from diffrl.envs import env_spec, locomotion, pointmaze
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
-from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments
+from diffrl.envs.flatten import FlattenError, select_keys, width
+from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments, make_env
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 
 BACKENDS = ("auto", "jax", "mujoco", "mjx", "gymnasium")
@@ -30,17 +34,60 @@ class Backend(NamedTuple):
     host: Callable[[int], HostEnvironments] | None = None
 
 
+class Interface(NamedTuple):
+    """What goes into an environment and comes out of it.
+
+    Attributes:
+        observation_dim: length of the flattened observation.
+        action_low, action_high: `[A]` bounds of actions in a box, not necessarily finite; None where actions are discrete.
+        num_actions, first_action: how many discrete actions there are, and the least of them; 0 for actions in a box.
+    """
+
+    observation_dim: int
+    action_low: np.ndarray | None = None
+    action_high: np.ndarray | None = None
+    num_actions: int = 0
+    first_action: int = 0
+
+
+def interface(spec_json: str, observation_keys: tuple[str, ...] | None) -> Interface:
+    """The interface of the environment that an EnvSpec describes. Makes one where it is not known without, and steps none.
+
+    Raises:
+        BackendError: it cannot be made here.
+        FlattenError: its observations are no vectors of numbers, or have other keys.
+    """
+    spec_json = env_spec.without_display(spec_json)
+    known: Any = pointmaze.from_env_spec(spec_json, observation_keys) or control.from_env_spec(spec_json)
+    if known is not None:
+        observation = jax.eval_shape(known.reset, jax.random.key(0))[1]
+        return Interface(observation.size, np.asarray(known.action_low, np.float32), np.asarray(known.action_high, np.float32))
+    env = make_env(spec_json)
+    try:
+        keys, space, actions = select_keys(env.observation_space, observation_keys), env.observation_space, env.action_space
+    finally:
+        env.close()
+    observation_dim = width(space) if keys is None else sum(width(space.spaces[key]) for key in keys)
+    if type(actions).__name__ == "Discrete":
+        return Interface(observation_dim, num_actions=int(actions.n), first_action=int(actions.start))
+    if type(actions).__name__ != "Box":
+        raise FlattenError(f"its actions are a {type(actions).__name__} space; only Box and Discrete can be chosen by a policy")
+    low, high = (np.ravel(bound).astype(np.float32) for bound in (actions.low, actions.high))
+    return Interface(observation_dim, low, high)
+
+
 def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
     """The simulator that `backend` names for the environment that the EnvSpec describes.
 
     "jax" is PointMaze rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
     locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks and some of dm_control's on MuJoCo's JAX port,
     "gymnasium" any environment as registered. "auto" takes the first of jax, mujoco, gymnasium that has the environment,
-    exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU.
+    exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU. None draws: a `render_mode` of the spec is left out.
 
     Raises:
         BackendError: the simulator does not have this environment, or it cannot be made.
     """
+    spec_json = env_spec.without_display(spec_json)
     spec = env_spec.read(spec_json)
     name, suite_task = spec.get("id", "the environment"), dmc.from_env_spec(spec_json)
     if backend in ("auto", "jax"):

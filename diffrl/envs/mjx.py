@@ -75,6 +75,7 @@ class MjxEnvironment:
         """
         self._physics = Physics(task.model)
         self.task, self.max_episode_steps = task, task.max_episode_steps
+        self.num_actions = 0
         self.action_low, self.action_high = task.model.actuator_ctrlrange.T.astype(np.float32)
 
     def reset(self, key: Key) -> tuple[State, Float[Array, " observation"]]:

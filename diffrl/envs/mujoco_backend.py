@@ -28,6 +28,7 @@ class MujocoEnvironments:
 
         engine: Any = mujoco  # its functions are compiled; type checkers do not see them
         self.num_envs, self.max_episode_steps, self.task = num_envs, task.max_episode_steps, task
+        self.num_actions = 0
         self.action_low, self.action_high = task.model.actuator_ctrlrange.T.astype(np.float32)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = min(num_threads or cores, num_envs)

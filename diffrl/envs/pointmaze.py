@@ -115,6 +115,7 @@ class PointMaze:
 
     action_dim = 2
     action_low, action_high = (-1.0, -1.0), (1.0, 1.0)
+    num_actions = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for a map without walls' shape, a goal or a start; an unknown key; an unknown reward."""

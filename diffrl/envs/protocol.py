@@ -27,15 +27,16 @@ class HostEnvironments(Protocol):
 
     num_envs: int
     max_episode_steps: int
-    action_low: Any  # [A] bounds of actions: float32, or a tuple of floats
+    action_low: Any  # [A] bounds of actions: float32, or a tuple of floats; A zeros and ones where they are discrete
     action_high: Any
+    num_actions: int  # 0 for actions in a box; A where they are discrete
 
     def reset(self, seeds: list[int]) -> np.ndarray:
         """Start one episode per seed; returns observations `[B, O]` float32."""
         ...
 
     def step(self, action: np.ndarray) -> Step:
-        """Apply actions `[B, A]`, in the environment's units."""
+        """Apply actions `[B, A]`, in the environment's units; of discrete ones the numbers `[B]`, counted from 0."""
         ...
 
     def close(self) -> None: ...
@@ -54,12 +55,17 @@ class DeviceEnvironment(Protocol):
 
     @property
     def action_low(self) -> Any:
-        """`[A]` lower bounds of actions: float32, or a tuple of floats."""
+        """`[A]` lower bounds of actions: float32, or a tuple of floats; zeros where they are discrete."""
         ...
 
     @property
     def action_high(self) -> Any:
-        """`[A]` upper bounds."""
+        """`[A]` upper bounds; ones where they are discrete."""
+        ...
+
+    @property
+    def num_actions(self) -> int:
+        """0 for actions in a box; A where they are discrete, and `step` takes their number, counted from 0."""
         ...
 
     def reset(self, key: Key) -> tuple[Any, Array]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffrl import config as configs
-from diffrl import registry
 from diffrl.algorithm import Algorithm
+from diffrl.config import ConfigError
 from diffrl.data import scores
-from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.evaluation import results, rollout, terminal
 from diffrl.evaluation.results import Result, Settings
-from diffrl.training.checkpoint import CheckpointError, Checkpoints
-from diffrl.training.runs import Runs, make_runs
+from diffrl.training.checkpoint import CheckpointError
+from diffrl.training.trained import Act, Trained
+from diffrl.training.workdir import WorkdirError
 from diffrl.types import Spec
 
 MAX_RECORDED_EPISODES = 8  # per run
@@ -82,10 +80,13 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
     """
     console = console or Console()
     _check(options)
-    _await_files(workdir, options, console)
+    if options.watch:
+        _await_files(workdir, options, console)
     try:
         evaluator = _Evaluator(workdir, options, console)
-    except (configs.ConfigError, CheckpointError, BackendError) as error:
+    except CheckpointError as error:
+        raise EvaluationError(f"{error}; --watch waits for them") from error
+    except (ConfigError, WorkdirError, BackendError) as error:
         raise EvaluationError(str(error)) from error
     found: dict[tuple[int, str], Result] = {}
     skipped: set[int] = set()
@@ -134,23 +135,21 @@ class _Evaluator:
 
     def __init__(self, workdir: Path, options: Options, console: Console):
         self.workdir, self.options, self.console = workdir, options, console
-        self.config = configs.load(workdir)
-        self.spec, self.card = _read(workdir / "spec.json", Spec), _read(workdir / "dataset.json", Card)
-        if self.card.env_spec is None:
-            raise EvaluationError(f"{self.card.id!r} names no environment to act in: train with --config.dataset.env_id=…")
-        self.reference = scores.reference_for(self.card)
-        self.note = self.reference.source if self.reference else scores.why_no_reference(self.card)
-        self.runs = make_runs(self.config)
-        self.precision = None if self.config.precision == "default" else self.config.precision
-        self.backend = environments.choose(options.backend, self.card.env_spec, self.card.observation_keys)
+        self.trained = Trained.open(workdir)
+        self.runs, card = self.trained.runs, self.trained.card
+        if card.env_spec is None:
+            raise EvaluationError(f"{card.id!r} names no environment to act in: train with --config.dataset.env_id=…")
+        self.reference = scores.reference_for(card)
+        self.note = self.reference.source if self.reference else scores.why_no_reference(card)
+        self.backend = environments.choose(options.backend, card.env_spec, card.observation_keys)
         self.host_envs: Any = None
-        self.variants = [self._variant(overrides) for overrides in parse_act(options.act)]
+        self.variants = [self._variant(act) for act in parse_act(options.act)]
         self.rollouts: dict[str, rollout.RolloutFn] = {}
-        self.checkpoints = Checkpoints(workdir)
+        self.checkpoints = self.trained.checkpoints
 
-    def _variant(self, overrides: tuple[tuple[str, str], ...]) -> _Variant:
-        settings = Settings(self.backend.name, self.backend.simulator, self.options.episodes, self.options.seed, overrides)
-        return _Variant(settings, build_algorithm(self.workdir, self.spec, overrides))
+    def _variant(self, act: Act) -> _Variant:
+        settings = Settings(self.backend.name, self.backend.simulator, self.options.episodes, self.options.seed, act)
+        return _Variant(settings, self.trained.acting(act).algorithm)
 
     def steps(self) -> list[int]:
         """The checkpoints to evaluate that exist now."""
@@ -162,10 +161,9 @@ class _Evaluator:
 
     def _in_last_stage(self, step: int) -> bool:
         try:
-            metadata = self.checkpoints.metadata(step)
+            return self.trained.is_of_last_stage(step)
         except (CheckpointError, OSError):
             return False  # retention deleted it
-        return metadata["stage_index"] == metadata["num_stages"] - 1
 
     def evaluate(self, step: int) -> list[Result]:
         """Results of one checkpoint, one per variant; none if it is gone."""
@@ -174,7 +172,7 @@ class _Evaluator:
         if any(result is None for result in existing.values()):
             results.make_folder(self.workdir, step)  # says before the episodes, not after them, that it cannot
             try:
-                policies = self.checkpoints.restore_policy(step, abstract_policies(self.variants[0].algorithm, self.runs))
+                policies = self.trained.restore(step)
                 metadata = self.checkpoints.metadata(step)
             except (CheckpointError, OSError) as error:
                 if not self._is_gone(step):
@@ -215,7 +213,9 @@ class _Evaluator:
     def _roll_out(self, step: int, variant: _Variant, policies: Any, metadata: dict[str, Any]) -> Result:
         env = self.backend.device if self.backend.device is not None else self._host_envs()
         if variant.label not in self.rollouts:
-            self.rollouts[variant.label] = make_rollout(variant.algorithm, env, self.spec, self.runs.size, self.options.episodes)
+            self.rollouts[variant.label] = make_rollout(
+                variant.algorithm, env, self.trained.spec, self.runs.size, self.options.episodes
+            )
         seeds = list(self.runs.seeds)
         columns = (
             TextColumn("{task.description}"),
@@ -226,7 +226,7 @@ class _Evaluator:
         )
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(f"update {step}, acting {variant.settings.acting}", total=env.max_episode_steps)
-            with jax.default_matmul_precision(self.precision):
+            with jax.default_matmul_precision(self.trained.config.matmul_precision):
                 rolled = self.rollouts[variant.label](policies, seeds, self.options.seed, lambda n: bar.advance(task, n))
         returns = rolled.returns.astype(np.float64)
         stopped = [""] * len(seeds)
@@ -260,7 +260,7 @@ class _Evaluator:
         return self.host_envs
 
     def close(self) -> None:
-        self.checkpoints.close()
+        self.trained.close()
         if self.host_envs is not None:
             self.host_envs.close()
 
@@ -277,53 +277,7 @@ def make_rollout(
     return rollout.device_rollout(algorithm, envs, episodes, recorded)
 
 
-def build_algorithm(workdir: Path, spec: Spec, overrides: tuple[tuple[str, str], ...]) -> Algorithm:
-    """The Algorithm of a workdir with other choices when acting.
-
-    Raises:
-        EvaluationError: the method makes no such choice, or the value is impossible.
-    """
-    config = configs.load(workdir)
-    if overrides and not hasattr(config.algorithm, "act"):
-        raise EvaluationError("this method makes no choices when acting (its config has no `act`); drop --act")
-    try:
-        for name, value in overrides:
-            configs.override(config.algorithm.act, f"{name}={value}")
-        configs.validate(config)
-        return registry.make(config.algorithm, spec, config.action_chunk)
-    except ValueError as error:
-        raise EvaluationError(f"--act: {error}" if overrides else str(error)) from error
-
-
-def abstract_policies(algorithm: Algorithm, runs: Runs) -> Any:
-    """Shapes of all runs' policies on the first device, wherever they were trained."""
-    abstract = jax.eval_shape(
-        jax.vmap(lambda key, hparams: algorithm.policy(algorithm.init(key, hparams))), runs.keys, runs.hparams
-    )
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-
-
-def last_policies(workdir: Path, algorithm: Algorithm, runs: Runs) -> Any:
-    """All runs' policies at the last checkpoint of a training that reached its last stage.
-
-    Raises:
-        EvaluationError: there is no checkpoint, or the last is of an earlier stage.
-    """
-    checkpoints = Checkpoints(workdir)
-    try:
-        step = max(checkpoints.steps(), default=None)
-        if step is None:
-            raise EvaluationError(f"{workdir} has no checkpoints yet")
-        metadata = checkpoints.metadata(step)
-        if metadata["stage_index"] < metadata["num_stages"] - 1:
-            raise EvaluationError(f"{workdir} is not trained to its last stage yet; repeat its launch/train.py")
-        return checkpoints.restore_policy(step, abstract_policies(algorithm, runs))
-    finally:
-        checkpoints.close()
-
-
-def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
+def parse_act(act: tuple[str, ...]) -> list[Act]:
     """All combinations of `name=v1,v2` overrides, each as ((name, value), ...) sorted by name; [()] for none.
 
     Raises:
@@ -340,13 +294,6 @@ def parse_act(act: tuple[str, ...]) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(zip(names, values, strict=True)) for values in combinations]
 
 
-def _read(path: Path, cls: Any) -> Any:
-    try:
-        return cls.from_json(json.loads(path.read_text()))
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
-
-
 def _check(options: Options) -> None:
     if options.episodes < 1:
         raise EvaluationError(f"--episodes={options.episodes} must be at least 1")
@@ -361,16 +308,11 @@ def _check(options: Options) -> None:
 
 
 def _await_files(workdir: Path, options: Options, console: Console) -> None:
-    """Wait for the trainer to write what describes the runs, if watching; else they must be there."""
+    """Wait for the trainer to write what describes the runs."""
     announced = False
     while missing := [
         name for name in ("config.json", "spec.json", "dataset.json", "checkpoints") if not (workdir / name).exists()
     ]:
-        if not options.watch:
-            if missing == ["checkpoints"]:
-                raise EvaluationError(f"{workdir} has no checkpoints yet; --watch waits for them")
-            what = f"has no {missing[0]}; is it a workdir of launch/train.py?" if workdir.is_dir() else "does not exist"
-            raise EvaluationError(f"workdir {workdir} {what}")
         if not announced:
             console.print(f"waiting for {workdir / missing[0]}")
             announced = True

@@ -1,10 +1,11 @@
-"""What the evaluator says of results on a terminal: a line for each, and a table of the last checkpoint's."""
+"""Results on a terminal: a line for each, and a table of the last checkpoint's."""
 
 from rich.console import Console
 from rich.table import Table
 
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
+from diffrl.training.runs import in_words
 
 
 def one_line(result: Result) -> str:
@@ -29,7 +30,7 @@ def print_table(found: list[Result], console: Console) -> None:
     for result in found:
         scored = result.mean_scores
         for hparams, runs in results.points(result):
-            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+            point = in_words(hparams)
             groups = [(str(result.seeds[run]), [run]) for run in runs]
             if len(runs) > 1:
                 groups.append((f"mean of {len(runs)}", list(runs)))

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,18 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffrl import config as configs
 from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs import rendering
 from diffrl.envs.gymnasium_backend import GymnasiumEnvironments, make_env
 from diffrl.evaluation import results
-from diffrl.evaluation.evaluate import abstract_policies, build_algorithm, make_rollout
+from diffrl.evaluation.evaluate import make_rollout
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.rollout import Rollouts, episode_seeds
-from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.runs import make_runs
-from diffrl.types import Spec
+from diffrl.training.trained import Trained
 
 # Films play in real time. Frames are left out where a simulator steps faster than this, and of long episodes: without a
 # GPU, drawing takes 0.02 to 0.1 s per frame.
@@ -72,10 +68,11 @@ def choose(returns: np.ndarray) -> list[tuple[int, int]]:
 
 def _episodes(workdir: Path, result: Result) -> Iterator[tuple[Path, Iterator[np.ndarray], float]]:
     """File, frames and frames per second of each."""
-    card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+    trained = Trained.open(workdir)
+    card = trained.card
     backend = environments.choose(result.settings.backend, card.env_spec or "", card.observation_keys)
     chosen = choose(result.returns)
-    rolled = _repeat(workdir, result, backend, [episode for _, episode in chosen])
+    rolled = _repeat(trained, result, backend, [episode for _, episode in chosen])
     steps_per_second = _steps_per_second(card.env_spec or "")
     for position, (which, (run, episode)) in enumerate(zip(WHICH, chosen, strict=True)):
         scored = float(result.returns[run, episode])
@@ -92,23 +89,21 @@ def _episodes(workdir: Path, result: Result) -> Iterator[tuple[Path, Iterator[np
         yield path.with_name(f"{path.stem}-{which}"), frames, steps_per_second / stride
 
 
-def _repeat(workdir: Path, result: Result, backend: environments.Backend, watched: list[int]) -> Rollouts:
+def _repeat(trained: Trained, result: Result, backend: environments.Backend, watched: list[int]) -> Rollouts:
     """The scored evaluation once more."""
-    config, spec = configs.load(workdir), Spec.from_json(json.loads((workdir / "spec.json").read_text()))
-    algorithm, runs = build_algorithm(workdir, spec, result.settings.act), make_runs(config)
-    checkpoints = Checkpoints(workdir)
     try:
-        policies = checkpoints.restore_policy(result.step, abstract_policies(algorithm, runs))
+        policies = trained.restore(result.step)
     finally:
-        checkpoints.close()
+        trained.close()
+    algorithm, runs = trained.acting(result.settings.act).algorithm, trained.runs
     episodes, seed = result.settings.episodes, result.settings.seed
     with contextlib.ExitStack() as stack:
         envs: Any = backend.device
         if backend.host is not None:
             envs = backend.host(runs.size * episodes)
             stack.callback(envs.close)
-        stack.enter_context(jax.default_matmul_precision(None if config.precision == "default" else config.precision))
-        return make_rollout(algorithm, envs, spec, runs.size, episodes)(policies, result.seeds, seed, watched=watched)
+        stack.enter_context(jax.default_matmul_precision(trained.config.matmul_precision))
+        return make_rollout(algorithm, envs, trained.spec, runs.size, episodes)(policies, result.seeds, seed, watched=watched)
 
 
 def _check(scored: float, repeated: float) -> None:

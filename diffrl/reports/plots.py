@@ -1,4 +1,4 @@
-"""Learning curves, and mazes with the data's trajectories beside each policy's."""
+"""Pictures of results: learning curves, and mazes with the data's trajectories beside each policy's."""
 
 from pathlib import Path
 
@@ -169,9 +169,9 @@ def data_pieces(card: Card) -> list[Float[np.ndarray, "time 2"]] | str:
     maze = maze_of(card, observation.shape[1])
     if maze is None:
         return f"{card.id} was not recorded in a maze"
-    from diffrl.data.dataset import episode_ends
+    from diffrl.data import episodes
 
-    ends = episode_ends(transitions)
+    ends = episodes.ends(transitions)
     starts = np.linspace(0, max(len(observation) - PIECE_STEPS, 0), DATA_PIECES).astype(int)
     # A piece never runs across two episodes: a jump is no movement.
     stops = np.minimum(starts + PIECE_STEPS, ends[np.searchsorted(ends, starts, side="right")])

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffrl.evaluation.statistics import summarise
+from diffrl.reports import markdown, ways
 from diffrl.reports import suite as suites
-from diffrl.reports import ways
 from diffrl.reports.suite import Interval, Suite, Task
 from diffrl.reports.tables import Series, data_value, reference_in_words, to_csv, unit_of, values_of
 
@@ -101,21 +101,15 @@ def explanation(suite: Suite) -> list[str]:
 
 def to_markdown(suite: Suite, pictures: list[str]) -> str:
     """The table, what its numbers mean, the pairs of methods, and the pictures by file name."""
-    parts = ["# Suite\n", markdown_table(*formatted(suite)), "\n".join(f"- {line}" for line in explanation(suite)) + "\n"]
+    parts = ["# Suite\n", markdown.table(*formatted(suite)), "\n".join(f"- {line}" for line in explanation(suite)) + "\n"]
     if suite.shared and len(suite.methods) > 1:
         parts += [
             "## Probability of improvement\n",
-            markdown_table(*improvements(suite)),
+            markdown.table(*improvements(suite)),
             "How often a run of the row scores above a run of the column on the same dataset, averaged over"
             f" {len(suite.shared)} datasets.\n",
         ]
     return "\n".join(parts + [f"![{name.rsplit('.', 1)[0]}]({name})\n" for name in pictures])
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """First column left, the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def to_long_csv(suite: Suite) -> str:

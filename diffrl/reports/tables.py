@@ -1,4 +1,4 @@
-"""From workdirs to comparable series of results, and from these to one table (Markdown, CSV, terminal).
+"""Tables of results (Markdown, CSV, terminal): workdirs are read into series that may be compared, and these are put in rows.
 
 Normalised scores are shown where the data have reference returns; IQM and interval then speak of scores, else of returns.
 """
@@ -6,18 +6,21 @@ Normalised scores are shown where the data have reference returns; IQM and inter
 import csv
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl import config as configs
+from diffrl.config import algorithm_name
 from diffrl.data.dataset import Card
 from diffrl.data.scores import normalized
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
+from diffrl.reports import markdown
+from diffrl.training.runs import in_words
+from diffrl.training.trained import Trained
+from diffrl.training.workdir import WorkdirError
 
 
 class ReportError(ValueError):
@@ -105,12 +108,11 @@ def read(workdirs: list[Path], last: int | None = None) -> list[Series]:
 
 def _read_one(workdir: Path, last: int | None) -> list[Series]:
     try:
-        config = configs.load(workdir)
-        card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
+        trained = Trained.open(workdir)
         found = [result for result in results.load_all(workdir) if last is None or result.step <= last]
-    except (configs.ConfigError, results.ResultError, OSError, json.JSONDecodeError) as error:
+    except (WorkdirError, results.ResultError, OSError) as error:
         raise ReportError(f"{workdir}: {error}") from error
-    method = configs.algorithm_name(config)
+    method = algorithm_name(trained.config)
     grouped: dict[tuple[str, str], list[Result]] = {}
     for result in found:
         for hparams, runs in results.points(result):
@@ -123,10 +125,11 @@ def _read_one(workdir: Path, last: int | None) -> list[Series]:
                 successes=result.successes[runs],
                 stopped=tuple(result.stopped[run] for run in runs if result.stopped),
             )
-            point = ", ".join(f"{name}={value:g}" for name, value in hparams.items())
+            point = in_words(hparams)
             grouped.setdefault((point, result.settings.label), []).append(part)
     return [
-        Series("", method, point, workdir, card, group, _notes(workdir, group[-1].step)) for (point, _), group in grouped.items()
+        Series("", method, point, workdir, trained.card, group, _notes(workdir, group[-1].step))
+        for (point, _), group in grouped.items()
     ]
 
 
@@ -255,10 +258,7 @@ def to_markdown(series: list[Series], best: bool = False) -> str:
     for setting, group in by_setting(series).items():
         header, cells = formatted(group, best)
         parts.append(f"## {setting[0]}\n")
-        parts.append(
-            "| " + " | ".join(header) + " |\n|" + "|".join(" --- " if i < 1 else " ---: " for i in range(len(header))) + "|"
-        )
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in cells) + "\n")
+        parts.append(markdown.table(header, cells))
         parts.append("\n".join(f"- {line}" for line in explanation(group)) + "\n")
     return "\n".join(parts)
 

@@ -46,7 +46,7 @@ def ways(maze: Maze, observations: Float[np.ndarray, "runs episodes time observa
 
 
 def entropy(labels: list[str]) -> float:
-    """Of their frequencies, in bits."""
+    """The entropy of their frequencies, in bits."""
     share = np.array(list(Counter(labels).values())) / len(labels)
     return float(-(share * np.log2(share)).sum()) + 0.0
 

@@ -3,11 +3,8 @@
 A plan that trusts its models too much promises more than it keeps. The difference is what a likelihood of the data is to close.
 """
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,21 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffrl import config as configs
 from diffrl import registry
-from diffrl.data.dataset import Card
+from diffrl.config import algorithm_name
 from diffrl.envs import make as environments
 from diffrl.envs.control.base import ControlTask
 from diffrl.envs.control.registry import from_env_spec
 from diffrl.envs.protocol import HostEnvironments
-from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
+from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.rollout import episode_seeds
 from diffrl.planning.choice import FREE_OBSERVATIONS
 from diffrl.planning.problem import Plan, Problem
-from diffrl.training.runs import Runs, make_runs
+from diffrl.reports.markdown import table
+from diffrl.training.trained import Act, Trained
 from diffrl.types import Key, Policy, Spec
-
-Act = tuple[tuple[str, str], ...]
 
 
 class Outcome(NamedTuple):
@@ -59,66 +54,34 @@ class Outcome(NamedTuple):
     real: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
-        """All but the paths."""
+        """Everything but the paths, which are long."""
         kept = {name: value for name, value in self._asdict().items() if name not in ("planned", "real")}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in kept.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A workdir of a method that plans, with the policies of its last checkpoint."""
+def models_of(trained: Trained, act: Act) -> Any:
+    """The method's models with these choices when acting.
 
-    workdir: Path
-    spec: Spec
-    card: Card
-    runs: Runs
-    policies: Policy
+    Raises:
+        EvaluationError: a method that does not plan, or one whose models are of several actions at a time.
+        ConfigError: a choice is unknown or impossible.
+    """
+    make = trained.method.models
+    if make is None:
+        planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
+        raise EvaluationError(f"{algorithm_name(trained.config)} does not plan; of the methods {planning} does")
+    if (chunk := trained.config.action_chunk) > 1:
+        raise EvaluationError(f"its models are of {chunk} actions at a time: train with --config.action_chunk=1")
+    return make(trained.acting(act).config.algorithm, trained.spec)
 
-    @classmethod
-    def load(cls, workdir: Path) -> "Trained":
-        """Raises:
-        EvaluationError: no workdir, not trained to the end, or a method that does not plan.
-        """
-        if not (workdir / "spec.json").exists():
-            raise EvaluationError(f"{workdir} is no workdir of launch/train.py")
-        config = configs.load(workdir)
-        if registry.REGISTRY[registry.name_of(config.algorithm)].models is None:
-            planning = ", ".join(name for name, method in registry.REGISTRY.items() if method.models is not None)
-            raise EvaluationError(f"{registry.name_of(config.algorithm)} does not plan; of the methods {planning} does")
-        if config.action_chunk > 1:
-            raise EvaluationError(
-                f"its models are of {config.action_chunk} actions at a time: train with --config.action_chunk=1"
-            )
-        spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
-        card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
-        runs = make_runs(config)
-        policies = last_policies(workdir, build_algorithm(workdir, spec, ()), runs)
-        return cls(workdir, spec, card, runs, policies)
 
-    def models(self, act: Act) -> Any:
-        """The method's models with these choices when acting.
-
-        Raises:
-            EvaluationError: a choice is unknown or impossible.
-        """
-        config = configs.load(self.workdir)
-        make = registry.REGISTRY[registry.name_of(config.algorithm)].models
-        assert make is not None
-        try:
-            for name, value in act:
-                configs.override(config.algorithm.act, f"{name}={value}")
-            return make(config.algorithm, self.spec)
-        except ValueError as error:
-            raise EvaluationError(f"--act: {error}") from error
-
-    @property
-    def task(self) -> ControlTask | None:
-        """The control task that the data are of; None for other environments."""
-        return None if self.card.env_spec is None else from_env_spec(self.card.env_spec)
+def task_of(trained: Trained) -> ControlTask | None:
+    """The control task that the data are of; None for other environments."""
+    return None if trained.card.env_spec is None else from_env_spec(trained.card.env_spec)
 
 
 class Units(NamedTuple):
-    """From what models see to what the environment has, and back."""
+    """The units that models see, turned into those of the environment and back."""
 
     mean: Array
     std: Array
@@ -156,12 +119,12 @@ def open_loop(trained: Trained, act: Act, *, starts: int = 1, seed: int = 0, to_
         to_goal: plans end exactly in the task's goal, as planners with free observations can.
 
     Raises:
-        EvaluationError: the data are not of a control task, a choice is impossible, or no plan can end in a goal.
+        EvaluationError, ConfigError: the data are not of a control task, a choice is impossible, or no plan can end in a goal.
     """
-    task = trained.task
+    task = task_of(trained)
     if task is None:
         raise EvaluationError(f"{trained.card.id!r} is no control task, whose cost is known: measure it with --closed_loop")
-    models, units = trained.models(act), Units.of(trained.spec)
+    models, units = models_of(trained, act), Units.of(trained.spec)
     choice = models.config.act
     if to_goal and (task.goal_observation is None or choice.planner not in FREE_OBSERVATIONS):
         has = "has no single goal" if task.goal_observation is None else f"planner {choice.planner!r} cannot be held to it"
@@ -228,7 +191,7 @@ class _Stepped:
         self._reset = jax.jit(lambda seeds: jax.vmap(lambda seed: env.reset(jax.random.key(seed)))(seeds))
         self._step = jax.jit(jax.vmap(env.step))
         self.num_envs, self.max_episode_steps = num_envs, env.max_episode_steps
-        self.action_low, self.action_high = env.action_low, env.action_high
+        self.action_low, self.action_high, self.num_actions = env.action_low, env.action_high, env.num_actions
         self._state: Any = None
 
     def reset(self, seeds: list[int]) -> np.ndarray:
@@ -255,12 +218,13 @@ def closed_loop(trained: Trained, act: Act, *, starts: int = 8, steps: int = 50,
     plans acted. Steps whose T following ones are not all there (an episode ended) are left out.
 
     Raises:
-        EvaluationError: the dataset names no environment, a choice is impossible, or all episodes end before the horizon.
+        EvaluationError, ConfigError: the dataset names no environment, a choice is impossible, or all episodes end before the
+            horizon.
     """
     if trained.card.env_spec is None:
         raise EvaluationError(f"{trained.card.id!r} names no environment to act in")
-    algorithm = build_algorithm(trained.workdir, trained.spec, act)
-    horizon = trained.models(act).config.act.horizon
+    algorithm = trained.acting(act).algorithm
+    horizon = models_of(trained, act).config.act.horizon
     runs, shape = trained.runs, (trained.runs.size, starts)
     found = environments.choose(backend, trained.card.env_spec, trained.card.observation_keys)
     count = runs.size * starts
@@ -326,9 +290,9 @@ def to_markdown(outcomes: list[Outcome]) -> str:
         error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}g}" if len(values) > 1 else ""
         return f"{np.mean(values):.{digits + 1}g}{error}"
 
-    lines = ["| acting | promised cost | true cost | gap | outside | success | ms per plan | plans |", "| --- |" + " ---: |" * 7]
+    rows = []
     for one in outcomes:
         shares = ["" if np.isnan(v).all() else f"{abs(100 * np.mean(v)):.0f} %" for v in (one.outside, one.success)]
         numbers = [cell(one.promised), cell(one.kept), cell(one.gap), *shares]
-        lines.append(f"| {one.act} | " + " | ".join(numbers) + f" | {1e3 * one.seconds / one.plans:.3g} | {one.plans} |")
-    return "\n".join(lines) + "\n"
+        rows.append([one.act, *numbers, f"{1e3 * one.seconds / one.plans:.3g}", str(one.plans)])
+    return table(["acting", "promised cost", "true cost", "gap", "outside", "success", "ms per plan", "plans"], rows)

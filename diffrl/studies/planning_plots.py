@@ -19,7 +19,8 @@ from diffrl.envs.control.cart_pole import CartPoleSwingUp
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
 from diffrl.reports.style import DATA, STYLE
-from diffrl.studies.planning import Outcome, Trained, Units
+from diffrl.studies.planning import Outcome, Units, models_of
+from diffrl.training.trained import Trained
 
 PLANNED, REAL = "#2f6fb0", "#d1495b"
 MAX_PATHS = 5  # of one panel
@@ -36,9 +37,7 @@ def paths(outcomes: list[Outcome], task: ControlTask, path: Path, axes_of: tuple
         panels = figure.subplots(-(-len(outcomes) // columns), columns, squeeze=False).ravel()
         for axes, one in zip(panels, outcomes, strict=False):
             axes.scatter(data[:, 0], data[:, 1], s=2, color="#b4bdca", linewidths=0)
-            for planned, real in list(zip(_first(one.planned), _first(one.real), strict=True))[:MAX_PATHS]:
-                _line(axes, planned[:, list(axes_of)], PLANNED, "--", "plan")
-                _line(axes, real[:, list(axes_of)], REAL, "-", "what came of it")
+            _plans_and_truths(axes, one, axes_of)
             axes.set_title(textwrap.fill(one.act, 40), fontsize=8)
         handles, labels = panels[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
@@ -54,13 +53,16 @@ def _first(values: np.ndarray) -> np.ndarray:
     return np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:])
 
 
-def _line(axes: Axes, x: np.ndarray, colour: str, style: str, label: str) -> None:
-    axes.plot(x[:, 0], x[:, 1], color=colour, linestyle=style, linewidth=1.2, label=label)
+def _plans_and_truths(axes: Axes, one: Outcome, axes_of: tuple[int, int]) -> None:
+    """Two coordinates of some plans and of what came of them."""
+    for planned, real in list(zip(_first(one.planned), _first(one.real), strict=True))[:MAX_PATHS]:
+        for x, colour, style, label in ((planned, PLANNED, "--", "plan"), (real, REAL, "-", "what came of it")):
+            axes.plot(*x[:, list(axes_of)].T, color=colour, linestyle=style, linewidth=1.2, label=label)
 
 
 def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
     """The learnt score's part for the observation at action 0, for the largest, a middle and the smallest noise level."""
-    models, units = trained.models(()), Units.of(trained.spec)
+    models, units = models_of(trained, ()), Units.of(trained.spec)
     problem = models.problem(jax.tree.map(lambda x: x[0], trained.policies))
     assert problem.score is not None
     data = np.asarray(task.sample(jax.random.key(0), 3_000)[0])
@@ -126,9 +128,7 @@ def phases(outcomes: list[Outcome], task: ControlTask, path: Path) -> Path:
                 width, height = high[[x, y]] - low[[x, y]]
                 axes.add_patch(Rectangle((low[x], low[y]), width, height, facecolor="#eef1f5", edgecolor=DATA, linewidth=0.8))
                 axes.plot(*cart_pole.GOAL[[x, y]], "*", color="#3b4252", markersize=9)
-                for planned, real in list(zip(_first(one.planned), _first(one.real), strict=True))[:MAX_PATHS]:
-                    _line(axes, planned[:, [x, y]], PLANNED, "--", "plan")
-                    _line(axes, real[:, [x, y]], REAL, "-", "what came of it")
+                _plans_and_truths(axes, one, (x, y))
                 axes.set(xlabel=names[0], ylabel=names[1])
         _common_legend(figure, panels[0, 0])
         figure.savefig(path)

@@ -4,7 +4,6 @@ A workdir of a toy (`data/toys.py`) is sampled by its policy's own `act`: what i
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +16,18 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffrl import config as configs
-from diffrl import registry
-from diffrl.data.dataset import Card
+from diffrl.config import algorithm_name
 from diffrl.data.toys import PREFIX, REACH, EnergyOf, points_of, truth
 from diffrl.diffusion.guidance import softmax_of
-from diffrl.evaluation.evaluate import EvaluationError, build_algorithm, last_policies
+from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.statistics import interval
+from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE
 from diffrl.studies.distances import mmd, sliced_wasserstein
-from diffrl.training.runs import make_runs
-from diffrl.types import Policy, Spec
+from diffrl.training.runs import in_words
+from diffrl.training.trained import Act, Trained
+from diffrl.types import Policy
 
-Act = tuple[tuple[str, str], ...]
 BETA = "beta"  # the hyper-parameter that is β, in every method that has one
 TRUE = "two true samples"
 BLOCKS = 5  # independent samples per cell: the spread of their distances is the interval
@@ -46,7 +44,7 @@ class Cell(NamedTuple):
     mmd: np.ndarray
 
 
-class _Trained(NamedTuple):
+class _Sampler(NamedTuple):
     """A workdir's runs, ready to act.
 
     Attributes:
@@ -62,22 +60,18 @@ class _Trained(NamedTuple):
     sample: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _toy_of(workdir: Path) -> tuple[str, bool]:
-    """Name of the toy, and whether it is the one with targets."""
-    if not (workdir / "dataset.json").exists():
-        raise EvaluationError(f"{workdir} is no workdir of launch/train.py")
-    card = Card.from_json(json.loads((workdir / "dataset.json").read_text()))
-    if not card.id.startswith(PREFIX):
-        raise EvaluationError(f"{workdir} was trained on {card.id!r}, not on a toy; evaluate it by launch/evaluate.py")
-    toy, _, variant = card.id.removeprefix(PREFIX).partition("@")
-    return toy, bool(variant)
+def _open(workdir: Path) -> tuple[Trained, str, bool]:
+    """The training, the name of its toy, and whether it is the one with targets."""
+    trained = Trained.open(workdir)
+    if not trained.card.id.startswith(PREFIX):
+        raise EvaluationError(f"{workdir} was trained on {trained.card.id!r}, not on a toy; evaluate it by launch/evaluate.py")
+    toy, _, variant = trained.card.id.removeprefix(PREFIX).partition("@")
+    return trained, toy, bool(variant)
 
 
-def _load(workdir: Path, act: Act) -> _Trained:
-    config = configs.load(workdir)
-    spec = Spec.from_json(json.loads((workdir / "spec.json").read_text()))
-    algorithm, runs = build_algorithm(workdir, spec, act), make_runs(config)
-    policies = last_policies(workdir, algorithm, runs)
+def _sampler(trained: Trained, act: Act) -> _Sampler:
+    acting = trained.acting(act)
+    algorithm, runs, policies = acting.algorithm, trained.runs, trained.policies
 
     @jax.jit
     def sample(observation: jax.Array, key: jax.Array) -> jax.Array:
@@ -88,10 +82,10 @@ def _load(workdir: Path, act: Act) -> _Trained:
 
         return jax.lax.map(one, policies)
 
-    return _Trained(
-        name=registry.name_of(config.algorithm) + "".join(f", {name} {value}" for name, value in act),
+    return _Sampler(
+        name=algorithm_name(trained.config) + "".join(f", {name} {value}" for name, value in act),
         betas=np.asarray(getattr(runs.hparams, BETA)).tolist() if hasattr(runs.hparams, BETA) else None,
-        labels=[", ".join(f"{name} = {value:g}" for name, value in point.items()) for point in runs.points],
+        labels=list(map(in_words, runs.points)),
         sample=sample,
     )
 
@@ -120,34 +114,34 @@ def judge(
     """
     cells: dict[str, list[Cell]] = {}
     for workdir in workdirs:
-        toy, targets = _toy_of(workdir)
+        trained, toy, targets = _open(workdir)
         if targets:
             continue
         rows = cells.setdefault(toy, [])
         if not rows:
             rows += [_cell(TRUE, toy, beta, [truth(toy, beta, BLOCKS * n, seed + 1)], n, seed) for beta in betas]
-        own = getattr(configs.load(workdir).algorithm, "act", None)  # None: a method that makes no choices when acting
+        own = getattr(trained.config.algorithm, "act", None)  # None: a method that makes no choices when acting
         choices = [] if own is None else [field.name for field in dataclasses.fields(own)]
         for act in dict.fromkeys(tuple((name, value) for name, value in act if name in choices) for act in acts):
-            found = _cells_of(_load(workdir, act), toy, n, candidates, betas, seed)
+            found = _cells_of(_sampler(trained, act), toy, n, candidates, betas, seed)
             if {cell.method for cell in found} & {cell.method for cell in rows}:
                 raise EvaluationError(f"{workdir}: {found[0].method} on {toy} is there already; judge the two apart")
             rows += found
     return cells
 
 
-def _cells_of(trained: _Trained, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
-    """Of one workdir and way of acting."""
+def _cells_of(sampler: _Sampler, toy: str, n: int, candidates: int, betas: tuple[float, ...], seed: int) -> list[Cell]:
+    """The cells of one workdir that acts in one way."""
     nowhere, key = jnp.zeros((BLOCKS * n, 1)), jax.random.key(seed)
-    if trained.betas is not None or candidates < 2:
-        drawn = np.asarray(trained.sample(nowhere, key))
-        of = trained.betas or [0.0] * len(drawn)
+    if sampler.betas is not None or candidates < 2:
+        drawn = np.asarray(sampler.sample(nowhere, key))
+        of = sampler.betas or [0.0] * len(drawn)
         return [
-            _cell(trained.name, toy, beta, [x for x, other in zip(drawn, of, strict=True) if other == beta], n, seed)
+            _cell(sampler.name, toy, beta, [x for x, other in zip(drawn, of, strict=True) if other == beta], n, seed)
             for beta in dict.fromkeys(of)
         ]
     # [candidates, runs, points, 2]; one call per candidate bounds memory.
-    pool = np.stack([np.asarray(trained.sample(nowhere, jax.random.fold_in(key, i))) for i in range(candidates)])
+    pool = np.stack([np.asarray(sampler.sample(nowhere, jax.random.fold_in(key, i))) for i in range(candidates)])
     energy = EnergyOf(toy)(pool).astype(np.float32)
     found = []
     for beta in betas:
@@ -155,7 +149,7 @@ def _cells_of(trained: _Trained, toy: str, n: int, candidates: int, betas: tuple
             np.asarray(softmax_of(jax.random.fold_in(key, run), jnp.asarray(pool[:, run]), jnp.asarray(beta * energy[:, run])))
             for run in range(pool.shape[1])
         ]
-        found.append(_cell(f"{trained.name}, softmax of {candidates}", toy, beta, chosen, n, seed))
+        found.append(_cell(f"{sampler.name}, softmax of {candidates}", toy, beta, chosen, n, seed))
     return found
 
 
@@ -179,12 +173,12 @@ def to_markdown(cells: dict[str, list[Cell]]) -> str:
     for toy, rows in cells.items():
         betas = sorted({cell.beta for cell in rows})
         lines += [f"## {toy}", "", "Sliced Wasserstein distance to the truth (95 % interval over samples) · MMD", ""]
-        lines += ["| | " + " | ".join(f"β = {beta:g}" for beta in betas) + " |", "| --- |" + " --- |" * len(betas)]
+        named = {}
         for method in dict.fromkeys(cell.method for cell in rows):
             found = {cell.beta: cell for cell in rows if cell.method == method}
-            texts = [_words(found[beta]) if beta in found else "" for beta in betas]
-            lines.append(f"| {method} | " + " | ".join(texts) + " |")
-        lines.append("")
+            named[method] = [_words(found[beta]) if beta in found else "" for beta in betas]
+        heads = ["", *(f"β = {beta:g}" for beta in betas)]
+        lines.append(table(heads, [[method, *texts] for method, texts in named.items()]))
     return "\n".join(lines)
 
 
@@ -229,17 +223,17 @@ def modes(workdir: Path, path: Path) -> Path | None:
     Raises:
         EvaluationError: as `judge`.
     """
-    toy, targets = _toy_of(workdir)
+    trained, toy, targets = _open(workdir)
     if not targets:
         return None
-    trained = _load(workdir, ())
+    sampler = _sampler(trained, ())
     line = np.linspace(-REACH, REACH, TARGETS)
     goals = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    found = np.asarray(trained.sample(jnp.asarray(goals, jnp.float32), jax.random.key(0)))
+    found = np.asarray(sampler.sample(jnp.asarray(goals, jnp.float32), jax.random.key(0)))
     data = points_of(toy, 4_000, seed=3).x
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.6 * len(found), 2.9), layout="constrained")
-        for axes, x, label in zip(figure.subplots(1, len(found), squeeze=False)[0], found, trained.labels, strict=True):
+        for axes, x, label in zip(figure.subplots(1, len(found), squeeze=False)[0], found, sampler.labels, strict=True):
             axes.scatter(data[:, 0], data[:, 1], s=1, color="#cbd2dc", linewidths=0)
             axes.plot(np.stack([goals[:, 0], x[:, 0]]), np.stack([goals[:, 1], x[:, 1]]), color="#8a93a3", linewidth=0.6)
             axes.scatter(x[:, 0], x[:, 1], s=9, color="#d1495b", zorder=3)

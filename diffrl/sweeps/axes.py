@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffrl.config import Config, ConfigError, flatten
-from diffrl.training.runs import sweepable
+from diffrl.training import runs
+from diffrl.training.runs import read_axis, sweepable
 
 SEEDS, ARGUMENT = "seeds", "argument"
 # Where an axis leads: the run axis of one program, a training of its own for each value, or evaluations of the same policies.
@@ -21,20 +22,41 @@ _WITHOUT_EFFECT = ("max_to_keep", "tensorboard", "wandb_project", "dataset.downl
 
 
 class Axis(NamedTuple):
-    """Values that are tried, crossed with those of other axes.
+    """Values of a setting that are tried, or of several that change together.
 
     Attributes:
-        names: full names of the settings, "seeds" or "argument"; several are tied and change together.
-        values: each holds the text of one value per name.
-        kind: RUN, GROUP, ACT or SEEDS.
+        names: full names of the settings, or "argument".
+        values: each holds the text of one value per name, as a command line has it.
     """
 
     names: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
-    kind: str
 
 
-def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -> list[Axis]:
+class Axes(NamedTuple):
+    """What a sweep varies, by where it leads. All are crossed.
+
+    Attributes:
+        points: float hyper-parameters along the run axis of one program.
+        groups: settings that need a training of their own for each value.
+        act: choices made when acting, which are evaluated on the same policies.
+        seeds: first seed and number of seeds; None for those of the experiment.
+    """
+
+    points: list[runs.Axis]
+    groups: list[Axis]
+    act: list[Axis]
+    seeds: tuple[int, int] | None
+
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """Name to values, for people."""
+        found = {":".join(axis.names): [":".join(values) for values in axis.values] for axis in [*self.groups, *self.act]}
+        found |= {":".join(f"algorithm.{name}" for name in axis.names): axis.texts for axis in self.points}
+        return found | ({SEEDS: [f"{self.seeds[0]}:{sum(self.seeds)}"]} if self.seeds else {})
+
+
+def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -> Axes:
     """Axes in the order given; those drawn at random become one axis of `num_points` joint points, which comes last.
 
     Args:
@@ -47,43 +69,44 @@ def parse(texts: list[str], config: Config, num_points: int, search_seed: int) -
     Raises:
         ConfigError: not of that form, an unknown name (with the nearest), or values that cannot be swept so.
     """
-    axes: list[Axis] = []
-    drawn: dict[str, list[str]] = {}
+    axes = Axes([], [], [], None)
+    named: list[str] = []
+    drawn: dict[str, list[float]] = {}
     for text in texts:
         joined, equals, listed = text.partition("=")
         if not (joined.strip() and equals and listed.strip()):
             raise ConfigError(f"--sweep {text!r} is not of the form name=v1,v2")
         names = tuple(full_name(name.strip(), config) for name in joined.split(":"))
-        kind = _kind(names, config)
+        short = tuple(name.removeprefix("algorithm.") for name in names)
+        kind, values = _kind(names, config), split(listed)
+        named += names
         if re.search(r"\b(log)?uniform\(", listed):
-            first, *others = names
-            if kind != RUN or others or len(split(listed)) > 1:
+            first, *others = short
+            if kind != RUN or others or len(values) > 1:
                 raise ConfigError(
                     f"--sweep {text!r}: drawing is for one float hyper-parameter of the method, in one range, e.g. "
                     f"{sweepable(config)[0]}=loguniform(0.01,1)"
                 )
-            drawn[first] = _draw(first, listed, num_points, search_seed)
-            continue
-        values = tuple(_values(names, value, text) for value in split(listed))
-        if len(set(values)) < len(values):
+            drawn[first] = _draw(names[0], listed, num_points, search_seed)
+        elif len(set(values)) < len(values):
             raise ConfigError(f"--sweep {text!r} has a value twice")
-        axes.append(Axis(names, values, kind))
+        elif kind == SEEDS:
+            axes = axes._replace(seeds=_seeds(listed.strip()))
+        elif kind == RUN:
+            axes.points.append(read_axis(config, short, values))
+        else:
+            found = Axis(names, tuple(_values(names, value, text) for value in values))
+            (axes.groups if kind == GROUP else axes.act).append(found)
     if drawn:
-        axes.append(Axis(tuple(drawn), tuple(zip(*drawn.values(), strict=True)), RUN))
-    named = [name for axis in axes for name in axis.names]
+        axes.points.append(runs.Axis(tuple(drawn), tuple(zip(*drawn.values(), strict=True))))
     for name in named:
         if named.count(name) > 1:
             raise ConfigError(f"--sweep names {name} twice: put all its values into one axis")
     return axes
 
 
-def seeds_of(axis: Axis) -> tuple[int, int]:
-    """First seed and number of seeds of "seeds=first:end".
-
-    Raises:
-        ConfigError: not of that form, or no seed at all.
-    """
-    text = ",".join(value for (value,) in axis.values)
+def _seeds(text: str) -> tuple[int, int]:
+    """First seed and number of seeds of "first:end"."""
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--sweep seeds={text} is not of the form seeds=first:end, as in seeds=0:8 for the eight seeds 0 to 7")
@@ -152,7 +175,8 @@ def _values(names: tuple[str, ...], value: str, text: str) -> tuple[str, ...]:
     return values
 
 
-def _draw(name: str, text: str, count: int, seed: int) -> list[str]:
+def _draw(name: str, text: str, count: int, seed: int) -> list[float]:
+    """Rounded to six digits, which a command line has room for."""
     found = _DISTRIBUTION.fullmatch(text.replace(" ", ""))
     try:
         low, high = (float(bound) for bound in found.groups()[1:]) if found else (np.nan, np.nan)
@@ -167,4 +191,4 @@ def _draw(name: str, text: str, count: int, seed: int) -> list[str]:
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     log = text.startswith("log")
     values: Any = generator.uniform(np.log(low) if log else low, np.log(high) if log else high, count)
-    return [f"{value:.6g}" for value in (np.exp(values) if log else values)]
+    return [float(f"{value:.6g}") for value in (np.exp(values) if log else values)]

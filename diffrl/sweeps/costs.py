@@ -11,16 +11,17 @@ import numpy as np
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.data.dataset import Dataset
-from diffrl.data.replay import Replay
-from diffrl.sweeps.parts import Part, share_out, split_group, sweep_of
+from diffrl.sweeps.parts import Part, share_out, split_group
 from diffrl.sweeps.plan import Group
 from diffrl.sweeps.subjects import Subject
 from diffrl.training.cohort import equal_runs
 from diffrl.training.cost import compile_chunk, inputs, peak_bytes, prepare_seconds, run_chunks, shapes
 from diffrl.training.devices import make_mesh, padded_size
+from diffrl.training.loop import ONLINE
 from diffrl.training.memory import free_bytes, on_host, tree_bytes
-from diffrl.training.online.train import stage_of
-from diffrl.training.runs import Runs, make_runs, points_of
+from diffrl.training.online.environment import stage_of
+from diffrl.training.online.interaction import empty_replay
+from diffrl.training.runs import Runs, make_runs
 from diffrl.training.slabs import rows_per_slab
 from diffrl.training.train import init_states
 
@@ -43,7 +44,7 @@ class Limit(NamedTuple):
 
 
 class StageCost(NamedTuple):
-    """Of one stage of one training. Times are of the stage's updates and what it prepares, without compiling.
+    """The cost of one stage of one training. Times are of the stage's updates and what it prepares, without compiling.
 
     `distinct_runs` are really trained: runs that differ only in what later stages read share this one.
     """
@@ -76,15 +77,15 @@ def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None)
     Raises:
         ConfigError: a single run does not fit, or the runs do not where they must be compared on the way.
     """
-    points = points_of(group.config)
 
     @functools.cache
     def needed(num_seeds: int, num_points: int) -> int:
-        config = dataclasses.replace(group.config, num_seeds=num_seeds, sweep=sweep_of(points[:num_points]))
-        return max(cost.memory_bytes for cost in stage_costs(config, subject, limit, length))
+        config = dataclasses.replace(group.config, num_seeds=num_seeds)
+        runs = make_runs(config, group.points[:num_points])
+        return max(cost.memory_bytes for cost in stage_costs(config, runs, subject, limit, length))
 
     try:
-        parts = share_out(group.config, points, needed, limit.bytes)
+        parts = share_out(group, needed, limit.bytes)
     except ConfigError as error:
         raise ConfigError(f"group {group.label}: {error}, {limit.source}: smaller batches or networks would help") from error
     if len(parts) > 1 and group.config.halving.rungs:
@@ -96,12 +97,12 @@ def fit(group: Group, subject: Subject, limit: Limit, length: int | None = None)
 
 
 def stage_costs(
-    config: Config, subject: Subject, limit: Limit, length: int | None = None, timed: bool = False
+    config: Config, runs: Runs, subject: Subject, limit: Limit, length: int | None = None, timed: bool = False
 ) -> list[StageCost]:
     """Memory of every stage and, with `timed`, its time by running it on the data. Memory does not depend on a chunk's length."""
-    runs = make_runs(config)
+    online = [_online_cost(config, subject, runs, limit)] if config.online.env_id else []
     if subject.dataset is None:
-        return [_online_cost(config, subject, runs, limit)]
+        return online
     costs = []
     mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
     algorithm, dataset = subject.algorithm, subject.dataset
@@ -110,7 +111,7 @@ def stage_costs(
         dataset = jax.tree.map(lambda x: x[:slab_rows], dataset)
         in_turn = 2 * tree_bytes(dataset)  # beside the slab in use, the one before and the one after
     for stage, distinct in zip(algorithm.stages, distinct_runs(algorithm, runs, dataset), strict=True):
-        with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
+        with jax.default_matmul_precision(config.matmul_precision):
             given = (inputs if timed else shapes)(algorithm, stage, distinct, dataset, mesh)
             updates = min(stage.num_updates, length or config.updates_per_chunk)
             chunk = compile_chunk(stage, updates, mesh, given)
@@ -123,7 +124,7 @@ def stage_costs(
                 rate = updates / statistics.median(times[1:])
                 cost = cost._replace(updates_per_second=rate, seconds=preparing + stage.num_updates / rate)
         costs.append(cost)
-    return costs
+    return costs + online
 
 
 def predict(group: Group, parts: list[Part], subject: Subject, limit: Limit) -> list[tuple[Group, list[StageCost]]]:
@@ -132,7 +133,7 @@ def predict(group: Group, parts: list[Part], subject: Subject, limit: Limit) -> 
     found = []
     for one in split_group(group, parts):
         if one.num_runs not in costs:
-            costs[one.num_runs] = stage_costs(one.config, subject, limit, SHORT, timed=True)
+            costs[one.num_runs] = stage_costs(one.config, make_runs(one.config, one.points), subject, limit, SHORT, timed=True)
         found.append((one, costs[one.num_runs]))
     return found
 
@@ -154,13 +155,12 @@ def distinct_runs(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[Ru
 
 
 def _online_cost(config: Config, subject: Subject, runs: Runs, limit: Limit) -> StageCost:
-    """States, their copies for a checkpoint, and the buffers; what the compiled program needs beside them is not counted."""
-    online, spec = config.online, subject.spec
+    """States, their copies for a checkpoint, buffers and data; what the compiled program needs beside them is not counted."""
+    online, stage = config.online, stage_of(subject.algorithm)
     states = jax.eval_shape(lambda: init_states(subject.algorithm, runs))
-    capacity = online.buffer_size // online.num_envs
-    buffer = jax.eval_shape(lambda: Replay.empty(online.num_envs, capacity, spec.observation_dim, spec.action_dim))
+    buffer = jax.eval_shape(lambda: empty_replay(stage, subject.spec, config))
     mesh = make_mesh(runs.size)
     total = padded_size(runs.size, mesh) * (2 * tree_bytes(states) // runs.size + tree_bytes(buffer))
-    stage = stage_of(subject.algorithm)
+    total += mesh.shape["run"] * (tree_bytes(subject.dataset) if subject.dataset is not None else 0)
     updates = online.num_env_steps // online.num_envs * online.updates_per_step
-    return StageCost(stage.name, runs.size, runs.size, updates, total if limit.shared else total // mesh.shape["run"])
+    return StageCost(ONLINE, runs.size, runs.size, updates, total if limit.shared else total // mesh.shape["run"])

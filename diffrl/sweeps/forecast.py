@@ -1,4 +1,4 @@
-"""What a sweep will cost, for people and for programs."""
+"""The costs of a sweep as a table for people and as JSON for programs."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ class Forecast(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of all stages whose time was measured."""
+        """The time of all stages that were measured."""
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
 

@@ -4,21 +4,22 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-from diffrl.config import Config, ConfigError
+from diffrl.config import ConfigError
 from diffrl.sweeps.plan import Group
+from diffrl.training.runs import Axis, Point
 
 
 class Part(NamedTuple):
-    """A share of a group's runs: some seeds of the points that `sweep` says."""
+    """A share of a group's runs: some of its seeds with some of its points."""
 
     first_seed: int
     num_seeds: int
-    sweep: str
+    points: list[Point]
 
 
 def whole(group: Group) -> Part:
     """All runs of a group."""
-    return Part(group.config.first_seed, group.config.num_seeds, group.config.sweep)
+    return Part(group.config.first_seed, group.config.num_seeds, group.points)
 
 
 def split_group(group: Group, parts: list[Part]) -> list[Group]:
@@ -27,41 +28,42 @@ def split_group(group: Group, parts: list[Part]) -> list[Group]:
         return [group]
     groups = []
     for number, part in enumerate(parts):
-        config = dataclasses.replace(group.config, **part._asdict())
+        sweep = group.config.sweep if part.points == group.points else sweep_of(part.points)
+        values = {"first_seed": part.first_seed, "num_seeds": part.num_seeds, "sweep": sweep}
+        config = dataclasses.replace(group.config, **values)
         workdir = group.workdir / f"part{number}"
-        changed = tuple(f"--config.{name}={value}" for name, value in part._asdict().items())
+        changed = tuple(f"--config.{name}={value}" for name, value in values.items())
         kept = tuple(
             text for text in group.arguments if not text.startswith(("--workdir=", *(c.split("=")[0] + "=" for c in changed)))
         )
         arguments = (*kept, *changed, f"--workdir={workdir}")
-        groups.append(Group(f"{group.label}/{workdir.name}", workdir, arguments, config, group.settings))
+        groups.append(Group(f"{group.label}/{workdir.name}", workdir, arguments, config, part.points, group.settings))
     return groups
 
 
-def sweep_of(points: list[dict[str, float]]) -> str:
+def sweep_of(points: list[Point]) -> str:
     """`Config.sweep` of some points that all have the same names."""
     if not points[0]:
         return ""
-    values = (":".join(repr(value) for value in point.values()) for point in points)
-    return f"{':'.join(points[0])}={','.join(values)}"
+    return str(Axis(tuple(points[0]), tuple(tuple(point.values()) for point in points)))
 
 
-def share_out(config: Config, points: list[dict[str, float]], needed: Callable[[int, int], int], limit: int) -> list[Part]:
+def share_out(group: Group, needed: Callable[[int, int], int], limit: int) -> list[Part]:
     """Parts whose (number of seeds, number of points) need no more than `limit`.
 
     Raises:
         ConfigError: (1, 1) needs more.
     """
-    seeds, first = config.num_seeds, config.first_seed
+    seeds, first, points = group.config.num_seeds, group.config.first_seed, group.points
     if needed(seeds, len(points)) <= limit:
-        return [Part(first, seeds, config.sweep)]
+        return [whole(group)]
     if needed(1, len(points)) <= limit:
         sizes = _even(seeds, largest(lambda count: needed(count, len(points)), seeds, limit))
-        return [Part(first + sum(sizes[:i]), size, config.sweep) for i, size in enumerate(sizes)]
+        return [Part(first + sum(sizes[:i]), size, points) for i, size in enumerate(sizes)]
     if needed(1, 1) > limit:
         raise ConfigError(f"a single run needs {needed(1, 1) / 1e9:.3g} GB, which does not fit into {limit / 1e9:.3g} GB")
     sizes = _even(len(points), largest(lambda count: needed(1, count), len(points), limit))
-    shares = [sweep_of(points[sum(sizes[:i]) : sum(sizes[: i + 1])]) for i in range(len(sizes))]
+    shares = [points[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))]
     return [Part(seed, 1, share) for seed in range(first, first + seeds) for share in shares]
 
 
@@ -75,6 +77,6 @@ def largest(needed: Callable[[int], int], too_many: int, limit: int) -> int:
 
 
 def _even(total: int, most: int) -> list[int]:
-    """As few sizes as possible, none above `most`, that add up to `total` and differ by at most one."""
+    """The fewest sizes, none above `most`, that add up to `total` and differ by at most one."""
     count = -(-total // most)
     return [total // count + (i < total % count) for i in range(count)]

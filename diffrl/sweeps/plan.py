@@ -1,4 +1,7 @@
-"""What a sweep trains: groups, each one program per stage and nothing but a command of launch/train.py."""
+"""The groups of a sweep: each is one training of many runs.
+
+A group is nothing but a command of launch/train.py, so that it can be repeated, or run elsewhere, by itself.
+"""
 
 import copy
 import hashlib
@@ -9,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffrl.config import Config, ConfigError, find, override, to_json, validate
-from diffrl.sweeps.axes import ACT, ARGUMENT, GROUP, RUN, SEEDS, Axis, parse, seeds_of, split
-from diffrl.training.runs import points_of
+from diffrl.sweeps.axes import ARGUMENT, Axes, Axis, parse, split
+from diffrl.training.runs import Point, axes_of, cross
 
 MAX_LABEL = 100  # characters of a directory's name
 
@@ -23,6 +26,7 @@ class Group(NamedTuple):
         workdir: where it is trained.
         arguments: what follows launch/train.py.
         config: the same as a value.
+        points: its hyper-parameter points.
         settings: swept settings that are fixed in this group, as text.
     """
 
@@ -30,11 +34,12 @@ class Group(NamedTuple):
     workdir: Path
     arguments: tuple[str, ...]
     config: Config
+    points: list[Point]
     settings: dict[str, str] = {}  # noqa: RUF012
 
     @property
     def num_runs(self) -> int:
-        return self.config.num_seeds * len(points_of(self.config))
+        return self.config.num_seeds * len(self.points)
 
 
 class Plan(NamedTuple):
@@ -82,23 +87,21 @@ def plan(
         if text.partition("=")[0].strip() == ARGUMENT:
             arguments = [_unbracketed(value) for value in split(text.partition("=")[2])]
     axes = parse(sweeps, _base(name, arguments[0], overrides, load), num_points, search_seed)
-    grouping = [axis for axis in axes if axis.kind == GROUP]
     groups: list[Group] = []
-    for combination in itertools.product(*(axis.values for axis in grouping)):
+    for combination in itertools.product(*(axis.values for axis in axes.groups)):
         settings = {
             setting: value
-            for axis, values in zip(grouping, combination, strict=True)
+            for axis, values in zip(axes.groups, combination, strict=True)
             for setting, value in zip(axis.names, values, strict=True)
         }
         label = _label(settings, [group.label for group in groups])
         try:
             groups.append(_group(name, argument, overrides, settings, axes, label, out / label, load, extra))
         except ConfigError as error:
-            raise ConfigError(f"group {label}: {error}" if grouping else str(error)) from error
+            raise ConfigError(f"group {label}: {error}" if axes.groups else str(error)) from error
     _refuse_equal(groups)
-    act = [f"{axis.names[0].removeprefix('algorithm.act.')}={_act_values(axis)}" for axis in axes if axis.kind == ACT]
-    words = {":".join(axis.names): [":".join(values) for values in axis.values] for axis in axes}
-    return Plan(groups, tuple(act), words)
+    act = [f"{axis.names[0].removeprefix('algorithm.act.')}={_act_values(axis)}" for axis in axes.act]
+    return Plan(groups, tuple(act), axes.words)
 
 
 def _base(name: str, argument: str, overrides: list[str], load: Callable[[str], Config]) -> Config:
@@ -113,7 +116,7 @@ def _group(
     argument: str,
     overrides: list[str],
     settings: dict[str, str],
-    axes: list[Axis],
+    axes: Axes,
     label: str,
     workdir: Path,
     load: Callable[[str], Config],
@@ -127,26 +130,20 @@ def _group(
             holder, field = find(config, setting)
             text = isinstance(getattr(holder, field), str)
             changes.append(f"{setting}={_unbracketed(value) if text else value}")
-    swept = [config.sweep] if config.sweep else []
-    for axis in axes:
-        if axis.kind == SEEDS:
-            first, count = seeds_of(axis)
-            changes += [f"first_seed={first}", f"num_seeds={count}"]
-        elif axis.kind == RUN:
-            names = ":".join(setting.removeprefix("algorithm.") for setting in axis.names)
-            swept.append(f"{names}={','.join(':'.join(values) for values in axis.values)}")
-    if swept:
-        changes.append(f"sweep={' '.join(swept)}")
+    if axes.seeds:
+        changes += [f"first_seed={axes.seeds[0]}", f"num_seeds={axes.seeds[1]}"]
+    varied = [*axes_of(config), *axes.points]
+    if varied:
+        changes.append(f"sweep={' '.join(map(str, varied))}")
     for text in changes:
         override(config, text)
     validate(config)
-    points_of(config)
+    points = cross(config, varied)
     changed = {text.partition("=")[0] for text in changes}
     settled = [text for text in overrides if text.partition("=")[0] not in changed] + changes
     given = f"--config={name}" + (f":{argument}" if argument else "")
-    return Group(
-        label, workdir, (given, *(f"--config.{text}" for text in settled), *extra, f"--workdir={workdir}"), config, settings
-    )
+    arguments = (given, *(f"--config.{text}" for text in settled), *extra, f"--workdir={workdir}")
+    return Group(label, workdir, arguments, config, points, settings)
 
 
 def _unbracketed(value: str) -> str:

@@ -1,4 +1,7 @@
-"""`sweep.json`: what a sweep is and how its groups were split, so that the same command goes on and another one is refused."""
+"""`sweep.json`: what a sweep is, and how its groups were split.
+
+By it the same command goes on where it stopped, and another one is refused in the same directory.
+"""
 
 import json
 from pathlib import Path
@@ -68,8 +71,9 @@ def load(out: Path) -> dict[str, Any]:
         raise ConfigError(f"{out} holds no sweep: it has no {NAME}; launch/sweep.py writes it")
     try:
         values = json.loads(path.read_text())
-        if not all(group["label"] and group["trainings"] and group["config"] and group["parts"] for group in values["groups"]):
-            raise KeyError("groups")
+        for group in values["groups"]:
+            if not (group["label"] and group["trainings"] and group["config"] and [Part(**part) for part in group["parts"]]):
+                raise KeyError("groups")
         return values
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error!r}") from error

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diffrl.evaluation.results import atomically
-from diffrl.reports import tables
+from diffrl.reports import markdown, tables
 from diffrl.sweeps import plot
 from diffrl.sweeps.results import Cell, StageTime, SweepResults, read
 
@@ -106,11 +106,11 @@ def to_markdown(found: SweepResults, pictures: list[str]) -> str:
         best = best_of(cells)
         if best is not None:
             rows[best] = [f"**{cell}**" for cell in rows[best]]
-        parts += [f"## {label}: {cells[0].card.id}\n", _table(header, rows)]
+        parts += [f"## {label}: {cells[0].card.id}\n", markdown.table(header, rows)]
     parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in pictures]
     header, rows = formatted_times(found.times)
     if rows:
-        parts += ["## Time\n", _table(header, rows)]
+        parts += ["## Time\n", markdown.table(header, rows)]
     parts += ["## Reading it\n", "\n".join(f"- {line}" for line in explanation(found)) + "\n"]
     return "\n".join(parts)
 
@@ -154,11 +154,6 @@ def explanation(found: SweepResults) -> list[str]:
             if why:
                 lines.append(f"{cell.group}, {cell.words}, seed {seed}: {why}.")
     return lines + [f"{note}." for note in found.notes]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    ruler = "|" + "|".join(" --- " if i < 1 else " ---: " for i in range(len(header))) + "|"
-    return "\n".join(["| " + " | ".join(header) + " |", ruler, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def _print(console: Console, title: str, header: list[str], rows: list[list[str]], best: int | None) -> None:

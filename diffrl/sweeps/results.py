@@ -15,6 +15,7 @@ from diffrl.evaluation.statistics import Summary, summarise
 from diffrl.reports import tables
 from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import record
+from diffrl.training.runs import in_words
 
 
 class Cell(NamedTuple):
@@ -34,7 +35,7 @@ class Cell(NamedTuple):
 
     @property
     def stopped(self) -> list[str]:
-        """Of each run why it was not trained to the end, "" where it was."""
+        """Why each run was not trained to the end; "" where it was."""
         return list(self.result.stopped)
 
     @property
@@ -53,8 +54,8 @@ class Cell(NamedTuple):
     @property
     def words(self) -> str:
         """The point and the way of acting."""
-        parts = [f"{name}={value:g}" for name, value in self.point.items()]
-        return ", ".join([*parts, *(f"{name}={value}" for name, value in self.result.settings.act)]) or "-"
+        choices = [f"{name}={value}" for name, value in self.result.settings.act]
+        return ", ".join(filter(None, [in_words(self.point), *choices])) or "-"
 
 
 class StageTime(NamedTuple):

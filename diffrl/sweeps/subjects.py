@@ -1,31 +1,33 @@
-"""What the groups of a sweep train on, looked at before anything starts: a mistake in the last must not wait for the first."""
+"""What the groups of a sweep train on: method, data, environment.
+
+All are looked at before the first group starts, so that a mistake in the last one is found at once.
+"""
 
 import copy
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from diffrl.algorithm import Algorithm
-from diffrl.config import Config, ConfigError, override, to_json
+from diffrl.config import ConfigError, override, to_json
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Card, Dataset, build
-from diffrl.data.env_id import env_spec_of
+from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.envs import make as environments
-from diffrl.envs.protocol import HostEnvironments
 from diffrl.evaluation.evaluate import Options, parse_act
 from diffrl.registry import make
 from diffrl.sweeps.plan import Group
 from diffrl.training import halving
 from diffrl.training.cohort import equal_runs
-from diffrl.training.online.train import describe, stage_of
+from diffrl.training.online.environment import opened, stage_of
 from diffrl.training.runs import make_runs
 from diffrl.types import Spec
 
 
 class Subject(NamedTuple):
-    """What a group trains on: the method, and the data with its derived columns; None in training by interaction."""
+    """What a group trains on: the method, and the data with its derived columns; None in training by interaction alone."""
 
     algorithm: Algorithm
     spec: Spec
@@ -46,17 +48,20 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
         by_data.setdefault(json.dumps([values["dataset"], values["online"]]), []).append(group)
     for together in by_data.values():
         config = together[0].config
-        dataset = None
-        if config.online.env_id:
-            spec, card = _environment(config)
-        else:
+        dataset = spec = card = None
+        if config.dataset.id:
             source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            dataset, spec, card = build(source, config.dataset)
+            dataset, spec, card = build(matched(source)[0], config.dataset)
             del source
+        if config.online.env_id:
+            with opened(config.online, 1, spec, card) as world:
+                spec, card = world.spec, world.card
+        assert spec is not None
+        assert card is not None
         for group in together:
             try:
                 algorithm = make(group.config.algorithm, spec, group.config.action_chunk)
-                if dataset is None:
+                if config.online.env_id:
                     stage_of(algorithm)
             except ValueError as error:
                 raise ConfigError(f"group {group.label}: {error}") from error
@@ -70,7 +75,7 @@ def check_training(group: Group, subject: Subject) -> None:
         ConfigError: rungs at which nothing can be decided.
     """
     if subject.dataset is not None:
-        runs, stages = make_runs(group.config), subject.algorithm.stages
+        runs, stages = make_runs(group.config, group.points), subject.algorithm.stages
         ends = list(itertools.accumulate(stage.num_updates for stage in stages))
         same = equal_runs(subject.algorithm, runs, subject.dataset)
         halving.check(group.config, runs, same, ends, subject.card.env_spec is not None)
@@ -98,14 +103,3 @@ def check_evaluation(group: Group, subject: Subject, options: Options) -> None:
             make(algorithm, subject.spec, group.config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"group {group.label}: {error}") from error
-
-
-def _environment(config: Config) -> tuple[Spec, Card]:
-    env_spec = env_spec_of(config.online.env_id)
-    backend = environments.choose(config.online.backend, env_spec, None)
-    envs: Any = backend.device if backend.host is None else backend.host(1)
-    try:
-        return describe(envs, config.online.env_id, env_spec)
-    finally:
-        if isinstance(envs, HostEnvironments):
-            envs.close()

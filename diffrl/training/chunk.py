@@ -1,6 +1,7 @@
 """The train chunk: `jit(shard_map over devices (vmap over runs (scan over updates)))`. All training time is spent here.
 
-On a CPU a device's runs advance a few at a time, a chunk each: as many as its cache holds.
+On an accelerator all runs of a device advance together. On a CPU they take turns, a few at a time for a whole chunk: as many as
+have their states in a core's cache.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import PREPARE
 from diffrl.types import Key, Metrics, State, Transition
 
-CACHE = 2**19  # bytes of states; below it too little work is shared, above it a core's cache overflows
+CACHE_BYTES = 2**19  # of states that advance together on a CPU: with more a core's cache overflows, with less nothing is gained
 
 Columns = dict[str, Array]
 Chunk = Callable[[State, Array, Array, Columns, Dataset, Array], tuple[State, Array, Metrics]]
@@ -63,7 +64,7 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
             (state, alive), metrics = jax.lax.scan(body, (state, alive), counts)
             return state, alive, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
-        together = at_a_time(tree_bytes(states) // len(alive), len(alive), mesh)
+        together = runs_together(tree_bytes(states) // len(alive), len(alive), mesh)
         given = (states, alive, keys, columns)
         if together == 1:
             # Without a run axis: an axis of one would make XLA's products on a CPU up to 1.6 times slower.
@@ -82,19 +83,23 @@ def draw(stage: Stage, dataset: Dataset, columns: Columns, key: Key) -> Transiti
     return (stage.batch or uniform)(rows, key, stage.batch_size)
 
 
-def at_a_time(state_bytes: int, num_runs: int, mesh: Mesh) -> int:
-    """How many of a device's runs advance together: all, but on a CPU a divisor of their number whose states fit its cache.
+def runs_together(state_bytes: int, num_runs: int, mesh: Mesh) -> int:
+    """How many of a device's runs advance together.
 
-    With 32 runs to a core, networks 32 to 256 wide train 1.2 to 1.6 times as fast so as all at a time.
+    On an accelerator that is all. On a CPU it is the largest divisor of their number whose states fit into a core's cache: with
+    32 runs to a core, networks 32 to 256 wide train 1.2 to 1.6 times as fast as with all together.
 
     Args:
-        state_bytes: of one run.
-        num_runs: on each device.
+        state_bytes: size of one run's state.
+        num_runs: runs on each device.
         mesh: the devices.
+
+    Returns:
+        A divisor of `num_runs`.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return num_runs
-    most = max(1, CACHE // state_bytes)
+    most = max(1, CACHE_BYTES // state_bytes)
     return max(n for n in range(1, min(most, num_runs) + 1) if num_runs % n == 0)
 
 

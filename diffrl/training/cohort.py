@@ -1,7 +1,8 @@
-"""Which runs a program really trains. Runs that nothing has told apart yet are trained once; runs that were dropped rest.
+"""Which of a sweep's runs a program really trains.
 
-A sweep over a hyper-parameter that only the last stage reads has, in the stages before, no more different runs than seeds. Which
-hyper-parameters a stage reads is asked of its own traced program, so no method declares it.
+Runs that are still the same are trained once: in a sweep over a hyper-parameter that only the last stage reads, the stages
+before have no more different runs than seeds. Which hyper-parameters a stage reads is found in its traced program, so that no
+method need declare it. Runs that successive halving dropped are not trained on; their last state is kept.
 """
 
 import dataclasses
@@ -24,12 +25,12 @@ from diffrl.types import HParams, Key, State
 
 
 class Cohort(NamedTuple):
-    """What a program holds of R runs.
+    """The states that a program holds for R runs: M that are trained, then D that are kept.
 
     Attributes:
-        members: runs that are trained, `[M]`; each stands for all that are the same so far.
-        parked: runs that were dropped and whose last state is kept, `[D]`.
-        index: of each of all R runs, its row in members followed by parked.
+        members: the runs that are trained, M of them, each for all runs that are the same so far.
+        parked: the runs that were dropped, D of them.
+        index: for each of the R runs the position of its state among the M + D.
     """
 
     members: tuple[int, ...]
@@ -41,7 +42,7 @@ class Cohort(NamedTuple):
         return len(self.members) + len(self.parked)
 
     def padded(self, values: Any, mesh: Mesh) -> Any:
-        """Of values of all runs `[R]` those of the members, the last repeated to fill the mesh."""
+        """Pick those of the members from values of all runs `[R, ...]`; the last is repeated to fill the mesh."""
         size = padded_size(len(self.members), mesh)
         return values[np.array([*self.members, *self.members[-1:] * (size - len(self.members))])]
 
@@ -51,7 +52,12 @@ class Cohort(NamedTuple):
 
 
 def make_cohort(same: list[int], dropped: set[int]) -> Cohort:
-    """Members are the first of each group of equal runs that is not dropped; `same[r]` is a name of r's group."""
+    """The cohort that trains each set of equal runs once and none that was dropped.
+
+    Args:
+        same: for each run, the first run that is equal to it (`equal_runs`).
+        dropped: runs that are no longer trained.
+    """
     members: dict[int, int] = {}
     for run, group in enumerate(same):
         if run not in dropped:
@@ -64,7 +70,9 @@ def make_cohort(same: list[int], dropped: set[int]) -> Cohort:
 
 
 def equal_runs(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[list[int]]:
-    """For each stage and run, the first run with the same seed and the same value of all that was read until the stage's end."""
+    """For each stage and run, the first run that is equal to it: of the same seed, and of the same values of all hyper-parameters
+    that this stage or one before it reads.
+    """
     several = [name for name in (runs.points[0] if runs.points else {}) if len({point[name] for point in runs.points}) > 1]
     read: set[str] = set()
     found = []

@@ -1,53 +1,76 @@
-"""The chunks of a stage: dispatch, report, save. What train.py repeats for every stage."""
+"""The chunks of a segment: dispatch, report, save. What train.py repeats for every stage, on data and by interaction alike."""
 
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
 from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.chunk import make_chunk, make_prepare
-from diffrl.training.cohort import Cohort, rows_of
-from diffrl.training.devices import RUN, SHARED, fetch, is_primary, place, sharding_of
+from diffrl.training.cohort import Cohort, place_rows, rows_of
+from diffrl.training.devices import fetch, is_primary, sharding_of
 from diffrl.training.preemption import Preemption
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
-from diffrl.training.slabs import Slabs, Whole
 from diffrl.training.workdir import append_json
 from diffrl.types import Metrics, Policy, State
 
+ONLINE = "online"  # the name of a training's part by interaction
+
 
 class Segment(NamedTuple):
-    """Updates `begin` … `end` of the whole training, all in one stage and with the same runs.
+    """Steps `begin` … `end` of the whole training: all in one stage, with the same runs, and of the same program.
+
+    Steps are counted through: first the updates on data, then the steps of a run's environments.
 
     Attributes:
+        name: of the stage, or ONLINE.
         index: of the stage.
-        start: the update at which the stage started.
+        start, total: the step at which the stage, or the interaction, started, and how many steps it has.
+        turn: steps that are taken together, and what chunks are counted in: one update, or a step of each environment.
+        online: whether by interaction.
     """
 
+    name: str
     index: int
     start: int
+    total: int
     begin: int
     end: int
+    turn: int = 1
+    online: bool = False
+
+    @property
+    def unit(self) -> str:
+        return "steps" if self.online else "updates"
+
+    def turns(self, step: int) -> int:
+        """How many lie before a step."""
+        return (step - self.start) // self.turn
 
 
-def segments(stages: tuple[Stage, ...], rungs: tuple[int, ...]) -> list[Segment]:
-    """Stages in order, cut where runs may be dropped."""
+def segments(stages: tuple[Stage, ...], config: Config) -> list[Segment]:
+    """Stages in order, cut where runs may be dropped, for a dataset; then the interaction, cut where learning begins."""
     found, start = [], 0
-    for index, stage in enumerate(stages):
-        end = start + stage.num_updates
-        cuts = [start, *(rung for rung in rungs if start < rung < end), end]
-        found += [Segment(index, start, a, b) for a, b in itertools.pairwise(cuts)]
-        start = end
+    if config.dataset.id:
+        for index, stage in enumerate(stages):
+            end = start + stage.num_updates
+            cuts = [start, *(rung for rung in config.halving.rungs if start < rung < end), end]
+            found += [Segment(stage.name, index, start, stage.num_updates, a, b) for a, b in itertools.pairwise(cuts)]
+            start = end
+    if config.online.env_id:
+        turn, turns = config.online.num_envs, config.online.num_env_steps // config.online.num_envs
+        warmup = config.online.warmup_steps // turn
+        cuts = [start, *([start + warmup * turn] if 0 < warmup < turns else []), start + turns * turn]
+        found += [Segment(ONLINE, 0, start, turns * turn, a, b, turn, True) for a, b in itertools.pairwise(cuts)]
     return found
 
 
@@ -57,6 +80,18 @@ class Population(NamedTuple):
     cohort: Cohort
     states: State
     parked: State | None
+
+    @classmethod
+    def of_rows(cls, rows: State, index: tuple[int, ...], cohort: Cohort, runs: Runs, mesh: Mesh) -> "Population":
+        """From saved states `[rows, ...]`, of which run r's is `index[r]`."""
+        return cls(cohort, *place_rows(rows, index, jax.device_get(runs.hparams), cohort, mesh))
+
+    def regrouped(self, cohort: Cohort, runs: Runs, mesh: Mesh) -> "Population":
+        """The same states as another cohort holds them."""
+        if cohort == self.cohort:
+            return self
+        rows = jax.jit(rows_of, static_argnums=2)(self.states, self.parked, self.cohort)
+        return Population.of_rows(rows, self.cohort.index, cohort, runs, mesh)
 
 
 class Saver:
@@ -72,128 +107,148 @@ class Saver:
         self.metadata = metadata or {}
         self.snapshots: dict[Cohort, Any] = {}
 
-    def __call__(self, step: int, population: Population, metadata: dict[str, Any]) -> None:
+    def __call__(self, step: int, population: Population, metadata: dict[str, Any], beside: Any = None) -> None:
+        """`beside` is a tree `[R, ...]`, padded, that is saved with the states: the environments of an interaction."""
         cohort = population.cohort
         if cohort not in self.snapshots:
             self.snapshots[cohort] = self._snapshot(cohort)
-        rows, policies = self.snapshots[cohort](population.states, population.parked)
+        rows, policies = self.snapshots[cohort](population.states, population.parked, beside)
         self.checkpoints.save(step, rows, policies, {"step": step, "rows": list(cohort.index), **self.metadata, **metadata})
 
     def _snapshot(self, cohort: Cohort) -> Any:
         index, hparams = np.array(cohort.index), jax.device_get(self.runs.hparams)
 
-        def snapshot(states: State, parked: State | None) -> tuple[State, Policy]:
+        def snapshot(states: State, parked: State | None, beside: Any) -> tuple[Any, Policy]:
             rows = rows_of(states, parked, cohort)
             of_runs = dataclasses.replace(jax.tree.map(lambda x: x[index], rows), hparams=hparams)
-            return rows, jax.vmap(self.algorithm.policy)(of_runs)
+            policies = jax.vmap(self.algorithm.policy)(of_runs)
+            return rows if beside is None else (rows, rows_of(beside, None, cohort)), policies
 
         shardings = sharding_of(cohort.rows, self.mesh), sharding_of(self.runs.size, self.mesh)
         return jax.jit(snapshot, out_shardings=shardings)
 
 
-class SegmentLoop:
-    """The chunks of one segment."""
+class Programs:
+    """Compiled programs by what they depend on; `seconds` is what compiling them took."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[Any, Any] = {}
+        self.seconds = 0.0
+
+    def __call__(self, key: tuple, make: Callable[..., Any], *args: Any) -> Any:
+        """Run the program of this key; the first time `make(*key)`, a function under `jit`, is compiled for these arguments."""
+        if (make, key) not in self.compiled:
+            began = time.monotonic()
+            self.compiled[make, key] = make(*key).lower(*args).compile()
+            self.seconds += time.monotonic() - began
+        return self.compiled[make, key](*args)
+
+
+@runtime_checkable
+class Phase(Protocol):
+    """Holds the states of a segment's runs and moves them on: `OfflinePhase`, `OnlinePhase`."""
+
+    @property
+    def programs(self) -> Programs:
+        """What was compiled."""
+        ...
+
+    @property
+    def population(self) -> Population:
+        """All runs, as they are now."""
+        ...
+
+    def advance(self, step: int, turns: int) -> Metrics:
+        """Dispatch a chunk of so many turns from a step on; metrics `[M, ...]` are those of the cohort's members, padded."""
+        ...
+
+    def save(self, step: int, metadata: dict[str, Any]) -> None:
+        """Start saving a checkpoint."""
+        ...
+
+
+class Loop:
+    """The chunks of one segment after another."""
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        segment: Segment,
         config: Config,
+        num_stages: int,
         mesh: Mesh,
         display: TrainingDisplay,
         report: Reporter,
-        save: Saver,
         workdir: Path,
+        preemption: Preemption,
         dropped: dict[int, int],
     ) -> None:
-        self.stage, self.segment = algorithm.stages[segment.index], segment
-        self.config, self.mesh, self.display, self.report, self.save = config, mesh, display, report, save
-        self.metadata = {"stage": self.stage.name, "stage_index": segment.index, "num_stages": len(algorithm.stages)}
-        self.timings, self.dropped = workdir / "metrics" / "timings.jsonl", dropped
+        self.config, self.num_stages, self.mesh, self.display, self.report = config, num_stages, mesh, display, report
+        self.timings, self.preemption, self.dropped = workdir / "metrics" / "timings.jsonl", preemption, dropped
 
-    def run(
-        self, population: Population, step: int, keys: Array, data: Whole | Slabs, preemption: Preemption
-    ) -> tuple[Population, int]:
-        """From update `step` to the segment's end, the first signal, or the divergence of all runs.
-
-        Args:
-            keys: of all R runs.
-            data: that the stage's batches are drawn from.
-
-        Returns:
-            the population and the step reached.
-        """
-        stage, start, end, per_chunk = self.stage, self.segment.start, self.segment.end, self.config.updates_per_chunk
-        cohort, states = population.cohort, population.states
+    def run(self, segment: Segment, phase: Phase, step: int) -> int:
+        """From `step` to the segment's end, the first signal, or the divergence of all runs; returns the step reached."""
+        self.segment, self.phase = segment, phase
+        per_chunk, every = self.config.updates_per_chunk, self.config.checkpoint_every
+        cohort = phase.population.cohort
         self.standing = cohort.standing()
         self.member = np.array([cohort.index[run] for run in self.standing])
-        diverged = np.array([run in self.report.diverged for run in range(len(cohort.index))])
-        alive = place(cohort.padded(~diverged, self.mesh), self.mesh, RUN)
-        keys = place(cohort.padded(keys, self.mesh), self.mesh, RUN)
-        self.display.start(stage.name, step - start, stage.num_updates)
-        began, first = time.monotonic(), step
-        data.begin(stage, per_chunk)
-        prepared = make_prepare(stage, self.mesh)(states, keys, data.at(step - start))
-        chunks: dict[int, Any] = {}
+        self.display.start(segment.name, step - segment.start, segment.total, segment.unit)
+        first, began, compiling = step, time.monotonic(), phase.programs.seconds
         pending: tuple[int, Metrics] | None = None
         with jax.transfer_guard("disallow"):
-            while step < end and not preemption.anywhere() and not self.all_diverged():
-                rows, count = data.at(step - start), place(np.int32(step), self.mesh, SHARED)
-                length = min(per_chunk - (step - start) % per_chunk, end - step)
-                if length not in chunks:
-                    chunk = make_chunk(stage, length, self.mesh)
-                    chunks[length] = chunk.lower(states, alive, keys, prepared, rows, count).compile()
-                    if len(chunks) == 1:
-                        compiled = time.monotonic()
-                states, alive, metrics = chunks[length](states, alive, keys, prepared, rows, count)
+            while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
+                done = segment.turns(step)
+                turns = min(per_chunk - done % per_chunk, segment.turns(segment.end) - done)
+                metrics = phase.advance(step, turns)
                 # The device works on this chunk while the host reports the one before.
                 self._report(pending)
-                step += length
+                step += turns * segment.turn
                 pending = (step, metrics)
-                if step == end or passes(step - start, length, self.config.checkpoint_every):
-                    pending = self._commit(pending, population._replace(states=states))
-            population = population._replace(states=states)
-            self._commit(pending, population)
-        jax.block_until_ready(states)
+                if step == segment.end or passes(done + turns, turns, every):
+                    pending = self._commit(pending)
+            self._commit(pending)
+        jax.block_until_ready(phase.population.states)
         if step > first and is_primary():
-            self._time(first, step, compiled - began, time.monotonic() - compiled, len(cohort.members))
-        return population, step
+            compiling = phase.programs.seconds - compiling
+            self._time(first, step, compiling, time.monotonic() - began - compiling, len(cohort.members))
+        return step
 
-    def all_diverged(self) -> bool:
+    def _all_diverged(self) -> bool:
         """Whether no run is left to train."""
         return all(run in self.report.diverged for run in self.standing)
 
-    def _commit(self, pending: tuple[int, Metrics] | None, population: Population) -> None:
+    def _commit(self, pending: tuple[int, Metrics] | None) -> None:
         """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
         if pending is not None:
             self._report(pending)
             stopped = {"diverged": self.report.diverged, "dropped": self.dropped}
             named = {kind: {str(run): step for run, step in runs.items()} for kind, runs in stopped.items()}
-            self.save(pending[0], population, self.metadata | named)
+            stage = {"stage": self.segment.name, "stage_index": self.segment.index, "num_stages": self.num_stages}
+            self.phase.save(pending[0], stage | named)
 
     def _report(self, pending: tuple[int, Metrics] | None) -> None:
         """Metrics of all runs that stand: equal runs have those of the one that is trained for them."""
         if pending is not None:
             step, device_metrics = pending
             metrics = {name: np.asarray(value)[self.member] for name, value in fetch(device_metrics, self.mesh).items()}
-            self.report(step, self.stage.name, metrics, self.standing)
+            self.report(step, self.segment.name, metrics, self.standing)
             self.display.advance(step - self.segment.start, metrics)
 
     def _time(self, first: int, step: int, compiling: float, seconds: float, distinct: int) -> None:
+        name, unit = self.segment.name, self.segment.unit
         append_json(
             self.timings,
             {
-                "stage": self.stage.name,
+                "stage": name,
                 "from": first,
                 "to": step,
                 "runs": len(self.standing),
                 "distinct_runs": distinct,
                 "compile_seconds": round(compiling, 3),
                 "seconds": round(seconds, 3),
-                "updates_per_second": round((step - first) / seconds, 3),
+                f"{unit}_per_second": round((step - first) / seconds, 3),
             },
         )
         trained = f"{distinct} different of {len(self.standing)}" if distinct < len(self.standing) else f"{distinct}"
         self.display.say(
-            f"{self.stage.name}: {step - first:,} updates of {trained} runs in {duration(seconds)}, compiled in {compiling:.1f}s"
+            f"{name}: {step - first:,} {unit} of {trained} runs in {duration(seconds)}, compiled in {compiling:.1f}s"
         )

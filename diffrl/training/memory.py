@@ -1,4 +1,4 @@
-"""Memory that a program may still take, on a device and on the host."""
+"""How much memory a program may still take, and how much arrays take."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax
 
 
 def free_bytes() -> int:
-    """Of one device; where the devices are a host's cores, what the host has left for all of them."""
+    """The memory of one device; where the devices are a host's cores, what the host has left for all of them."""
     total = None if on_host() else (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return _host_memory() if total is None else total
 

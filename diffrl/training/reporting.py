@@ -1,4 +1,4 @@
-"""What becomes of a chunk's metrics: written, shown, and searched for runs that diverged."""
+"""Metrics of a chunk go to files and services, and tell which runs diverged."""
 
 from pathlib import Path
 
@@ -44,7 +44,14 @@ class Reporter:
         self.diverged: dict[int, int] = dict(diverged or {})
 
     def __call__(self, step: int, stage: str, metrics: dict[str, np.ndarray], standing: list[int] | None = None) -> None:
-        """Metrics on the host, one value per run; of the runs `standing` alone where some were dropped."""
+        """Write a chunk's metrics.
+
+        Args:
+            step: updates done.
+            stage: its name.
+            metrics: on the host, one value per run of `standing`.
+            standing: the runs that were trained; None for all.
+        """
         standing = list(range(self.runs.size)) if standing is None else standing
         for i in np.flatnonzero(metrics.get("finite", np.ones(len(standing))) < 1.0):
             run = standing[i]

@@ -1,4 +1,7 @@
-"""Runs: seeds × hyper-parameter points on one leading axis."""
+"""The runs of a sweep: seeds × hyper-parameter points on one leading axis.
+
+`Config.sweep` is text, as a command line has it. It is read into axes, whose values are numbers, and these are crossed to points.
+"""
 
 import dataclasses
 import itertools
@@ -18,6 +21,29 @@ from diffrl.types import HParams, State
 ONLINE, INIT, PREPARE = 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF
 
 
+Point = dict[str, float]  # swept hyper-parameters by name
+
+
+class Axis(NamedTuple):
+    """Values of one hyper-parameter, or of several that change together.
+
+    Attributes:
+        names: of the hyper-parameters.
+        values: that are tried, each a number per name.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The values as `Config.sweep` writes them; what is read from there is the same number."""
+        return [":".join(repr(number).removesuffix(".0") for number in value) for value in self.values]
+
+    def __str__(self) -> str:
+        return f"{':'.join(self.names)}={','.join(self.texts)}"
+
+
 class Runs(NamedTuple):
     """The runs of one sweep, in order: for every point, all seeds.
 
@@ -29,7 +55,7 @@ class Runs(NamedTuple):
     """
 
     seeds: list[int]
-    points: list[dict[str, float]]
+    points: list[Point]
     hparams: HParams
     keys: Array
 
@@ -38,14 +64,18 @@ class Runs(NamedTuple):
         return len(self.seeds)
 
 
-def make_runs(config: Config) -> Runs:
+def make_runs(config: Config, points: list[Point] | None = None) -> Runs:
     """Seeds × swept points. The key of a run depends on its seed alone: seed 3 draws the same in any sweep.
+
+    Args:
+        config: seeds and method.
+        points: hyper-parameter points; None for those of `config.sweep`.
 
     Raises:
         ConfigError: what is swept cannot be; see `points_of`.
     """
     declared = _declared(config)
-    points = points_of(config)
+    points = points_of(config) if points is None else points
     seeds = list(range(config.first_seed, config.first_seed + config.num_seeds))
     stacked = [hparams_of(dataclasses.replace(config.algorithm, **point), declared) for point in points for _ in seeds]
     return Runs(
@@ -68,51 +98,78 @@ def sweepable(config: Config) -> list[str]:
     return sorted(field.name for field in dataclasses.fields(_declared(config)))
 
 
-def points_of(config: Config) -> list[dict[str, float]]:
+def points_of(config: Config) -> list[Point]:
     """The hyper-parameter points of `config.sweep`; one empty point where nothing is swept.
 
     Axes are separated by blanks and crossed: "beta=0.1,0.2 discount=0.99,0.995" is four points. A joint axis ties its values:
     "beta:discount=0.1:0.99,0.2:0.995" is two.
 
     Raises:
-        ConfigError: a name is unknown, no float hyper-parameter or given twice, a value is no number, the values of a joint
-            axis are not as many as its names, or a point occurs twice.
+        ConfigError: see `axes_of` and `cross`.
     """
-    axes = [_axis(config, text) for text in config.sweep.split()]
-    names = [name for axis_names, _ in axes for name in axis_names]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"sweep names {name!r} twice: put all its values into one axis")
-    combinations = itertools.product(*(values for _, values in axes))
-    points = [dict(zip(names, itertools.chain(*values), strict=True)) for values in combinations]
-    for i, point in enumerate(points):
-        if point in points[:i]:
-            words = ", ".join(f"{name}={value:g}" for name, value in point.items())
-            raise ConfigError(f"sweep has the point {words} twice: its runs would be the same")
-    return points
+    return cross(config, axes_of(config))
 
 
-def _declared(config: Config) -> type:
-    """The class that declares the method's hyper-parameters: its config's parent, registered as a tree of floats."""
-    return type(config.algorithm).__mro__[1]
+def axes_of(config: Config) -> list[Axis]:
+    """The axes that `config.sweep` writes.
+
+    Raises:
+        ConfigError: see `read_axis`.
+    """
+    axes = []
+    for text in config.sweep.split():
+        joined, _, listed = text.partition("=")
+        axes.append(read_axis(config, tuple(joined.split(":")), listed.split(",")))
+    return axes
 
 
-def _axis(config: Config, text: str) -> tuple[list[str], list[list[float]]]:
-    """Names and values of "beta=0.1,0.2" or of "beta:discount=0.1:0.99,0.2:0.995"."""
-    joined, _, listed = text.partition("=")
-    names, known = joined.split(":"), sweepable(config)
+def read_axis(config: Config, names: tuple[str, ...], texts: list[str]) -> Axis:
+    """The axis of some hyper-parameters; each text holds a number per name, with colons between them.
+
+    Raises:
+        ConfigError: a name is unknown or no float hyper-parameter, a number is none, or they are not as many as the names.
+    """
+    known = sweepable(config)
     for name in names:
         find(config.algorithm, name)
         if name not in known:
             raise ConfigError(f"{name!r} changes the program and cannot be swept in one; sweepable: {', '.join(known)}")
     values = []
-    for value in listed.split(","):
-        numbers = value.split(":")
+    for text in texts:
+        numbers = text.split(":")
         if len(numbers) != len(names):
-            raise ConfigError(f"sweep: {joined!r} takes {len(names)} numbers a value, separated by colons, got {value!r}")
+            raise ConfigError(f"sweep: {':'.join(names)!r} takes {len(names)} numbers a value, separated by colons, got {text!r}")
         scratch = dataclasses.replace(config.algorithm)
         for name, number in zip(names, numbers, strict=True):
             override(scratch, f"{name}={number}")
-        validate_method(scratch)
-        values.append([getattr(scratch, name) for name in names])
-    return names, values
+        values.append(tuple(getattr(scratch, name) for name in names))
+    return Axis(names, tuple(values))
+
+
+def cross(config: Config, axes: list[Axis]) -> list[Point]:
+    """All combinations of the axes' values, each checked.
+
+    Raises:
+        ConfigError: a name stands in two axes, a value is out of its range, or a point occurs twice.
+    """
+    names = [name for axis in axes for name in axis.names]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"sweep names {name!r} twice: put all its values into one axis")
+    combinations = itertools.product(*(axis.values for axis in axes))
+    points = [dict(zip(names, itertools.chain(*values), strict=True)) for values in combinations]
+    for i, point in enumerate(points):
+        validate_method(dataclasses.replace(config.algorithm, **point))
+        if point in points[:i]:
+            raise ConfigError(f"sweep has the point {in_words(point)} twice: its runs would be the same")
+    return points
+
+
+def in_words(point: Point) -> str:
+    """A point for people, as in "beta=0.1, tau=0.2"; empty where nothing is swept."""
+    return ", ".join(f"{name}={value:g}" for name, value in point.items())
+
+
+def _declared(config: Config) -> type:
+    """The class that declares the method's hyper-parameters: its config's parent, registered as a tree of floats."""
+    return type(config.algorithm).__mro__[1]

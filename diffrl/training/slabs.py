@@ -1,4 +1,8 @@
-"""Where chunks find their rows: all of them on the devices, or where they are too large for that a slab of them at a time."""
+"""The rows that a training draws from, on the devices.
+
+Data that fit into the devices' memory stay there whole. Larger data are shuffled into a file once and come from it in slabs: a
+few hundred thousand rows at a time, of which the next is read while one is trained on.
+"""
 
 import dataclasses
 import tempfile
@@ -18,19 +22,22 @@ from diffrl.training.devices import SHARED, place
 from diffrl.training.memory import free_bytes, on_host, tree_bytes
 from diffrl.training.workdir import WorkdirError
 
-WHOLE = 0.5  # of the memory that the data may take to be kept on the devices whole
-SLAB = 0.1  # of the memory that one slab may take; for a moment there are three
-LARGEST_SLAB = 2**22  # rows: more would only make the first one late
+WHOLE = 0.5  # data that take less than this share of the memory stay on the devices whole
+SLAB = 0.1  # share of the memory that one slab may take; for a moment there are three
+LARGEST_SLAB = 2**22  # rows; training waits for the first slab, and longer for a larger one
 BLOCK = 2**26  # bytes that are shuffled in memory at a time
 
 
 def rows_per_slab(asked: int, dataset: Dataset, mesh: Mesh) -> int:
-    """Rows that a slab has, 0 where the data stay on the devices whole.
+    """How many rows a slab has.
 
     Args:
-        asked: `dataset.slab_rows`; 0 leaves the choice to the sizes of data and memory.
+        asked: the setting `dataset.slab_rows`; 0 leaves the choice to the sizes of data and memory.
         dataset: with all columns, or its shapes.
-        mesh: whose devices share the host's memory, or have their own.
+        mesh: the devices. A host's cores share its memory, accelerators have memory of their own.
+
+    Returns:
+        The number of rows; 0 where the data stay on the devices whole.
     """
     if asked:
         return asked if asked < dataset.size else 0
@@ -42,12 +49,14 @@ def rows_per_slab(asked: int, dataset: Dataset, mesh: Mesh) -> int:
 
 
 def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh, directory: Path) -> "Whole | Slabs":
-    """The rows with the columns that the method derives from them, ready to be drawn from.
+    """Put the rows, with the columns that the method derives from them, where chunks can draw from them.
 
     Args:
         dataset: in the host's memory.
-        slab_rows: of `rows_per_slab`.
-        directory: for what does not fit into memory.
+        algorithm: whose columns they are.
+        slab_rows: rows of a slab; 0 for all at once.
+        mesh: the devices.
+        directory: where the shuffled rows of slabs are written.
 
     Raises:
         ConfigError: a stage needs all rows at once.
@@ -69,13 +78,13 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
 
 
 class Whole:
-    """All rows, on every device."""
+    """All rows, on every device, for data that fit there. Has the methods of `Slabs`."""
 
     def __init__(self, dataset: Dataset, mesh: Mesh) -> None:
         self.dataset = place(dataset, mesh, SHARED)
 
     def begin(self, stage: Stage, per_chunk: int) -> None:
-        """Nothing depends on the stage."""
+        """Do nothing: all stages draw from the same rows."""
 
     def at(self, update: int) -> Dataset:
         """The rows that an update draws from."""
@@ -83,25 +92,25 @@ class Whole:
         return self.dataset
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class Slabs:
-    """Rows shuffled once into a file; slab n is its rows n·S … (n + 1)·S - 1, read around and around.
+    """Rows shuffled once into a file, which is read from its start to its end again and again.
 
-    A slab serves as many updates as let a run draw each of its rows about once, in whole chunks. So every row is as likely as any
-    other, which rows an update draws depends on its number alone, and the file is read in order. While a slab is trained on, the
-    next one is read and sent to the devices.
+    Slab n holds the rows n·S … (n + 1)·S - 1 of the file, counted on from its start after its end. It is trained on for as many
+    whole chunks as let a run draw about S rows. So all rows are equally likely, and which ones an update draws depends on its
+    number alone. While a slab is trained on, the next one is read and sent to the devices.
     """
 
     def __init__(self, dataset: Dataset, rows: int, mesh: Mesh, directory: Path) -> None:
-        """Shuffles.
+        """Shuffle the rows into a file.
 
         Args:
             dataset: in the host's memory.
-            rows: S.
-            mesh: whose devices get the slabs.
-            directory: holds the file, which has no name there and is gone when the process is.
+            rows: S, of a slab.
+            mesh: the devices that get the slabs.
+            directory: where the file lies. It has no name there, so that it is gone when the process is.
 
         Raises:
             WorkdirError: the directory has no room.
@@ -120,12 +129,17 @@ class Slabs:
         self.slabs: dict[int, Future[Dataset]] = {}
 
     def begin(self, stage: Stage, per_chunk: int) -> None:
-        """Count from the first slab again, for a stage that is cut into chunks of so many updates."""
+        """Start with the first slab, for a new stage.
+
+        Args:
+            stage: what is trained.
+            per_chunk: updates of a chunk; a slab serves whole chunks.
+        """
         self.updates = per_chunk * max(1, self.rows // (stage.batch_size * per_chunk))
         self.slabs = {}
 
     def at(self, update: int) -> Dataset:
-        """The rows that an update of the stage draws from; waits where they are not there yet."""
+        """The rows that an update of the stage draws from, by its number in the stage; waits until they are on the devices."""
         number = update // self.updates
         self.slabs = {n: slab for n, slab in self.slabs.items() if n >= number}
         for n in (number, number + 1):

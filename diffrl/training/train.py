@@ -1,4 +1,8 @@
-"""The trainer: one linear host program around compiled chunks. Read this first, then loop.py and chunk.py."""
+"""The trainer: one linear host program around compiled chunks. Read this first, then loop.py and chunk.py.
+
+Batches come from a dataset, from the runs' own interaction with an environment (`online/`), or first from the one and then from
+both; each is a phase that the same loop moves on.
+"""
 
 import contextlib
 import dataclasses
@@ -12,14 +16,18 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
 from diffrl.data.dataset import Source, build
+from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving, init_from
 from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.cohort import Cohort, equal_runs, make_cohort, place_rows, rows_of
-from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, place
-from diffrl.training.loop import Population, Saver, SegmentLoop, segments
+from diffrl.training.cohort import Cohort, equal_runs, make_cohort
+from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place
+from diffrl.training.loop import Loop, Population, Saver, segments
+from diffrl.training.offline import OfflinePhase
+from diffrl.training.online.environment import opened, stage_of
+from diffrl.training.online.phase import OnlinePhase, abstract_environments
 from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
 from diffrl.training.runs import INIT, Runs, abstract_states, make_runs
@@ -44,6 +52,9 @@ class Outcome:
 def train(config: Config, workdir: Path, source: Source | None = None, evaluate: halving.MeanReturns | None = None) -> Outcome:
     """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
 
+    Resuming is exact; but a host simulator's state is not saved: there the episodes under way are given up, and everything else
+    is as it was.
+
     Args:
         config: what to train.
         workdir: where everything goes.
@@ -51,54 +62,76 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         evaluate: asked by successive halving where its criterion is the episode return.
 
     Raises:
-        ConfigError, DatasetError, WorkdirError, CheckpointError, DeviceError: with the reason and a remedy; but for a save that
-            fails, before any training.
+        ConfigError, DatasetError, BackendError, WorkdirError, CheckpointError, ReplayError, DeviceError: with the reason and a
+            remedy; but for a save that fails, before any training.
     """
     # ---------------------------------------------------------------- is there anything to do, and may we?
     if source is not None:
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, id=source.id))
     validate(config)
-    runs = make_runs(config)
+    runs, online = make_runs(config), config.online
     workdir = Path(workdir).absolute()
     display = TrainingDisplay(runs.size, silent=not is_primary())
     if (workdir / "DONE").exists():
         check_same(workdir / "config.json", to_json(config))
         display.say(f"{workdir} is already trained to the end")
         return Outcome(True, tuple(json.loads((workdir / "DONE").read_text()).get("diverged", ())))
-
-    # ---------------------------------------------------------------- data
-    if source is None:
-        source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-    dataset, spec, card = build(source, config.dataset)
-    del source  # rows that go elsewhere must not stay in the host's memory too
-    display.say(
-        f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
-        f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
-    )
-    if card.env_spec is None:
-        display.say("the data name no environment, so the policies cannot be evaluated: dataset.env_id names one")
-
-    # ---------------------------------------------------------------- the method: may it be trained so?
-    try:
-        algorithm = make(config.algorithm, spec, config.action_chunk)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
-    mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
-    described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
-    same = equal_runs(algorithm, runs, described)
-    plan = segments(algorithm.stages, config.halving.rungs)
-    ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
-    halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)
+    if online.env_id and (jax.process_count() > 1 or config.batch_devices > 1):
+        raise ConfigError("training by interaction takes one host and one device for each run: drop batch_devices or --num_hosts")
     if config.halving.rungs and jax.process_count() > 1:
         raise ConfigError("halving.rungs takes one host: drop it, or --num_hosts")
-    for stage in algorithm.stages:
-        if stage.batch_size % config.batch_devices:
-            raise ConfigError(f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}")
-    given = init_from.read(config, spec, algorithm, runs, mesh, workdir)
 
-    # ---------------------------------------------------------------- how far is it, in the directory it writes to?
-    with claimed(workdir, config, spec, card):
+    with contextlib.ExitStack() as stack:
+        # ---------------------------------------------------------------- what is learnt from: data, an environment, or both
+        dataset = spec = card = world = None
+        if config.dataset.id:
+            if source is None:
+                source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
+            source, unmatched = matched(source)
+            dataset, spec, card = build(source, config.dataset)
+            del source  # rows that go elsewhere must not stay in the host's memory too
+            if unmatched:
+                display.say(unmatched)
+            display.say(
+                f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
+                f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
+            )
+        mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
+        if online.env_id:
+            world = stack.enter_context(opened(online, padded_size(runs.size, mesh) * online.num_envs, spec, card))
+            spec, card = world.spec, world.card
+            display.say(f"environment {online.env_id}: {world.simulator}; episodes of {world.envs.max_episode_steps} steps")
+        assert spec is not None
+        assert card is not None
+        if card.env_spec is None:
+            display.say("the data name no environment, so the policies cannot be evaluated: dataset.env_id names one")
+
+        # ---------------------------------------------------------------- the method: may it be trained so?
+        try:
+            algorithm = make(config.algorithm, spec, config.action_chunk)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if world is not None:
+            stage_of(algorithm)
+        for stage in algorithm.stages:
+            if stage.batch_size % config.batch_devices:
+                raise ConfigError(
+                    f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}"
+                )
+        jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
+        plan, unit = segments(algorithm.stages, config), "update" if world is None else "step"
+        all_different = list(range(runs.size))
+        same, described = [all_different], None
+        if dataset is not None:
+            described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
+            same = equal_runs(algorithm, runs, described)
+            ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
+            halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)
+
+        given = init_from.read(config, spec, algorithm, runs, mesh, workdir)
+
+        # ---------------------------------------------------------------- how far is it, in the directory it writes to?
+        stack.enter_context(claimed(workdir, config, spec, card))
         checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
         steps = checkpoints.steps()
         step = steps[-1] if steps else 0
@@ -107,31 +140,47 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         index = tuple(metadata.get("rows", range(runs.size)))
 
         # ---------------------------------------------------------------- data on all devices, whole or in slabs
-        slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
-        if slab_rows:
-            display.say(f"the data go to the devices in slabs of {slab_rows:,} rows; they are shuffled into {workdir} for that")
-        data = open_rows(dataset, algorithm, slab_rows, mesh, workdir)
-        del dataset
+        data, slab_rows = None, 0
+        if dataset is not None and described is not None:
+            slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
+            if slab_rows and world is not None:
+                raise ConfigError(
+                    f"interaction needs all the data on the device, and here they would come in slabs of {slab_rows:,} rows: use "
+                    f"fewer rows, or --config.dataset.slab_rows={dataset.size}"
+                )
+            if slab_rows:
+                display.say(
+                    f"the data go to the devices in slabs of {slab_rows:,} rows; they are shuffled into {workdir} for that"
+                )
+            data = stack.enter_context(contextlib.closing(open_rows(dataset, algorithm, slab_rows, mesh, workdir)))
+            del dataset
 
         # ---------------------------------------------------------------- restore everything, or start
-        if steps:
-            rows = checkpoints.restore_state(step, abstract_states(algorithm, runs, max(index) + 1, mesh))
-            display.say(f"resuming at update {step:,}")
-            population = None
-        else:
+        population = rows = environments = None
+        if not steps:
             cohort = make_cohort(same[0], set())
             states = _fresh_states(algorithm, runs, cohort, mesh)
             if given is not None:
                 states = given.into(states, cohort, mesh)
                 display.say(f"starting from {', '.join(given.fields)} of {given.note['workdir']}, update {given.note['step']:,}")
-            rows, population = None, Population(cohort, states, None)
+            population = Population(cohort, states, None)
+        else:
+            shapes = abstract_states(algorithm, runs, max(index) + 1, mesh)
+            if world is not None and world.on_device and step > plan[-1].start:
+                both = shapes, abstract_environments(algorithm, world, online, shapes, runs, mesh)
+                rows, environments = checkpoints.restore_state(step, both)
+            else:
+                rows = checkpoints.restore_state(step, shapes)
+            display.say(f"resuming at {unit} {step:,}")
         began = given.note if given is not None else metadata.get("init_from", {})
         save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows, "init_from": began})
         del given
         report = Reporter(config, workdir, runs, display, step, diverged)
 
         # ---------------------------------------------------------------- segments, each a loop over chunks
-        with watch_signals() as preemption, display, contextlib.closing(data):
+        with watch_signals() as preemption, display, contextlib.closing(report):
+            loop = Loop(config, len(algorithm.stages), mesh, display, report, workdir, preemption, dropped)
+            phase = None
             for segment in plan:
                 if step >= segment.end:
                     continue
@@ -142,29 +191,33 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
                     losers, why = halving.worst(config, workdir, runs, step, set(dropped), evaluate)
                     dropped |= dict.fromkeys(losers, step)
                     display.say(why)
-                cohort = make_cohort(same[segment.index], set(dropped))
-                if population is None or population.cohort != cohort:
-                    if population is not None:
-                        rows = jax.jit(rows_of, static_argnums=2)(*population[1:], population.cohort)
-                        index = population.cohort.index
-                    population = Population(cohort, *place_rows(rows, index, jax.device_get(runs.hparams), cohort, mesh))
-                    rows = None
-                loop = SegmentLoop(algorithm, segment, config, mesh, display, report, save, workdir, dropped)
-                population, step = loop.run(population, step, runs.keys, data, preemption)
+                cohort = make_cohort(all_different if segment.online else same[segment.index], set(dropped))
+                if population is None:
+                    population = Population.of_rows(rows, index, cohort, runs, mesh)
+                population, rows = population.regrouped(cohort, runs, mesh), None
+                if data is not None and not segment.online:
+                    phase = OfflinePhase(algorithm, segment, step, config, runs, population, report.diverged, data, mesh, save)
+                elif world is not None and not isinstance(phase, OnlinePhase):
+                    before = None if data is None else data.at(0)
+                    going_on = population, environments, report.diverged, before
+                    phase = OnlinePhase(algorithm, segment, step, config, world, runs, *going_on, mesh, save, workdir)
+                assert phase is not None
+                step = loop.run(segment, phase, step)
+                population = phase.population
                 if step < segment.end:
                     break
             checkpoints.close()
-        report.close()
 
         # ---------------------------------------------------------------- end
         stopped = tuple(sorted(report.diverged.keys() - dropped.keys()))
         if step < plan[-1].end and len(stopped) + len(dropped) < runs.size:
-            display.say(f"stopped by {preemption.signal} at update {step:,}; state saved, run the same command to go on")
+            display.say(f"stopped by {preemption.signal} at {unit} {step:,}; state saved, run the same command to go on")
             return Outcome(False, stopped)
         if is_primary():
-            write_json(workdir / "DONE", {"step": step, "diverged": stopped})
+            interacted = {} if world is None else {"online_steps": max(step - plan[-1].start, 0)}
+            write_json(workdir / "DONE", {"step": step, "diverged": stopped, **interacted})
         failed = f"; {len(stopped)} diverged" if stopped else ""
-        display.say(f"done: {step:,} updates of {runs.size} runs in {workdir}{failed}")
+        display.say(f"done: {step:,} {unit}s of {runs.size} runs in {workdir}{failed}")
         return Outcome(True, stopped)
 
 

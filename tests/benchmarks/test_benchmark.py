@@ -21,14 +21,14 @@ def stage_time(way: str, runs: int, rate: float) -> StageTime:
 
 
 def test_page_has_a_table_per_section_with_rows(tmp_path: Path) -> None:
-    rows = [stage_time("H", 1, 10.0), stage_time("S", 1, 20.0), stage_time("R", 4, 60.0)]
+    rows = [stage_time("host loop", 1, 10.0), stage_time("scan", 1, 20.0), stage_time("runs", 4, 60.0)]
     sections = [
         page.Section("stages", "Training", COLUMNS, rows, "a note"),
         page.Section("slabs", "Nothing", ("a",), []),
     ]
     text = page.markdown(["`command`", "machine"], sections)
     assert text.startswith("# Benchmark\n\n`command`  \nmachine  \n\n## Training\n\na note\n\n| method |")
-    assert "| m | s | R | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
+    assert "| m | s | runs | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
     assert "Nothing" not in text
     assert page.draw_throughput(rows, tmp_path / "a.png").stat().st_size > 5_000
     points = [Point(axis, value, 1.0 / value, value) for axis in scaling.AXES for value in (1, 2, 4)]
@@ -80,8 +80,8 @@ def test_every_section_measures(tmp_path: Path) -> None:
     more = ("--sections=stages,acting,starts,host,slabs,environments", "--tasks=PointMaze_UMaze-v3", "--envs=2")
     run(tmp_path, "launch/benchmark.py", *flags, *more, timeout=280.0)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [(row["way"], row["runs"]) for row in results["stages"]] == [("H", 1), ("S", 1), ("R", 2)]
-    assert all(row["second_compile_seconds"] < row["compile_seconds"] for row in results["stages"] if row["way"] != "H")
+    assert [(row["way"], row["runs"]) for row in results["stages"]] == [("host loop", 1), ("scan", 1), ("runs", 2)]
+    assert all(row["second_compile_seconds"] < row["compile_seconds"] for row in results["stages"] if row["way"] != "host loop")
     assert [row["programs"] for row in results["starts"]] == ["compiled", "cached"]
     assert all(0.0 < row["seconds_per_chunk"] < 0.1 for row in results["host"])
     assert {"throughput.png", "results.md"} <= {path.name for path in tmp_path.iterdir()}

@@ -44,8 +44,8 @@ def test_three_ways_are_measured() -> None:
     problem = Problem(3, 2, 200)
     config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())
     with quick_compilation(), unchecked():
-        rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, limits=lambda: (1e11, 1e10)))
-    assert [(row.way, row.runs) for row in rows] == [("H", 1), ("S", 1), ("R", 3)]
+        rows = list(stages("bc", config, problem, [1, 3], [], 0.01, 2, rates=lambda: (1e11, 1e10)))
+    assert [(row.way, row.runs) for row in rows] == [("host loop", 1), ("scan", 1), ("runs", 3)]
     assert rows[0].of_host_loop == 1.0
     assert all(row.updates_per_second > 0 for row in rows)
     assert rows[1].of_host_loop == pytest.approx(rows[1].updates_per_second / rows[0].updates_per_second)
@@ -59,9 +59,9 @@ def test_what_an_update_costs_does_not_depend_on_turns(monkeypatch: pytest.Monke
     """As XLA counts it; four runs to each of eight devices, all together and one at a time, and half of them."""
     config, found = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig()), []
     for count, cache in ((32, 2**30), (32, 1), (16, 1)):
-        monkeypatch.setattr("diffrl.training.chunk.CACHE", cache)
+        monkeypatch.setattr("diffrl.training.chunk.CACHE_BYTES", cache)
         with quick_compilation(), unchecked():
-            found += stages("bc", config, Problem(3, 2, 200), [count], [], 0.01, 2, host=False, limits=lambda: (1e11, 1e10))
+            found += stages("bc", config, Problem(3, 2, 200), [count], [], 0.01, 2, host=False, rates=lambda: (1e11, 1e10))
     together, turns, half = found
     assert turns.flops_per_update == pytest.approx(together.flops_per_update, rel=0.02)
     assert (turns.flops_per_update, turns.bytes_per_update) == (half.flops_per_update, half.bytes_per_update)

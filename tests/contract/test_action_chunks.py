@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffrl.training.online.train import train_online
 from support import make_dataset, quick_compilation, runs_of, train_stages, trees_equal, unchecked
 from test_contract import ACTION, BATCH, OBSERVATION, dataset, shrink
 
@@ -28,7 +29,6 @@ from diffrl.networks.mlp import Linear, orthogonal_dense
 from diffrl.objectives.value import bootstrap
 from diffrl.registry import REGISTRY, Method, make
 from diffrl.training.chunk import draw
-from diffrl.training.online.train import train_online
 from diffrl.types import Key, Spec, Transition
 
 # Of the methods whose values are compared, the layers of their critics.

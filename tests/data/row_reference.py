@@ -11,10 +11,13 @@ def rows_of(t: Any) -> list[tuple]:
 
 
 def qlearning_rows(data: dict[str, np.ndarray]) -> list[tuple]:
-    """D4RL's `qlearning_dataset(terminate_on_end=False)` with `timeouts`, as its source reads: (s, a, r, s', terminal)."""
+    """D4RL's `qlearning_dataset(terminate_on_end=False)` with `timeouts`, as its source reads: (s, a, r, s', terminal).
+
+    But for one thing: a row that is both keeps its terminal, where D4RL leaves it out.
+    """
     rows = []
     for i in range(len(data["rewards"]) - 1):
-        if data["timeouts"][i]:
+        if data["timeouts"][i] and not data["terminals"][i]:
             continue
         rows.append(
             (

@@ -42,17 +42,28 @@ def test_following_row_is_the_next_observation():
         (7, 7, True, False),  # nothing follows: its own, which no bootstrap reads
     ]
     assert source.transitions.reward.tolist() == [0, 0.5, 1.5, 2, 2.5, 3.5]
-    assert source.transitions.observation.dtype == np.float32
+    assert {value.dtype for value in source.transitions[1:3]} == {np.dtype(np.float32)}
     assert (source.id, source.env_spec) == ("in memory", None)
 
 
 def test_given_next_observations_keep_every_row():
-    following = arrays(6)["observation"] + 100
-    ends = {"terminal": np.isin(np.arange(6), [1, 3]), "timeout": np.isin(np.arange(6), [3, 4])}
-    source = from_arrays(**arrays(6, next_observation=following, **ends))
-    assert [row[1] for row in times(source)] == [100, 101, 102, 103, 104, 105]
-    assert source.transitions.terminal.tolist() == [False, True, False, True, False, False]
-    assert source.transitions.timeout.tolist() == [False, False, False, True, True, True]
+    """Ends: a terminal, terminal and timeout at once, a timeout, and two jumps, one of them at a terminal."""
+    following = arrays(8)["observation"] + [1.0, 10.0]
+    following[[1, 5]] += 0.1
+    ends = {"terminal": np.isin(np.arange(8), [1, 3]), "timeout": np.isin(np.arange(8), [3, 4])}
+    source = from_arrays(**arrays(8, next_observation=following, **ends))
+    np.testing.assert_array_equal(source.transitions.next_observation, following)
+    assert np.flatnonzero(source.transitions.terminal).tolist() == [1, 3]
+    assert np.flatnonzero(source.transitions.timeout).tolist() == [4, 5, 7]
+
+
+def test_observations_keep_their_digits():
+    for kept, given in ((np.float64, (np.float64, np.int64)), (np.float32, (np.float32, np.float16, np.int16, np.uint8, bool))):
+        for kind in given:
+            observation = arrays(5)["observation"].astype(kind)
+            t = from_arrays(**arrays(5, observation=observation, next_observation=observation)).transitions
+            assert (t.observation.dtype, t.next_observation.dtype) == (kept, kept)
+            np.testing.assert_array_equal(t.observation, observation)
 
 
 def test_one_observation_more_is_one_episode():
@@ -83,7 +94,9 @@ def test_bounds_for_all_or_for_each():
     source = from_arrays(**arrays(3, action=np.ones((3, 2))), action_low=-2, action_high=[1, 3])
     assert (source.action_low.tolist(), source.action_high.tolist()) == ([-2, -2], [1, 3])
     with pytest.raises(DatasetError, match=r"action_low has shape \(3,\), expected one number or 2"):
-        from_arrays(**arrays(3, action=np.ones((3, 2))), action_low=[0, 0, 0])
+        from_arrays(**arrays(3, action=np.ones((3, 2))), action_low=[0, 0, 0], action_high=1)
+    with pytest.raises(DatasetError, match="of action_low and action_high only one is there"):
+        from_arrays(**arrays(3), action_low=0)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +110,16 @@ def test_bounds_for_all_or_for_each():
         ({"timeout": np.zeros((6, 1))}, r"timeout has shape \(6, 1\)"),
         ({"terminal": np.full(6, 2.0)}, "terminal must be 0 or 1 everywhere, found 2"),
         ({"terminal": np.full(6, np.nan)}, "terminal must be 0 or 1 everywhere, found nan"),
-        ({"action": np.zeros((6, 1), int)}, r"actions are integers \(int64\), that is discrete"),
+        ({"action": np.zeros((6, 2), int)}, r"actions are integers \(int64\), that is discrete, of shape \(6, 2\), expected"),
+        ({"action": np.zeros(6, int), "action_low": 0, "action_high": 1}, "integers are discrete actions and have no bounds"),
+        ({"num_actions": 3}, "num_actions is of discrete actions, .* and these are real numbers"),
+        ({"action": np.zeros(6, int), "num_actions": -1}, "num_actions must be a number of actions, got -1"),
         ({"observation": np.zeros((6, 8, 8, 3), np.uint8)}, r"observation holds images of shape \(8, 8, 3\)"),
         ({"observation": np.full((6, 2), "a")}, "observation has type <U1, expected numbers"),
         ({"reward": np.zeros(0)}, "no transitions"),
         ({"timeout": np.ones(6)}, "no row has a next observation.*Add next_observation"),
+        ({"next_observation": np.zeros((6, 3))}, r"observation \(6, 2\) and next_observation \(6, 3\) differ"),
+        ({"next_observation": np.zeros((5, 2))}, r"next_observation has shape \(5, 2\) where reward has 6 rows"),
         ({"env_id": "Hoper-v5"}, "env_id 'Hoper-v5' is no environment of gymnasium: .*Did you mean: `Hopper`"),
         ({"env_id": "no_such_module:Hopper-v5"}, "package no_such_module, which cannot be imported"),
     ],
@@ -116,8 +134,6 @@ def test_bad_arrays_are_refused(changes, message):
     [
         ({"reward": np.array([0, 1, np.nan, 3, np.inf, 5])}, "reward has 2 values that are not finite, first in row 2"),
         ({"action": np.full((6, 1), -1.5)}, "6 actions lie outside .* first in row 0"),
-        ({"next_observation": np.zeros((6, 3))}, "differ"),
-        ({"next_observation": np.zeros((5, 2))}, r"next_observation has shape \(5, 2\) where reward has 6 rows"),
     ],
 )
 def test_bad_values_are_refused_when_built(changes, message):

@@ -8,7 +8,8 @@ from row_reference import episodes_of
 from support import make_dataset, quick_compilation
 
 from diffrl.data import columns
-from diffrl.data.dataset import Dataset, Rows
+from diffrl.data.dataset import Dataset
+from diffrl.data.episodes import Rows
 
 N = 97
 

@@ -47,14 +47,14 @@ def test_rows_are_those_of_qlearning_dataset(tmp_path, terminal, timeout):
     rows = rows_of(source.transitions)
     assert [row[:5] for row in rows] == qlearning_rows(data)
     # An episode's last row that was kept is marked: where the next row of the file was dropped, or is another episode's.
-    original = [i for i in range(39) if not data["timeouts"][i]]
-    ends = {i for i in original if i + 1 in timeout or i + 1 == 39} - set(terminal)
+    original = [i for i in range(39) if i in terminal or i not in timeout]
+    ends = {i for i in original if i + 1 in set(timeout) - set(terminal) or i + 1 == 39} - set(terminal)
     assert [original[i] for i in np.flatnonzero(source.transitions.timeout)] == sorted(ends)
     assert source.description.startswith(f"D4RL HDF5 file, {len(rows)} of 40 rows")
     assert source.id == str(tmp_path / "a.hdf5")
     _, spec, card = build(source, Transforms())
     assert (spec.action_low, spec.action_high, card.env_spec) == ((-1.0, -1.0), (1.0, 1.0), None)
-    assert card.episodes == (source.transitions.terminal | source.transitions.timeout).sum()
+    assert card.episodes == len({*terminal, *timeout, 39})
 
 
 def test_a_terminal_in_the_last_row_is_kept(tmp_path):
@@ -67,13 +67,15 @@ def test_a_terminal_in_the_last_row_is_kept(tmp_path):
 
 
 def test_own_next_observations_are_used(tmp_path):
-    data = contents(terminal=(4, 5), timeout=(9, 20), next_observations=np.random.default_rng(1).normal(size=(40, 3)))
+    data = contents(terminal=(4, 5), timeout=(5, 9, 20))
+    data["next_observations"] = np.concatenate([data["observations"][1:], data["observations"][:1]])
+    data["next_observations"][[4, 20, 30]] += 1.0
     source = load(write(tmp_path / "a.hdf5", data))
     t = source.transitions
     np.testing.assert_array_equal(t.observation, data["observations"])
-    np.testing.assert_array_equal(t.next_observation, data["next_observations"].astype(np.float32))
+    np.testing.assert_array_equal(t.next_observation, data["next_observations"])
     assert np.flatnonzero(t.terminal).tolist() == [4, 5]
-    assert np.flatnonzero(t.timeout).tolist() == [9, 20, 39]
+    assert np.flatnonzero(t.timeout).tolist() == [9, 20, 30, 39]
     assert "40 of 40 rows, with its own next observations" in source.description
 
 
@@ -128,11 +130,11 @@ def test_env_id_makes_the_data_evaluable(tmp_path):
         ({"rewards": np.zeros((40, 2))}, r"reward has shape \(40, 2\)"),
         ({"actions": np.zeros((39, 2))}, "action has 39 rows, reward 40"),
         ({"observations": np.zeros(40)}, r"observation has shape \(40,\)"),
-        ({"actions": np.zeros((40, 1), np.int32)}, "actions are integers"),
+        ({"actions": np.zeros((40, 2), np.int32)}, "actions are integers"),
         ({"timeouts": np.ones(40, bool)}, "every episode is one row long. Add next_observation"),
-        ({"timeouts": None, "next_observations": np.zeros((40, 2))}, r"\(40, 3\), next_observations \(40, 2\) and"),
+        ({"timeouts": None, "next_observations": np.zeros((40, 2))}, r"observation \(40, 3\) and next_observation \(40, 2\) d"),
         ({"rewards": np.full(40, np.nan)}, "reward has 39 values that are not finite, first in row 0"),
-        ({"actions": np.full((40, 2), 1.1)}, r"39 actions lie outside \[\[-1. -1.\], \[1. 1.\]\]"),
+        ({"actions": np.full((40, 2), 1.1)}, r"39 actions lie outside \[-1, 1\].*clip_actions=true"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, changes, message):

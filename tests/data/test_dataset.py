@@ -8,18 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffrl.data.dataset import (
-    FIELDS,
-    Card,
-    DatasetError,
-    Rows,
-    Source,
-    Transforms,
-    build,
-    episode_ends,
-    episode_returns,
-    fingerprint,
-)
+from diffrl.data import episodes
+from diffrl.data.dataset import FIELDS, Card, DatasetError, Source, Transforms, build, fingerprint
+from diffrl.data.episodes import Recorded, Rows
 from diffrl.types import Spec
 
 
@@ -35,10 +26,15 @@ def transitions(rows=7, observation=3, action=2, seed=0) -> Rows:
     )
 
 
+def episode_returns(t: Rows) -> np.ndarray:
+    return np.array([part.sum() for part in np.split(t.reward, episodes.ends(t)[:-1])], np.float64)
+
+
 def source(t: Rows | None = None, **changes) -> Source:
     t = transitions() if t is None else t
     bound = np.full(t.action.shape[-1], 2.0, np.float32)
-    return Source(**{"transitions": t, "action_low": -bound, "action_high": bound, "id": "test/a-v0", **changes})
+    recorded = Recorded(t, episode_returns(t) if t.reward.ndim == 1 and len(t.reward) else np.zeros(1))
+    return Source(**{"recorded": recorded, "action_low": -bound, "action_high": bound, "id": "test/a-v0", **changes})
 
 
 def test_packing_round_trip():
@@ -59,7 +55,7 @@ def test_packing_round_trip():
 
 def test_episodes_end_at_terminals_timeouts_and_the_end():
     t = transitions()
-    assert episode_ends(t).tolist() == [3, 5, 7]
+    assert episodes.ends(t).tolist() == [3, 5, 7]
     returns = episode_returns(t)
     np.testing.assert_allclose(returns, [t.reward[:3].sum(), t.reward[3:5].sum(), t.reward[5:].sum()], rtol=1e-5)
 

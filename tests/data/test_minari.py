@@ -71,7 +71,8 @@ def test_box_rows_one_by_one():
     assert t.terminal.tolist() == [False, True, False, False, False, False]
     # The last episode was left open: that is a timeout, not a terminal.
     assert t.timeout.tolist() == [False, False, False, False, True, True]
-    assert {a.dtype for a in (t.observation, t.action, t.reward, t.next_observation)} == {np.dtype(np.float32)}
+    assert {value.dtype for value in (t.action, t.reward)} == {np.dtype(np.float32)}
+    assert {value.dtype for value in (t.observation, t.next_observation)} == {VECTOR.dtype}
     assert source.action_low.tolist() == [-1, -2]
     assert source.action_high.tolist() == [1, 2]
     assert (source.observation_keys, source.env_spec, source.ref_min_score) == (None, None, None)
@@ -94,10 +95,12 @@ def test_dict_keys_and_their_order():
     make("test/goal-v0", [goal_episode([7, 7, 7])], GOAL)
     source = loader.load("test/goal-v0")
     assert source.observation_keys == ("observation", "desired_goal")
+    assert build(source, Transforms())[1].observation_parts == (("observation", 2), ("desired_goal", 1))
     assert source.transitions.observation.tolist() == [[0, 0, 7], [1, -1, 7]]
     chosen = loader.load("test/goal-v0", observation_keys=("achieved_goal", "observation"))
     assert chosen.transitions.next_observation.tolist() == [[1, 1, -1], [2, 2, -2]]
     assert chosen.observation_keys == ("achieved_goal", "observation")
+    assert build(chosen, Transforms())[1].observation_parts == (("achieved_goal", 1), ("observation", 2))
     with pytest.raises(DatasetError, match="no observation key 'position'; there are achieved_goal, desired_goal, observation"):
         loader.load("test/goal-v0", observation_keys=("position",))
 
@@ -108,6 +111,7 @@ def test_other_dicts_alphabetically_and_nested():
     make("test/nested-v0", [{**episode(0, 1), "observations": observations}], space)
     source = loader.load("test/nested-v0")
     assert source.observation_keys == ("a", "z")
+    assert build(source, Transforms())[1].observation_parts == (("a", 3), ("z", 1))
     assert source.transitions.observation.tolist() == [[4, 2, 3, 1]]
 
 
@@ -136,6 +140,7 @@ def test_tuples_and_dicts_in_them(data_format):
     assert source.transitions.terminal.tolist() == [False, True, False]
     assert source.transitions.timeout.tolist() == [False, False, True]
     assert source.observation_keys is None
+    assert build(source, Transforms())[1].observation_parts == ()
     with pytest.raises(DatasetError, match="observation keys b were given, but the observation has no keys"):
         loader.load(f"test/tuple-{data_format}-v0", observation_keys=("b",))
 
@@ -248,7 +253,6 @@ def test_bad_values_are_named():
 @pytest.mark.parametrize(
     "observation_space, action_space, message",
     [
-        (VECTOR, Discrete(3), "Discrete actions"),
         (VECTOR, Box(-np.inf, np.inf, (2,)), "no bounds"),
         (VECTOR, MultiDiscrete([3, 2]), "MultiDiscrete actions"),
         (VECTOR, Box(0, 3, (2,), np.int64), "integer Box actions"),
@@ -286,7 +290,7 @@ def test_missing_dataset_says_how_to_get_it_at_once():
     started = time.monotonic()
     with pytest.raises(DatasetError, match="diffrl-collect --recipe=pointmaze/medium-fixedgoal-v0"):
         loader.load("diffrl/pointmaze/medium-fixedgoal-v0")
-    with pytest.raises(DatasetError, match=r"diffrl-collect \(--list"):
+    with pytest.raises(DatasetError, match=r"diffrl-collect --recipe=pointmaze/medium-v0 \(diffrl-collect --list"):
         loader.load("diffrl/pointmaze/medium-v0")
     with pytest.raises(DatasetError, match="--download"):
         loader.load("mujoco/hopper/expert-v0")

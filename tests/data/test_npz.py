@@ -60,12 +60,23 @@ def test_ogbench_rows(tmp_path, form):
     assert "OGBench file" in source.description
 
 
-def test_ogbench_without_masks_has_no_terminals(tmp_path):
-    data = contents()
+@pytest.mark.parametrize("form", [dict, regular, compact])
+def test_ogbench_returns_are_of_steps(tmp_path, form):
+    """A row that holds only a final observation has no reward, and is no episode of its own after a success."""
+    data = contents(success=(2, 7))
+    source = load(write(tmp_path / "a.npz", form(data)))
+    # Rows 0 … 2 (success), 4 (row 5 is the final observation), 6 7 (success), 8 … 10.
+    assert build(source, Transforms())[2].episodes == 4
+    assert source.recorded.returns.tolist() == [-2, -1, -1, -3]
+
+
+def test_states_of_a_simulator_do_not_make_a_file_ogbenchs(tmp_path):
+    """`qpos` and `qvel` are what anybody records: terminals stay terminals."""
+    data = contents() | {"qvel": np.zeros(12)}
     del data["masks"]
     t = load(write(tmp_path / "a.npz", data)).transitions
-    assert not t.terminal.any()
-    assert np.flatnonzero(t.timeout).tolist() == [2, 3, 8]
+    assert np.flatnonzero(t.terminal).tolist() == [3, 5, 11]
+    assert not t.timeout.any()
 
 
 def test_ogbench_without_rewards_says_what_to_do(tmp_path):
@@ -145,7 +156,7 @@ def test_directory_of_episodes_with_final_observations(tmp_path):
     [
         (episode(0, 0), r"b\.npz' has no transitions"),
         (episode(0, 2, observation=np.zeros((2, 5)), next_observation=np.zeros((2, 5))), r"b\.npz': observation has 5 numbers"),
-        (episode(0, 2, action_high=2.0), r"b\.npz' has other action bounds than .*a\.npz"),
+        (episode(0, 2, action_low=-1.0, action_high=2.0), r"b\.npz' has other action bounds than .*a\.npz"),
         ({"reward": np.zeros(2)}, r"b\.npz' has no observation, action, terminal \(or in plural\); there are reward"),
         (episode(0, 1, next_observation=np.zeros((2, 2)), reward=np.zeros(2)), r"b\.npz': observation has 1 rows, reward 2"),
     ],

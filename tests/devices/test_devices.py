@@ -15,7 +15,7 @@ from support import assert_trees_close, make_dataset, quick_compilation, runs_of
 
 from diffrl.algorithms import diffusion_bc, srpo
 from diffrl.data.dataset import Dataset
-from diffrl.training.chunk import CACHE, at_a_time, make_chunk
+from diffrl.training.chunk import CACHE_BYTES, make_chunk, runs_together
 from diffrl.training.devices import RUN, SHARED, make_mesh, pad, padded_size, place
 from diffrl.training.memory import tree_bytes
 from diffrl.training.train import init_states
@@ -81,8 +81,8 @@ def test_devices_do_not_change_results(num_runs: int) -> None:
 def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six runs of one device one, two, three and all at a time: equal to a device for each."""
     state_bytes = tree_bytes(fresh()[0]) // RUNS
-    monkeypatch.setattr("diffrl.training.chunk.CACHE", together * state_bytes)
-    assert at_a_time(state_bytes, 6, make_mesh(1)) == together
+    monkeypatch.setattr("diffrl.training.chunk.CACHE_BYTES", together * state_bytes)
+    assert runs_together(state_bytes, 6, make_mesh(1)) == together
     states, metrics, _ = train(6, jax.devices()[:1])
     expected_states, expected_metrics, _ = train(6, jax.devices())
     assert_trees_close(states, expected_states, rtol=1e-4, atol=1e-5)
@@ -93,10 +93,10 @@ def test_taking_turns_does_not_change_results(together: int, monkeypatch: pytest
 def test_how_many_runs_advance_together() -> None:
     """A divisor, so that no second program is needed for a rest; one where it already overflows the cache; at most all."""
     mesh = make_mesh(1)
-    large, small = CACHE, 10
-    assert [at_a_time(large, n, mesh) for n in (1, 2, 7, 32)] == [1, 1, 1, 1]
-    assert [at_a_time(small, n, mesh) for n in (1, 7, 32)] == [1, 7, 32]
-    assert at_a_time(CACHE // 5, 32, mesh) == 4
+    large, small = CACHE_BYTES, 10
+    assert [runs_together(large, n, mesh) for n in (1, 2, 7, 32)] == [1, 1, 1, 1]
+    assert [runs_together(small, n, mesh) for n in (1, 7, 32)] == [1, 7, 32]
+    assert runs_together(CACHE_BYTES // 5, 32, mesh) == 4
 
 
 def test_padding() -> None:

@@ -14,7 +14,7 @@ from workdirs import card, describe, drift_for_point_maze, save_checkpoint, tiny
 
 from diffrl.evaluation import evaluate, results
 from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdir
-from diffrl.training.checkpoint import CheckpointError
+from diffrl.training.checkpoint import CheckpointError, Checkpoints
 
 QUICK = Options(episodes=3)
 
@@ -135,14 +135,14 @@ def test_parse_act():
 
 @pytest.mark.usefixtures("drift")
 def test_a_checkpoint_deleted_by_retention_is_skipped(workdir: Path, monkeypatch: pytest.MonkeyPatch):
-    restore = evaluate.Checkpoints.restore_policy
+    restore = Checkpoints.restore_policy
 
     def delete_first(self, step, abstract):
         if step == 20:
             shutil.rmtree(workdir / "checkpoints" / "20")
         return restore(self, step, abstract)
 
-    monkeypatch.setattr(evaluate.Checkpoints, "restore_policy", delete_first)
+    monkeypatch.setattr(Checkpoints, "restore_policy", delete_first)
     console = quiet()
     assert [result.step for result in evaluate_workdir(workdir, QUICK, console)] == [30]
     assert "update 20: the checkpoint is gone" in said(console)
@@ -153,7 +153,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error(workdir: Path, monkeypatch
     def unreadable(self, step, abstract):
         raise CheckpointError("shapes differ")
 
-    monkeypatch.setattr(evaluate.Checkpoints, "restore_policy", unreadable)
+    monkeypatch.setattr(Checkpoints, "restore_policy", unreadable)
     with pytest.raises(EvaluationError, match="checkpoint 20 cannot be restored: shapes differ"):
         evaluate_workdir(workdir, QUICK, quiet())
 

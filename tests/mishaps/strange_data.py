@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import quick_compilation, runs_of
 
 from diffrl.algorithms import bc, iql
-from diffrl.data import columns
+from diffrl.data import columns, episodes
 from diffrl.data.dataset import LARGEST, Dataset, DatasetError, Source, Transforms, build
 from diffrl.registry import make
 from diffrl.training.chunk import make_chunk
@@ -22,7 +22,11 @@ from diffrl.types import Spec
 
 N, O, A = 6, 2, 1  # noqa: E741 - rows, and numbers in an observation and an action
 FIELDS = ("observation", "action", "reward", "terminal", "timeout", "next_observation")
-TRANSFORMS = (Transforms(), Transforms(standardize_observations=True, reward_scale="return_range"))
+TRANSFORMS = (
+    Transforms(),
+    Transforms(standardize_observations=True, reward_scale="return_range"),
+    Transforms(standardize_observations=True, clip_actions=True),
+)
 Arrays = dict[str, Any]
 fuzz = functools.partial(
     settings, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -33,13 +37,14 @@ few, many = fuzz(max_examples=200), fuzz(max_examples=3000)
 def whole(seed: int = 0, rows: int = N) -> Arrays:
     """Data that nothing is wrong with: two episodes, the first of which ends by timeout."""
     rng = np.random.default_rng(seed)
+    observation = rng.normal(size=(rows + 1, O)).astype(np.float32)
     return {
-        "observation": rng.normal(size=(rows, O)).astype(np.float32),
+        "observation": observation[:-1],
         "action": rng.uniform(-1, 1, (rows, A)).astype(np.float32),
         "reward": rng.normal(size=rows).astype(np.float32),
         "terminal": np.arange(rows) == rows - 1,
         "timeout": np.arange(rows) == rows // 2 - 1,
-        "next_observation": rng.normal(size=(rows, O)).astype(np.float32),
+        "next_observation": observation[1:],
     }
 
 
@@ -124,6 +129,20 @@ def derived(dataset: Dataset) -> dict[str, jax.Array]:
     return bounded | columns.windows(dataset, 2) | columns.action_chunks(dataset, 2)
 
 
+def check_episodes(source: Source, dataset: Dataset) -> None:
+    """Every end has one flag, every row its episode, and rows of one episode meet."""
+    t = source.transitions
+    end = t.terminal | t.timeout
+    assert not (t.terminal & t.timeout).any()
+    assert end[-1]
+    row = np.arange(dataset.size)
+    start, stop = np.asarray(dataset.episode_start), np.asarray(dataset.episode_end)
+    assert ((start <= row) & (row < stop)).all()
+    assert (end == (row == stop - 1)).all()
+    assert (t.terminal | ~episodes.jumps(t.observation, t.next_observation) | end).all()
+    assert len(source.recorded.returns) >= end.sum()
+
+
 def refused_or_trained(id: str, load: Callable[[], Source], transforms: Transforms, train: bool = True) -> Source | None:
     """The source if its rows can be trained on; whatever is refused is refused by name."""
     refusal = ""
@@ -140,6 +159,7 @@ def refused_or_trained(id: str, load: Callable[[], Source], transforms: Transfor
     assert np.isfinite(rows).all()
     assert np.abs(rows).max() <= LARGEST
     assert np.abs(np.asarray(dataset[:].action)).max() <= 1.0 + 1e-4
+    check_episodes(source, dataset)
     if train and (spec.observation_dim, spec.action_dim) == (O, A):
         with quick_compilation():
             found = {"derived": derived(dataset), "bc": trainer("bc")(dataset), "iql": trainer("iql")(dataset)}

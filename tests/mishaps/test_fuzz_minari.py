@@ -24,15 +24,18 @@ Box, Dict, Tuple, Discrete = (getattr(gymnasium.spaces, name) for name in ("Box"
 GOAL = Dict({name: Box(-9, 9, (2,), np.float32) for name in ("observation", "achieved_goal", "desired_goal")})
 
 
-def minari_dataset(root: Path, id: str, observation_space: Any, lengths: tuple[int, ...] = (3, 1, 2)) -> Path:
+def minari_dataset(
+    root: Path, id: str, observation_space: Any, lengths: tuple[int, ...] = (3, 1, 2), actions: Any = None
+) -> Path:
     """A dataset of sampled observations, episodes of one step among them."""
     observation_space.seed(0)
-    actions = Box(-1, 1, (A,), np.float32)
+    actions = Box(-1, 1, (A,), np.float32) if actions is None else actions
+    none = np.zeros(actions.shape, actions.dtype) + getattr(actions, "start", 0)
     episodes = [
         EpisodeBuffer(
             id=None,
             observations=jax.tree.map(lambda *parts: np.stack(parts), *[observation_space.sample() for _ in range(steps + 1)]),
-            actions=np.zeros((steps, A), np.float32),
+            actions=np.stack([none] * steps),
             rewards=np.arange(steps, dtype=np.float64),
             terminations=np.arange(steps) == steps - 1,
             truncations=np.zeros(steps, bool),
@@ -49,10 +52,11 @@ def minari_dataset(root: Path, id: str, observation_space: Any, lengths: tuple[i
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with one dataset of goals and one without."""
+    """A root with a dataset of goals, one without, and one of discrete actions."""
     root = tmp_path_factory.mktemp("minari")
     minari_dataset(root, "test/goal-v0", GOAL)
     minari_dataset(root, "test/box-v0", Box(-9, 9, (O,), np.float32))
+    minari_dataset(root, "test/discrete-v0", Box(-9, 9, (O,), np.float32), actions=Discrete(A + 1, start=-2))
     return root
 
 
@@ -136,7 +140,7 @@ def minari_folder(template: Path, root: Path, name: str, contents: dict[tuple[in
 
 
 @few
-@given(st.sampled_from(("box", "goal")), CONTENTS, METADATA)
+@given(st.sampled_from(("box", "goal", "discrete")), CONTENTS, METADATA)
 def test_minari_datasets(
     template: Path, tmp_path: Path, name: str, contents: dict[tuple[int, str], str], metadata: dict[str, Any]
 ) -> None:
@@ -145,7 +149,7 @@ def test_minari_datasets(
 
 @pytest.mark.slow
 @many
-@given(st.sampled_from(("box", "goal")), CONTENTS, METADATA)
+@given(st.sampled_from(("box", "goal", "discrete")), CONTENTS, METADATA)
 def test_more_minari_datasets(
     template: Path, tmp_path: Path, name: str, contents: dict[tuple[int, str], str], metadata: dict[str, Any]
 ) -> None:

@@ -1,5 +1,6 @@
 """Plans against what comes of them, from training to table and pictures, very small."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 from programs import run
+from workdirs import card, describe, tiny_config
 
 from diffrl import config as configs
-from diffrl import registry
-from diffrl.algorithms import sgp
 from diffrl.envs.control.hole import HoleIntegrator
 from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.studies import planning, planning_plots
+from diffrl.training.trained import Trained
 
 TINY = (
     "hidden_dim=32",
@@ -52,7 +53,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_plan_is_judged_by_what_comes_of_it(workdir: Path) -> None:
     """Without a penalty the learnt model of x' = x + u is good enough to reach the goal, and the plan's path is near the true."""
-    trained = planning.Trained.load(workdir)
+    trained = Trained.open(workdir)
     one = planning.open_loop(trained, (("beta", "0"), ("num_iterations", "150")), starts=2)
     assert one.planned.shape == one.real.shape == (2, 2, 26, 2)
     assert one.plans == 4
@@ -70,13 +71,13 @@ def test_a_plan_is_judged_by_what_comes_of_it(workdir: Path) -> None:
 
 def test_plans_that_are_held_to_the_goal_end_there(workdir: Path) -> None:
     act = (("planner", "transcription"), ("horizon", "5"), ("num_iterations", "5"))
-    one = planning.open_loop(planning.Trained.load(workdir), act, to_goal=True)
+    one = planning.open_loop(Trained.open(workdir), act, to_goal=True)
     ends = one.planned[:, :, -1]
     np.testing.assert_allclose(ends, np.broadcast_to(HoleIntegrator().x_goal, ends.shape), atol=1e-5)
 
 
 def test_closed_loop_compares_promises_with_returns(workdir: Path) -> None:
-    trained = planning.Trained.load(workdir)
+    trained = Trained.open(workdir)
     one = planning.closed_loop(trained, (("beta", "0"), ("horizon", "5"), ("num_iterations", "5")), starts=3, steps=4)
     assert one.promised.shape == one.kept.shape == (2,)
     assert np.isfinite(one.gap).all()
@@ -120,21 +121,14 @@ def test_score_fields_of_either_kind(workdir: Path, tmp_path: Path, score_of: st
     config.algorithm.score_of = score_of
     config.algorithm.act.planner = "collocation" if score_of == "transition" else "shooting"
 
-    class Fresh(planning.Trained):
-        def models(self, act: planning.Act) -> sgp.Models:
-            del act
-            return sgp.Models(config.algorithm, self.spec)
-
-    old = planning.Trained.load(workdir)
-    algorithm = registry.make(config.algorithm, old.spec)
-    policies = jax.vmap(lambda key: algorithm.policy(algorithm.init(key, algorithm.hparams)))(
-        jax.random.split(jax.random.key(0), 2)
-    )
-    trained = Fresh(old.workdir, old.spec, old.card, old.runs, policies)
+    trained = dataclasses.replace(Trained.open(workdir), config=config)
+    init = jax.vmap(lambda key: trained.algorithm.policy(trained.algorithm.init(key, trained.algorithm.hparams)))
+    vars(trained)["policies"] = init(jax.random.split(jax.random.key(0), 2))
     path = planning_plots.fields(trained, HoleIntegrator(), tmp_path / "a.png")
     assert path.stat().st_size > 10_000
 
 
 def test_methods_that_do_not_plan_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no workdir"):
-        planning.Trained.load(tmp_path)
+    describe(tmp_path, tiny_config(), card())
+    with pytest.raises(EvaluationError, match="diffusion_bc does not plan; of the methods sgp does"):
+        planning.models_of(Trained.open(tmp_path), ())

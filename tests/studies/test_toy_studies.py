@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from programs import run
 
+from diffrl.config import ConfigError
 from diffrl.data.toys import truth
 from diffrl.evaluation.evaluate import EvaluationError, parse_act
 from diffrl.studies import toys
+from diffrl.training.workdir import WorkdirError
 
 TINY = {
     "toy_swg": ("diffusion_updates=20", "hidden_dim=16", "act.num_denoising_steps=4"),
@@ -72,9 +74,9 @@ def test_program(workdirs: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_errors(workdirs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no workdir"):
+    with pytest.raises(WorkdirError, match="not a training directory"):
         toys.judge([tmp_path], [()])
     with pytest.raises(EvaluationError, match="there already"):
         toys.judge([workdirs["toy_cep"]] * 2, [()], n=20)
-    with pytest.raises(EvaluationError, match="select='w'"):
+    with pytest.raises(ConfigError, match="select='w'"):
         toys.judge([workdirs["toy_swg"]], parse_act(("num_candidates=4", "select=q")), n=20)

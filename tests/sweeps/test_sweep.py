@@ -102,9 +102,11 @@ def test_floats_and_seeds_share_a_program_other_settings_make_groups() -> None:
 def test_a_group_is_nothing_but_a_training_command(sweeps: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     for group in plan_of(*sweeps, overrides=overrides).groups:
         assert of_arguments(group) == group.config
+        assert points_of(group.config) == group.points
         assert group.arguments[-1] == f"--workdir={group.workdir}"
-        for part in split_group(group, [Part(0, 1, group.config.sweep), Part(1, 1, group.config.sweep)]):
+        for part in split_group(group, [Part(0, 1, group.points), Part(1, 1, group.points[:1])]):
             assert of_arguments(part) == part.config
+            assert points_of(part.config) == part.points
             assert part.arguments[-1] == f"--workdir={group.workdir / part.workdir.name}"
 
 
@@ -155,7 +157,7 @@ def test_long_labels_and_labels_that_look_alike_stay_different() -> None:
 # ---------------------------------------------------------------- random search
 def test_drawn_points_are_joint_counted_by_name_and_crossed() -> None:
     def drawn(*sweeps: str, **options: int) -> list[dict[str, float]]:
-        return points_of(plan_of(*sweeps, **options).groups[0].config)
+        return plan_of(*sweeps, **options).groups[0].points
 
     found = drawn("beta=loguniform(0.01,1)", "discount=uniform(0.9,1)", "tau=0.1,0.2", num_points=200)
     assert len(found) == 400
@@ -184,7 +186,7 @@ def test_drawn_points_are_joint_counted_by_name_and_crossed() -> None:
         ("beta=1,1.0", "has the point beta=1 twice"),
         ("beta=1,1", "has a value twice"),
         ("beta=0.1,x", "beta must be float, got 'x'"),
-        ("beta=-1", "algorithm.beta must be finite and not negative"),
+        ("beta=-1", "algorithm.beta must be at least 0"),
         ("discount=0.9,1.5", "algorithm.discount must be at most 1.0, got 1.5"),
         ("seeds=8", "is not of the form seeds=first:end"),
         ("seeds=3:3", "is not of the form seeds=first:end"),
@@ -232,19 +234,20 @@ def needed(seeds: int, num_points: int) -> int:
 )
 def test_runs_that_do_not_fit_are_split_by_seeds(limit: int, seeds: list[int]) -> None:
     (group,) = plan_of("beta=1,2", "seeds=5:13").groups
-    parts = share_out(group.config, points_of(group.config), needed, limit)
+    parts = share_out(group, needed, limit)
     assert [part.num_seeds for part in parts] == seeds
     trained = [seed for part in parts for seed in range(part.first_seed, part.first_seed + part.num_seeds)]
     assert trained == list(range(5, 13))
     assert all(needed(part.num_seeds, 2) <= limit for part in parts)
-    assert {part.sweep for part in parts} == {"beta=1,2"}
+    assert all(part.points == [{"beta": 1.0}, {"beta": 2.0}] for part in parts)
+    assert {one.config.sweep for one in split_group(group, parts)} == {"beta=1,2"}
 
 
 def test_points_are_split_where_one_seed_is_too_much() -> None:
     (group,) = plan_of("beta=1,2,3", "tau=0.1,0.2", "seeds=0:2").groups
-    parts = share_out(group.config, points_of(group.config), needed, 145)
+    parts = share_out(group, needed, 145)
     assert {part.num_seeds for part in parts} == {1}
-    trained = [(one.config.first_seed, *point.values()) for one in split_group(group, parts) for point in points_of(one.config)]
+    trained = [(one.config.first_seed, *point.values()) for one in split_group(group, parts) for point in one.points]
     assert sorted(trained) == sorted((seed, beta, tau) for seed in (0, 1) for beta in (1, 2, 3) for tau in (0.1, 0.2))
     assert len(trained) == len(set(trained)) == group.num_runs
     assert [one.label for one in split_group(group, parts)] == ["all/part0", "all/part1", "all/part2", "all/part3"]
@@ -253,14 +256,14 @@ def test_points_are_split_where_one_seed_is_too_much() -> None:
 def test_a_run_that_does_not_fit_is_an_error() -> None:
     (group,) = plan_of("seeds=0:2").groups
     with pytest.raises(ConfigError, match=r"a single run needs 1\.1e-07 GB, which does not fit into 1\.09e-07 GB"):
-        share_out(group.config, points_of(group.config), needed, 109)
+        share_out(group, needed, 109)
 
 
 # ---------------------------------------------------------------- sweep.json
 def test_the_same_sweep_goes_on_with_its_split_and_another_is_refused(tmp_path: Path) -> None:
     found = plan_of("beta=1,2", "seeds=0:4", "policy_hidden_dims=(8,),(16,)")
     parts = {
-        found.groups[0].label: [Part(0, 2, "beta=1,2"), Part(2, 2, "beta=1,2")],
+        found.groups[0].label: [Part(0, 2, found.groups[0].points), Part(2, 2, found.groups[0].points)],
         found.groups[1].label: [whole(found.groups[1])],
     }
     assert record.resume(tmp_path, found) is None

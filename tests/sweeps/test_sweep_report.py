@@ -69,7 +69,7 @@ def make_sweep(out: Path, *sweeps: str, parts: int = 1) -> None:
     split = {group.label: [whole(group)] for group in found.groups}
     first = found.groups[0]
     size = first.config.num_seeds // parts
-    split[first.label] = [Part(first.config.first_seed + i * size, size, first.config.sweep) for i in range(parts)]
+    split[first.label] = [Part(first.config.first_seed + i * size, size, first.points) for i in range(parts)]
     record.save(out, found, split)
     for group in found.groups:
         for one in split_group(group, split[group.label]):

@@ -57,6 +57,7 @@ class ControlTask(abc.ABC):
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     max_episode_steps: int
+    num_actions = 0
     filters_next: bool = False
     data_steps: int = 20
 

@@ -52,6 +52,7 @@ class DmcMjx:
         self.task, self.max_episode_steps, self._model = TASKS[domain, task], max_episode_steps, model
         self._physics, self._sub_steps = Physics(model), round(env.control_timestep() / env.physics.timestep())
         spec = env.action_spec()
+        self.num_actions = 0
         self.action_low, self.action_high = np.asarray(spec.minimum, np.float32), np.asarray(spec.maximum, np.float32)
 
     @property

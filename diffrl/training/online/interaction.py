@@ -18,24 +18,32 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
+from diffrl.data.dataset import Card, Dataset
 from diffrl.data.replay import Replay
-from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
+from diffrl.data.sampling import uniform
+from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments, Step
 from diffrl.training.chunk import freeze
 from diffrl.training.devices import RUN, SHARED, place
-from diffrl.training.runs import INIT, ONLINE, Runs
+from diffrl.training.loop import Programs
+from diffrl.training.runs import ONLINE, Runs
 from diffrl.types import Key, Metrics, Spec, State, Transition
 
 _RUNS = "runs"  # the mapped axis
 
 
 @flax.struct.dataclass
-class Life:
+class Environments:
     """Where the environments of a run are, `[E, ...]`: what a checkpoint holds beside the State.
 
-    `env` is the simulator's state where it is one on the device, else empty. `time` counts the steps of an episode.
+    Attributes:
+        simulator: its states where it is one on the device, else empty.
+        observation: the last, in the environment's own units.
+        carry: what the policy remembers.
+        time: steps of the episode so far.
+        episode_return: of the environment's own reward, so far.
     """
 
-    env: Any
+    simulator: Any
     observation: Array
     carry: Any
     time: Array
@@ -47,7 +55,7 @@ class RunState:
     """All that changes in a run; `alive` until it diverges."""
 
     algorithm: State
-    life: Life
+    environments: Environments
     replay: Replay
     alive: Array
 
@@ -56,10 +64,11 @@ class Interaction(NamedTuple):
     """The parts of an iteration, as functions of one run: what both kinds of environments share.
 
     Attributes:
-        act: (run, key, whether at random) -> (run, actions `[E, A]` in the environment's units).
-        record: (run, actions, Step, environment state, begin, count) -> (run, metrics); stores the transitions and begins new
-            episodes where old ones ended. `begin` maps which did `[E]` to (environment states, observations) of new ones.
-        learn: (run, key, count) -> (run, metrics).
+        act: (run, key, whether at random) -> (run, actions in the environment's units `[E, A]`, or `[E]` if they are discrete).
+        record: (run, actions, Step, simulator's states, start, count) -> (run, metrics). Stores the transitions, and puts new
+            episodes in the place of those that ended: `start` maps which did `[E]` to (simulator's states, observations) of new
+            ones, of all environments.
+        learn: (run, data, key, count) -> (run, metrics); `data` are the rows that come before the buffer's, or None.
     """
 
     act: Callable[..., tuple[RunState, Array]]
@@ -67,80 +76,107 @@ class Interaction(NamedTuple):
     learn: Callable[..., tuple[RunState, Metrics]]
 
 
-def init_all(algorithm: Algorithm, env: DeviceEnvironment | None, spec: Spec, runs: Runs, num_envs: int) -> tuple[State, Life]:
-    """Fresh State and Life of all runs."""
+def empty_replay(stage: Stage, spec: Spec, config: Config) -> Replay:
+    """The buffer of a run. It keeps account of episodes where the stage draws its batches itself."""
+    envs, sizes = config.online.num_envs, (spec.observation_dim, spec.action_dim)
+    return Replay.empty(envs, config.online.buffer_size // envs, *sizes, episodes=stage.batch is not None)
 
-    def one(key: Key, hparams: Any) -> tuple[State, Life]:
-        state = algorithm.init(jax.random.fold_in(key, INIT), hparams)
+
+def first_episodes(
+    algorithm: Algorithm, env: DeviceEnvironment | None, spec: Spec, num_envs: int, states: State, keys: Array
+) -> Environments:
+    """Environments of all runs `[R, ...]` at the start of their first episodes; of a host's simulator, blanks to be filled.
+
+    Args:
+        states, keys: of all runs, `[R, ...]`.
+    """
+
+    def one(state: State, key: Key) -> Environments:
         carry = algorithm.init_carry(algorithm.policy(state), num_envs)
         if env is None:
-            env_state, observation = (), jnp.zeros((num_envs, spec.observation_dim))
+            simulator, observation = (), jnp.zeros((num_envs, spec.observation_dim))
         else:
-            begin_key = jax.random.fold_in(jax.random.fold_in(key, ONLINE), ONLINE)
-            env_state, observation = jax.vmap(env.reset)(jax.random.split(begin_key, num_envs))
-        return state, Life(env_state, observation, carry, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs))
+            start_key = jax.random.fold_in(jax.random.fold_in(key, ONLINE), ONLINE)
+            simulator, observation = jax.vmap(env.reset)(jax.random.split(start_key, num_envs))
+        return Environments(simulator, observation, carry, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs))
 
-    return jax.jit(jax.vmap(one))(runs.keys, runs.hparams)
+    return jax.vmap(one)(states, keys)
 
 
-def interact(algorithm: Algorithm, stage: Stage, spec: Spec, config: Config, max_episode_steps: int) -> Interaction:
-    """The parts of an iteration for this method."""
+def interact(
+    algorithm: Algorithm, stage: Stage, spec: Spec, card: Card, config: Config, max_episode_steps: int, first_update: int = 0
+) -> Interaction:
+    """The parts of an iteration for this method.
+
+    Args:
+        spec, card: of the units that training sees: what is stored is changed as the rows of a dataset are.
+        first_update: updates before the interaction, on data.
+    """
     online = config.online
-    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
     warmup = online.warmup_steps // online.num_envs
     explore = algorithm.explore or algorithm.act
+    mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
+    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
     def act(run: RunState, key: Key, at_random: bool) -> tuple[RunState, Array]:
-        life = run.life
+        envs = run.environments
+        if at_random and spec.num_actions:
+            return run, jax.random.randint(key, envs.time.shape, 0, spec.num_actions)
         if at_random:
-            return run, low + jax.random.uniform(key, (len(life.time), spec.action_dim)) * (high - low)
-        action, carry = explore(algorithm.policy(run.algorithm), life.carry, life.observation, key)
-        return dataclasses.replace(run, life=dataclasses.replace(life, carry=carry)), action
+            return run, low + jax.random.uniform(key, (len(envs.time), spec.action_dim)) * (high - low)
+        action, carry = explore(algorithm.policy(run.algorithm), envs.carry, envs.observation, key)
+        return dataclasses.replace(run, environments=dataclasses.replace(envs, carry=carry)), action
+
+    def as_trained(action: Array) -> Array:
+        return jax.nn.one_hot(action, spec.num_actions) if spec.num_actions else 2.0 * (action - low) / (high - low) - 1.0
 
     def record(
-        run: RunState, action: Array, result: Any, env_state: Any, begin: Callable[[Array], tuple[Any, Array]], count: Array
+        run: RunState, action: Array, result: Step, simulator: Any, start: Callable[[Array], tuple[Any, Array]], count: Array
     ) -> tuple[RunState, Metrics]:
-        life = run.life
+        envs = run.environments
         terminal = jnp.asarray(result.terminated & ~jnp.asarray(result.truncated), bool)
-        timeout = ((life.time + 1 >= max_episode_steps) | result.terminated) & ~terminal
+        timeout = ((envs.time + 1 >= max_episode_steps) | result.terminated) & ~terminal
         ended = terminal | timeout
         transition = Transition(
-            observation=life.observation,
-            action=2.0 * (action - low) / (high - low) - 1.0,
-            reward=result.reward,
-            next_observation=result.observation,
+            observation=(envs.observation - mean) / std,
+            action=as_trained(action),
+            reward=result.reward * card.reward_scale + card.reward_shift,
+            next_observation=(result.observation - mean) / std,
             terminal=terminal,
             timeout=timeout,
         )
-        fresh_carry = algorithm.init_carry(algorithm.policy(run.algorithm), len(life.time))
 
-        def renew(new: Array, old: Array) -> Array:
+        def restarted(new: Array, old: Array) -> Array:
             return jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-        begun_env, begun_observation = begin(ended)
-        total = life.episode_return + result.reward
-        after = Life(
-            env=jax.tree.map(renew, begun_env, env_state),
-            observation=renew(begun_observation, result.observation),
-            carry=jax.tree.map(renew, fresh_carry, life.carry),
-            time=jnp.where(ended, 0, life.time + 1),
+        fresh_simulator, fresh_observation = start(ended)
+        fresh_carry = algorithm.init_carry(algorithm.policy(run.algorithm), len(envs.time))
+        total = envs.episode_return + result.reward
+        after = Environments(
+            simulator=jax.tree.map(restarted, fresh_simulator, simulator),
+            observation=restarted(fresh_observation, result.observation),
+            carry=jax.tree.map(restarted, fresh_carry, envs.carry),
+            time=jnp.where(ended, 0, envs.time + 1),
             episode_return=jnp.where(ended, 0.0, total),
         )
-        run = dataclasses.replace(run, life=after, replay=run.replay.insert(transition, count))
+        run = dataclasses.replace(run, environments=after, replay=run.replay.insert(transition, count))
         return run, {"_returns": jnp.sum(jnp.where(ended, total, 0.0)), "_ended": jnp.sum(ended).astype(jnp.float32)}
 
-    def learn(run: RunState, key: Key, count: Array) -> tuple[RunState, Metrics]:
+    def learn(run: RunState, data: Dataset | None, key: Key, count: Array) -> tuple[RunState, Metrics]:
+        rows = run.replay.dataset(count, algorithm.columns, algorithm.lookahead or 1, data)
+
         def body(carry: tuple[State, Array], given: tuple[Key, Array]) -> tuple[tuple[State, Array], Metrics]:
             (state, alive), (key, step) = carry, given
             batch_key, update_key = jax.random.split(key)
-            batch = run.replay.draw(batch_key, count, stage.batch_size, algorithm.columns, algorithm.lookahead or 1)
+            batch = (stage.batch or uniform)(rows, batch_key, stage.batch_size)
             counted = dataclasses.replace(state, step=step)
             after, metrics = stage.update(counted, batch, update_key)
             after, alive, finite = freeze(after, counted, alive, metrics)
             return (dataclasses.replace(after, step=state.step + 1), alive), metrics | {"finite": finite}
 
         # As in a chunk over data, updates are counted by the loop: one number for all runs.
-        steps = (count - 1 - warmup) * online.updates_per_step + jnp.arange(online.updates_per_step, dtype=jnp.int32)
+        number = (count - 1 - warmup) * online.updates_per_step + jnp.arange(online.updates_per_step, dtype=jnp.int32)
+        steps = first_update + number
         keys = jax.random.split(key, online.updates_per_step)
         if online.updates_per_step == 1:
             (state, alive), metrics = body((run.algorithm, run.alive), (keys[0], steps[0]))
@@ -170,43 +206,44 @@ class DeviceLoop:
 
     def __init__(self, interaction: Interaction, env: DeviceEnvironment, config: Config, mesh: Mesh) -> None:
         self.interaction, self.env, self.num_envs, self.mesh = interaction, env, config.online.num_envs, mesh
-        self.programs: dict[tuple[int, bool], Any] = {}
+        self.programs = Programs()
 
-    def __call__(self, runs: RunState, keys: Array, start: int, length: int, learning: bool) -> tuple[RunState, Metrics]:
+    def __call__(
+        self, runs: RunState, data: Dataset | None, keys: Array, start: int, length: int, learning: bool
+    ) -> tuple[RunState, Metrics]:
         """All runs, `length` iterations further."""
         first = place(np.int32(start), self.mesh, SHARED)
-        if (length, learning) not in self.programs:
-            self.programs[length, learning] = self._chunk(length, learning).lower(runs, keys, first).compile()
-        return self.programs[length, learning](runs, keys, first)
+        return self.programs((length, learning), self._chunk, runs, data, keys, first)
 
     def _chunk(self, length: int, learning: bool) -> Any:
         act, record, learn = self.interaction
 
-        def chunk(run: RunState, key: Key, start: Array) -> tuple[RunState, Metrics]:
+        def chunk(run: RunState, data: Dataset | None, key: Key, first: Array) -> tuple[RunState, Metrics]:
             def body(run: RunState, iteration: Array) -> tuple[RunState, Metrics]:
-                act_key, begin_key, learn_key = _keys(key, iteration)
+                act_key, start_key, learn_key = _keys(key, iteration)
                 run, action = act(run, act_key, not learning)
-                env_state, result = jax.vmap(self.env.step)(run.life.env, action)
+                simulator, result = jax.vmap(self.env.step)(run.environments.simulator, action)
 
-                def begin(ended: Array) -> tuple[Any, Array]:
+                def start(ended: Array) -> tuple[Any, Array]:
                     # A start may cost hundreds of steps of physics: none is made while no run needs one. The sum over runs makes
                     # the truth one for all, so that `vmap` leaves the branch a branch.
                     needed = jax.lax.psum(jnp.any(ended).astype(jnp.int32), _RUNS) > 0
-                    starts = jax.random.split(begin_key, self.num_envs)
-                    return jax.lax.cond(needed, lambda: jax.vmap(self.env.reset)(starts), lambda: (env_state, result.observation))
+                    keys = jax.random.split(start_key, self.num_envs)
+                    return jax.lax.cond(needed, lambda: jax.vmap(self.env.reset)(keys), lambda: (simulator, result.observation))
 
-                run, metrics = record(run, action, result, env_state, begin, iteration)
+                run, metrics = record(run, action, result, simulator, start, iteration)
                 if learning:
-                    run, learnt = learn(run, learn_key, iteration + 1)
+                    run, learnt = learn(run, data, learn_key, iteration + 1)
                     metrics |= learnt
                 return run, metrics
 
-            run, metrics = jax.lax.scan(body, run, start + jnp.arange(length, dtype=jnp.int32))
+            run, metrics = jax.lax.scan(body, run, first + jnp.arange(length, dtype=jnp.int32))
             return run, _summary(jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics), length)
 
-        runs = jax.vmap(chunk, in_axes=(0, 0, None), axis_name=_RUNS)
+        runs = jax.vmap(chunk, in_axes=(0, None, 0, None), axis_name=_RUNS)
         # Unchecked: MJX's loops begin with constants where they go on with what differs between devices.
-        mapped = jax.shard_map(runs, mesh=self.mesh, in_specs=(RUN, RUN, SHARED), out_specs=RUN, check_vma=False)
+        specs = (RUN, SHARED, RUN, SHARED)
+        mapped = jax.shard_map(runs, mesh=self.mesh, in_specs=specs, out_specs=RUN, check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
 
 
@@ -222,30 +259,33 @@ class HostLoop:
         self.seeds = [*runs.seeds, *runs.seeds[-1:] * (size - runs.size)]
         self.time = np.zeros(self.shape, np.int64)
         self.action: Array | None = None
-        self.programs: dict[tuple[bool, bool], Any] = {}
-        self.summary = jax.jit(jax.vmap(_summary, in_axes=(0, None)))
+        self.programs = Programs()
+        self.summary = jax.jit(jax.vmap(_summary, in_axes=(0, None)), static_argnums=1)
         self.add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
-    def __call__(self, runs: RunState, keys: Array, start: int, length: int, learning: bool) -> tuple[RunState, Metrics]:
+    def __call__(
+        self, runs: RunState, data: Dataset | None, keys: Array, start: int, length: int, learning: bool
+    ) -> tuple[RunState, Metrics]:
         """All runs, `length` iterations further."""
         if self.action is None:
             observation = self.envs.reset(self._episode_seeds(np.ones(self.shape, bool), start)).reshape(*self.shape, -1)
-            begun = place(jnp.asarray(observation), self.mesh, RUN)
-            runs, self.action = self._begin(start < self.warmup)(runs, keys, self._count(start), begun)
+            runs, self.action = self._begin(runs, keys, start, observation)
         totals = None
         for iteration in range(start, start + length):
-            step = self.envs.step(np.asarray(self.action).reshape(self.shape[0] * self.shape[1], -1))
+            action = jax.device_get(self.action)
+            step = self.envs.step(action.reshape(-1, *action.shape[2:]))
             step = step._replace(truncated=np.broadcast_to(step.truncated, np.shape(step.terminated)))
             result = jax.tree.map(lambda x: np.reshape(x, (*self.shape, *np.shape(x)[1:])), step)
             self.time += 1
             ended = result.terminated | (self.time >= self.envs.max_episode_steps)
-            begun = np.array(result.observation)
+            observation = np.array(result.observation)
             if ended.any():
-                begun[ended] = self.envs.reset_some(ended.ravel(), self._episode_seeds(ended, iteration + 1))
+                observation[ended] = self.envs.reset_some(ended.ravel(), self._episode_seeds(ended, iteration + 1))
                 self.time[ended] = 0
-            sent = place(jax.tree.map(jnp.asarray, (result, begun)), self.mesh, RUN)
-            program = self._program(learning, iteration + 1 < self.warmup)
-            runs, self.action, metrics = program(runs, keys, self._count(iteration), self.action, *sent)
+            sent = place((result, observation), self.mesh, RUN)
+            given = (runs, data, keys, self._count(iteration), self.action, *sent)
+            key = (learning, iteration + 1 < self.warmup)
+            runs, self.action, metrics = self.programs(key, self._iteration, *given)
             totals = metrics if totals is None else self.add(totals, metrics)
         return runs, self.summary(totals, length)
 
@@ -259,32 +299,33 @@ class HostLoop:
             for run, env in np.argwhere(which)
         ]
 
-    def _begin(self, at_random: bool) -> Any:
+    def _begin(self, runs: RunState, keys: Array, start: int, observation: np.ndarray) -> tuple[RunState, Array]:
+        """First actions in new episodes of all environments."""
+        given = (runs, keys, self._count(start), place(observation, self.mesh, RUN))
+        return self.programs((start < self.warmup,), self._first_actions, *given)
+
+    def _first_actions(self, at_random: bool) -> Any:
         def begin(run: RunState, key: Key, iteration: Array, observation: Array) -> tuple[RunState, Array]:
-            life = dataclasses.replace(run.life, observation=observation)
-            nothing = jnp.zeros_like(life.time)
-            life = dataclasses.replace(life, time=nothing, episode_return=nothing.astype(jnp.float32))
-            return self.interaction.act(dataclasses.replace(run, life=life), _keys(key, iteration)[0], at_random)
+            run = dataclasses.replace(run, environments=dataclasses.replace(run.environments, observation=observation))
+            return self.interaction.act(run, _keys(key, iteration)[0], at_random)
 
         return self._mapped(begin, (0, 0, None, 0), (RUN, RUN, SHARED, RUN))
 
-    def _program(self, learning: bool, next_at_random: bool) -> Any:
-        if (learning, next_at_random) not in self.programs:
-            act, record, learn = self.interaction
+    def _iteration(self, learning: bool, next_at_random: bool) -> Any:
+        act, record, learn = self.interaction
 
-            def advance(
-                run: RunState, key: Key, iteration: Array, action: Array, result: Any, begun: Array
-            ) -> tuple[RunState, Array, Metrics]:
-                run, metrics = record(run, action, result, (), lambda ended: ((), begun), iteration)
-                if learning:
-                    run, learnt = learn(run, _keys(key, iteration)[2], iteration + 1)
-                    metrics |= learnt
-                run, action = act(run, _keys(key, iteration + 1)[0], next_at_random)
-                return run, action, metrics
+        def advance(
+            run: RunState, data: Dataset | None, key: Key, iteration: Array, action: Array, result: Step, observation: Array
+        ) -> tuple[RunState, Array, Metrics]:
+            run, metrics = record(run, action, result, (), lambda ended: ((), observation), iteration)
+            if learning:
+                run, learnt = learn(run, data, _keys(key, iteration)[2], iteration + 1)
+                metrics |= learnt
+            run, action = act(run, _keys(key, iteration + 1)[0], next_at_random)
+            return run, action, metrics
 
-            axes, specs = (0, 0, None, 0, 0, 0), (RUN, RUN, SHARED, RUN, RUN, RUN)
-            self.programs[learning, next_at_random] = self._mapped(advance, axes, specs)
-        return self.programs[learning, next_at_random]
+        axes, specs = (0, None, 0, None, 0, 0, 0), (RUN, SHARED, RUN, SHARED, RUN, RUN, RUN)
+        return self._mapped(advance, axes, specs)
 
     def _mapped(self, function: Callable[..., Any], axes: tuple, specs: tuple) -> Any:
         mapped = jax.shard_map(jax.vmap(function, in_axes=axes), mesh=self.mesh, in_specs=specs, out_specs=RUN)

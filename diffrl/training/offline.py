@@ -1,0 +1,63 @@
+"""A segment of updates on a dataset, as the loop moves it on."""
+
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from diffrl.algorithm import Algorithm
+from diffrl.config import Config
+from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.devices import RUN, SHARED, place
+from diffrl.training.loop import Population, Programs, Saver, Segment
+from diffrl.training.runs import Runs
+from diffrl.training.slabs import Slabs, Whole
+from diffrl.types import Metrics
+
+
+class OfflinePhase:
+    """A population, and the rows that its batches are drawn from."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        segment: Segment,
+        step: int,
+        config: Config,
+        runs: Runs,
+        population: Population,
+        diverged: dict[int, int],
+        data: Whole | Slabs,
+        mesh: Mesh,
+        save: Saver,
+    ) -> None:
+        """Prepare what the stage computes once over the data.
+
+        Args:
+            step: at which the phase begins: the segment's beginning, or where it was left.
+            diverged: runs that stand still.
+        """
+        cohort = population.cohort
+        alive = np.array([run not in diverged for run in range(len(cohort.index))])
+        self.alive = place(cohort.padded(alive, mesh), mesh, RUN)
+        self.keys = place(cohort.padded(runs.keys, mesh), mesh, RUN)
+        self.stage, self.start = algorithm.stages[segment.index], segment.start
+        self.data, self.mesh, self._save = data, mesh, save
+        self.population, self.programs = population, Programs()
+        data.begin(self.stage, config.updates_per_chunk)
+        self.prepared = make_prepare(self.stage, mesh)(population.states, self.keys, data.at(step - self.start))
+
+    def advance(self, step: int, turns: int) -> Metrics:
+        """See `loop.Phase`."""
+        rows, count = self.data.at(step - self.start), place(np.int32(step), self.mesh, SHARED)
+        given = (self.population.states, self.alive, self.keys, self.prepared, rows, count)
+        states, self.alive, metrics = self.programs((turns,), self._chunk, *given)
+        self.population = self.population._replace(states=states)
+        return metrics
+
+    def save(self, step: int, metadata: dict[str, Any]) -> None:
+        """See `loop.Phase`."""
+        self._save(step, self.population, metadata)
+
+    def _chunk(self, turns: int) -> Any:
+        return make_chunk(self.stage, turns, self.mesh)

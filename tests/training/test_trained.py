@@ -1,0 +1,70 @@
+"""A training directory opened by whoever did not write it."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from workdirs import card, describe, make_workdir, save_checkpoint, tiny_config
+
+from diffrl.config import ConfigError
+from diffrl.training.checkpoint import CheckpointError
+from diffrl.training.trained import Trained
+from diffrl.training.workdir import WorkdirError
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "run"
+    make_workdir(path)
+    return path
+
+
+def test_what_was_trained_is_all_there(workdir: Path) -> None:
+    trained = Trained.open(workdir)
+    assert (trained.config, trained.card) == (tiny_config(), card())
+    assert trained.spec.observation_dim == 6
+    assert trained.runs.seeds == [0, 1, 0, 1]
+    assert trained.checkpoints.steps() == [10, 20, 30]
+    assert [trained.is_of_last_stage(step) for step in (10, 20, 30)] == [False, True, True]
+    trained.close()
+    before, last = trained.restore(20), trained.policies
+    trained.close()
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(last)} == {4}
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(last), strict=True))
+
+
+def test_other_choices_when_acting_leave_the_training_alone(workdir: Path) -> None:
+    trained = Trained.open(workdir)
+    other = trained.acting((("num_denoising_steps", "7"),))
+    assert (trained.config.algorithm.act.num_denoising_steps, other.config.algorithm.act.num_denoising_steps) == (2, 7)
+    for act, message in (
+        (("num_denoising_step", "7"), "--act: unknown setting 'num_denoising_step'; did you mean 'num_denoising_steps'"),
+        (("num_denoising_steps", "0"), "--act: algorithm.act.num_denoising_steps must be at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            trained.acting((act,))
+
+
+def test_what_is_no_training_directory_is_said_so(workdir: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkdirError, match="nowhere does not exist"):
+        Trained.open(tmp_path / "nowhere")
+    with pytest.raises(WorkdirError, match=r"is not a training directory: it has no config\.json"):
+        Trained.open(tmp_path)
+    for name in ("config.json", "spec.json", "dataset.json"):
+        damaged = tmp_path / name
+        shutil.copytree(workdir, damaged, ignore=shutil.ignore_patterns("checkpoints"))
+        for content in ("{", "[1]", '{"id": 3}'):
+            (damaged / name).write_text(content)
+            with pytest.raises(WorkdirError, match=f"{name} cannot be read"):
+                Trained.open(damaged)
+
+
+def test_policies_need_a_checkpoint_of_the_last_stage(tmp_path: Path) -> None:
+    describe(tmp_path, tiny_config(), card())
+    trained = Trained.open(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoints yet"):
+        _ = trained.policies
+    save_checkpoint(tmp_path, 10, stage_index=0)
+    with pytest.raises(CheckpointError, match="not trained to its last stage yet"):
+        _ = trained.policies

@@ -66,8 +66,7 @@ def clone(config: Any, network: MLP, example: Array, loss: Callable[[Params, Tra
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
-        value, gradients = jax.value_and_grad(loss)(state.policy.params, batch)
-        policy = state.policy.apply_gradients(gradients, optax.adam(state.hparams.learning_rate))
+        policy, value = state.policy.step(lambda params: loss(params, batch), optax.adam(state.hparams.learning_rate))
         return dataclasses.replace(state, policy=policy), {"loss": value}
 
     return Algorithm(

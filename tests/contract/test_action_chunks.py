@@ -149,8 +149,8 @@ def test_a_stage_that_draws_for_itself_draws_chunks() -> None:
     assert stage.prepare is not None
     columns = stage.prepare(None, data, jax.random.key(0))
     np.testing.assert_array_equal(columns["sum"], [1, 3, 5, 7, 9, 10])
-    batch = jax.device_get(draw(stage, data, columns, jax.random.key(0)))
-    t = batch.observation[:, 0]
+    batch = draw(stage, data, columns, jax.random.key(0))
+    t = np.asarray(batch.observation[:, 0])
     np.testing.assert_array_equal(batch.action, np.stack([t, np.minimum(t + 1, 5)], axis=1))
     np.testing.assert_array_equal(batch.extras["sum"], batch.action.sum(axis=1))
     np.testing.assert_array_equal(batch.extras["window_action"][:, 0], batch.action)

@@ -19,14 +19,12 @@ from workdirs import env_spec
 from diffrl import registry
 from diffrl.algorithms import bc
 from diffrl.config import Config
-from diffrl.data import dataset as datasets
-from diffrl.data.columns import episode_bounds
-from diffrl.data.dataset import Rows, Source
+from diffrl.data.arrays import from_arrays
+from diffrl.data.dataset import Source, build
 from diffrl.envs.env_spec import read
 from diffrl.envs.make import Backend
 from diffrl.envs.protocol import Step
 from diffrl.evaluation import evaluate
-from diffrl.training import train as trainer
 from diffrl.training.train import train
 from diffrl.types import Spec
 
@@ -35,14 +33,10 @@ PARTS = (("observation", 4), ("desired_goal", 2))
 
 
 class Task(NamedTuple):
-    """Data, and an environment in which what they show is worth about `best` in return.
-
-    `spec` is what a loader says of such data beside their numbers.
-    """
+    """Data, and an environment in which what they show is worth about `best` in return."""
 
     source: Source
     env: Any
-    spec: dict[str, Any]
     best: float = LENGTH
 
 
@@ -97,20 +91,26 @@ class Choose:
         return (seen, t + 1), Step(seen[t + 1], right.astype(jnp.float32), t < 0, right)
 
 
-def source(observation: np.ndarray, action: np.ndarray, low: float, spec: str) -> Source:
-    """Episodes `[E, T + 1, O]` with actions `[E, T, A]`."""
+def source(observation: np.ndarray, action: np.ndarray, spec: str, parts: tuple[tuple[str, int], ...] = ()) -> Source:
+    """Episodes `[E, T + 1, O]` with actions `[E, T, A]`, or discrete ones `[E, T]`."""
     first, following = (part.reshape(-1, observation.shape[-1]) for part in (observation[:, :-1], observation[:, 1:]))
-    action = action.reshape(-1, action.shape[-1])
-    timeout = np.arange(len(action)) % LENGTH == LENGTH - 1
-    arrays = (np.float32(first), np.float32(action), np.zeros(len(action), np.float32), np.float32(following))
-    bounds = np.full(action.shape[1], low, np.float32), np.ones(action.shape[1], np.float32)
-    return Source(Rows(*arrays, np.zeros(len(action), bool), timeout), *bounds, id="tests/small", env_spec=spec)
+    timeout = np.arange(len(first)) % LENGTH == LENGTH - 1
+    found = from_arrays(
+        observation=first,
+        action=action.reshape(len(first), *action.shape[2:]),
+        reward=np.zeros(len(first)),
+        next_observation=following,
+        terminal=np.zeros(len(first)),
+        timeout=timeout,
+        id="tests/small",
+    )
+    return found._replace(env_spec=spec, observation_parts=parts)
 
 
 def echoes() -> Task:
     seen = np.random.default_rng(0).normal(size=(EPISODES, LENGTH + 1, 6))
     action = 0.9 * np.sign(np.concatenate([np.zeros((EPISODES, 2, 2)), seen[:, : LENGTH - 2, :2]], axis=1))
-    return Task(source(seen, action, -1.0, env_spec(LENGTH)), Echo(), {"observation_parts": PARTS})
+    return Task(source(seen, action, env_spec(LENGTH), PARTS), Echo())
 
 
 def lines() -> Task:
@@ -119,14 +119,14 @@ def lines() -> Task:
     action = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1) * np.ones((1, LENGTH, 1)) * 0.9
     position = np.concatenate([np.zeros((EPISODES, 1, 2)), 0.1 * np.cumsum(action, axis=1)], axis=1)
     observation = np.concatenate([position, 0.0 * position, -position[:, -1:] + 0.0 * position], axis=-1)
-    return Task(source(observation, action, -1.0, env_spec(LENGTH)), Reach(), {"observation_parts": PARTS}, LENGTH - 1)
+    return Task(source(observation, action, env_spec(LENGTH), PARTS), Reach(), LENGTH - 1)
 
 
 def choices() -> Task:
     seen = np.random.default_rng(0).normal(size=(EPISODES, LENGTH + 1, 4))
-    action = np.eye(2)[(seen[:, :-1, 0] > 0).astype(int)]
+    action = (seen[:, :-1, 0] > 0).astype(int)
     spec = {**read(env_spec(LENGTH)), "id": "CartPole-v1", "entry_point": "gymnasium.envs.classic_control.cartpole:CartPoleEnv"}
-    return Task(source(seen, action, 0.0, json.dumps(spec | {"kwargs": {}})), Choose(), {"num_actions": 2})
+    return Task(source(seen, action, json.dumps(spec | {"kwargs": {}})), Choose())
 
 
 TASKS = {"window": echoes, "goal": lines, "discrete": choices}
@@ -140,22 +140,6 @@ def _registered():
         for name, method in METHODS.items():
             patch.setitem(registry.REGISTRY, name, method)
         yield
-
-
-def build_of(task: Task) -> Any:
-    """`dataset.build`, with what a loader of such data says: bounds of episodes, parts, the kind of actions."""
-
-    def build(source: Source, *args: Any) -> Any:
-        dataset, spec, card = datasets.build(source, *args)
-        rows = np.array(dataset.rows)
-        if "num_actions" in task.spec:
-            begin = dataset.observation_dim
-            rows[:, begin : begin + dataset.action_dim] = source.transitions.action
-        first, last = jax.device_get(episode_bounds(dataset))
-        dataset = dataclasses.replace(dataset, rows=rows, episode_start=first, episode_end=last + 1)
-        return dataset, dataclasses.replace(spec, **task.spec), card
-
-    return build
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +158,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
             )
             config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, id="tests/small"))
             workdir = tmp_path_factory.mktemp(name) / "run"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(trainer, "build", build_of(TASKS[name]()))
-                outcome = train(config, workdir, source=TASKS[name]().source)
+            outcome = train(config, workdir, source=TASKS[name]().source)
             assert outcome.complete
             assert outcome.diverged == (1,)
             done[name] = config, workdir
@@ -186,14 +168,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @each
-def test_a_stopped_training_goes_on_bit_for_bit(trained: Any, name: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_stopped_training_goes_on_bit_for_bit(trained: Any, name: str, tmp_path: Path) -> None:
     config, whole = trained(name)
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)
     (workdir / "DONE").unlink()
     for step in (200, 300):
         shutil.rmtree(workdir / "checkpoints" / str(step))
-    monkeypatch.setattr(trainer, "build", build_of(TASKS[name]()))
     assert train(config, workdir, source=TASKS[name]().source).diverged == (1,)
     assert_same_checkpoints(workdir, whole)
 
@@ -215,7 +196,7 @@ def test_without_a_memory_the_window_task_is_not_solved() -> None:
     """What was seen two steps ago cannot be told from what is seen: a clone without memory has no sign to give."""
     task = echoes()
     config = bc.Config(learning_rate=0.01, hidden_dims=(32,), num_updates=300, batch_size=64)
-    dataset, spec, _ = build_of(task)(task.source, Config(config).dataset)
+    dataset, spec, _ = build(task.source, Config(config).dataset)
 
     algorithm = bc.make(config, spec)
     states = train_stages(algorithm, runs_of(config), jax.tree.map(jnp.asarray, dataset))

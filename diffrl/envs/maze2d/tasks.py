@@ -41,7 +41,7 @@ class Maze(NamedTuple):
 
     def distance(self, position: Float[np.ndarray, "*rows 2"]) -> Float[np.ndarray, "*rows"]:
         """From the evaluation's goal, m."""
-        return np.linalg.norm(position - np.array(self.goal, float), axis=-1)
+        return np.asarray(np.linalg.norm(position - np.array(self.goal, float), axis=-1))
 
 
 MAZES = {

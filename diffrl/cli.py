@@ -146,7 +146,8 @@ def load_methods(name: str) -> tuple[str, ...]:
 
 def experiments() -> list[str]:
     """Names of the experiment files that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.py") if not path.stem.startswith("_"))
+    files = (path.relative_to(_folder()) for path in _folder().rglob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.with_suffix("").as_posix() for path in files)
 
 
 def _folder() -> Path:
@@ -159,8 +160,10 @@ def _experiment_path(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.suffix in ("", ".py") and path.stem in experiments():
-        return _folder() / f"{path.stem}.py"
+    if path.suffix in ("", ".py"):
+        for known in (path.stem, f"{path.parent.name}/{path.stem}"):
+            if known in experiments():
+                return _folder() / f"{known}.py"
     near = difflib.get_close_matches(path.stem, experiments(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(experiments())}"
     fail(f"experiment file {name!r} does not exist; {hint}")

@@ -4,6 +4,7 @@
     python launch/collect.py --list
     python launch/collect.py --download=D4RL/pointmaze/umaze-v2
     python launch/collect.py --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
+    python launch/collect.py --recipe=d4rl/maze2d-umaze-v1 --format=d4rl   # as a file for D4RL's own users
     python launch/collect.py --suite=small                    # every dataset that methods are judged on
 
 Interrupted, the same command goes on where it stopped. The data depend on recipe, seed and rows alone.
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffrl.collection.collect import CollectionError, Outcome, collect, prepare
+from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect, prepare
 from diffrl.collection.recipe import Recipe
 from diffrl.collection.recipes import RECIPES, SUITES
 
@@ -32,6 +33,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
 ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
 ID = flags.DEFINE_string("id", None, "Name to store it under; by default diffrl/<recipe>.")
+FORMAT = flags.DEFINE_string("format", MINARI, "How to store it: minari, or d4rl for one HDF5 file where the recipe is D4RL's.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same name.")
 DOWNLOAD = flags.DEFINE_string(
     "download", None, "Instead of simulating, fetch this dataset from Minari's server (any public id)."
@@ -76,6 +78,7 @@ def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | 
             rows=rows,
             workers=_workers(),
             dataset_id=dataset_id,
+            format=FORMAT.value,
             overwrite=OVERWRITE.value,
             report=progress.report,
             note=progress.note,
@@ -175,10 +178,13 @@ def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -
         say(f"simulated {fresh:,} rows in {outcome.seconds:.1f} s ({speed}{kept}), stored in {outcome.written:.1f} s")
     mine = metadata["diffrl"]
     say(f"  id          {dataset_id}")
-    say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
-    say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
-    say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
-    say(f"              {metadata['ref_provenance']}")
+    if "files" in mine:  # of a form without Minari's metadata
+        say(f"  rows        {metadata['total_steps']:,}")
+    else:
+        say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
+        say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
+        say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
+        say(f"              {metadata['ref_provenance']}")
     if "versions" in mine:  # not on cards of older releases
         say(f"  made with   {mine['versions']}; {mine['license']}")
     say(f"  path        {outcome.path}")

@@ -27,6 +27,7 @@ from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard
 Report = Callable[[int, int], None]  # (rows done, rows in all)
 Note = Callable[[str], None]  # told what is worked on before there are rows
 
+MINARI = "minari"  # the form every recipe's rows are stored in where no other is asked for
 LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
 
 
@@ -52,6 +53,7 @@ def collect(
     rows: int,
     workers: int,
     dataset_id: str,
+    format: str = MINARI,
     overwrite: bool = False,
     report: Report = lambda done, total: None,
     note: Note = lambda text: None,
@@ -59,37 +61,47 @@ def collect(
     """Make a dataset under Minari's root. Rows depend on recipe, seed and rows, not on the number of workers.
 
     Finished shards lie in a hidden directory beside the dataset until it is complete: an interrupted call goes on where
-    it stopped.
+    it stopped. Files of another `format` stand where Minari's folder would, with a card in JSON.
 
     Raises:
         CollectionError: another dataset of this id exists and `overwrite` is not set, a number is out of range, the id is
-            malformed, a package is missing, or the disk cannot be written.
+            malformed, the recipe has no such format, a package is missing, or the disk cannot be written.
     """
     if rows < 1 or workers < 1 or seed < 0:
         raise CollectionError(f"rows and workers must be at least 1 and seed at least 0, got {rows}, {workers} and {seed}")
     path = _check_id(dataset_id)
+    if format not in (MINARI, *recipe.formats):
+        known = ", ".join((MINARI, *recipe.formats))
+        raise CollectionError(f"recipe {recipe.name} is not stored as {format!r}, only as {known}")
     made_by = _made_by(recipe, seed, rows)
-    existing = _read_metadata(path)
-    if existing is not None and not overwrite:
+    existing = _read_metadata(path, format)
+    if existing is not None and _stored_at(path, existing).exists() and not overwrite:
         found = existing.get("diffrl") or {}
         if {name: found.get(name) for name in made_by} == made_by:
-            return Outcome(path, existing, existed=True)
+            return Outcome(_stored_at(path, existing), existing, existed=True)
         raise CollectionError(
             f"dataset {dataset_id!r} exists with other contents ({_summary(found)}, asked for {_summary(made_by)}): "
             "add --overwrite to replace it, or --id to give the new one another name"
         )
     with _clear_errors(f"recipe {recipe.name}", recipe.extra):
         version = recipe.fingerprint()
-        staging = path.parent / _staging_name(path.name, recipe, seed, rows, version)
+        name = path.name if format == MINARI else f"{path.name}.{format}"
+        staging = path.parent / _staging_name(name, recipe, seed, rows, version)
         staging.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         shards, reused = _run(recipe, recipe.shards(seed, rows), staging, workers, rows, report, note)
         seconds = time.monotonic() - started
-        product = recipe.assemble(seed, rows, shards)
-        _write(product, dataset_id, path, staging, {**made_by, "versions": version})
-    metadata = _read_metadata(path)
+        made_by |= {"versions": version}
+        if format == MINARI:
+            _write(recipe.assemble(seed, rows, shards), dataset_id, path, staging, made_by)
+        else:
+            private = _emptied(staging / "files")
+            files = recipe.formats[format](private / path.name, seed, rows, shards)
+            _place(files, path, _card(path, format), made_by, overwrite)
+            shutil.rmtree(staging)
+    metadata = _read_metadata(path, format)
     assert metadata is not None
-    return Outcome(path, metadata, False, seconds, time.monotonic() - started - seconds, reused)
+    return Outcome(_stored_at(path, metadata), metadata, False, seconds, time.monotonic() - started - seconds, reused)
 
 
 @contextlib.contextmanager
@@ -219,9 +231,7 @@ def _write(product: Product, dataset_id: str, path: Path, staging: Path, made_by
     import minari
     from minari.data_collector import EpisodeBuffer
 
-    private = staging / "root"
-    shutil.rmtree(private, ignore_errors=True)
-    private.mkdir()
+    private = _emptied(staging / "root")
     with _minari_root(private), warnings.catch_warnings():
         # Minari recommends an author's address and a link to the code; the recipe's name and seed say more.
         warnings.simplefilter("ignore", UserWarning)
@@ -254,6 +264,27 @@ def _write(product: Product, dataset_id: str, path: Path, staging: Path, made_by
     shutil.rmtree(staging)
 
 
+def _place(files: list[Path], path: Path, card: Path, made_by: dict, overwrite: bool) -> None:
+    """Move finished files to where the dataset `path` would be; the card, which says that all are there, comes last."""
+    taken = [file.name for file in files if path.with_name(file.name).exists()]
+    if taken and not overwrite:
+        there = path.with_name(taken[0])
+        raise CollectionError(f"{there} exists and was not made by a recipe: add --overwrite, or --id for another name")
+    metadata = {"total_steps": made_by["rows"], "diffrl": {**made_by, "license": LICENSE, "files": [file.name for file in files]}}
+    half = files[0].with_name(card.name)
+    half.write_text(json.dumps(metadata, indent=1))
+    card.unlink(missing_ok=True)
+    for file in files:
+        file.replace(path.with_name(file.name))
+    half.replace(card)
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
 @contextlib.contextmanager
 def _minari_root(path: Path) -> Iterator[None]:
     before = os.environ.get("MINARI_DATASETS_PATH")
@@ -280,12 +311,24 @@ def _staging_name(name: str, recipe: Recipe, seed: int, rows: int, version: str)
     return "." + "_".join(parts)
 
 
-def _read_metadata(path: Path) -> dict | None:
+def _card(path: Path, format: str) -> Path:
+    """Where what is known of a dataset is written."""
+    return path / "data" / "metadata.json" if format == MINARI else path.with_name(f"{path.name}.{format}.json")
+
+
+def _stored_at(path: Path, metadata: dict) -> Path:
+    """The folder or the file that a dataset is loaded from."""
+    files = (metadata.get("diffrl") or {}).get("files")
+    return path.with_name(files[0]) if files else path
+
+
+def _read_metadata(path: Path, format: str = MINARI) -> dict | None:
     """Metadata of a dataset, {} for something there that is none, None for nothing there."""
-    if not path.exists():
+    card = _card(path, format)
+    if not (path if format == MINARI else card).exists():
         return None
     try:
-        return json.loads((path / "data" / "metadata.json").read_text())
+        return json.loads(card.read_text())
     except (OSError, json.JSONDecodeError):
         return {}
 

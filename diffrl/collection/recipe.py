@@ -1,6 +1,8 @@
 """What a recipe is: a value that says how a machine without a network makes one dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +49,10 @@ class Product(NamedTuple):
     requirements: list[str]
 
 
+# (where, and how the names begin; seed; rows; arrays by shard name) -> the files written, the one to name first.
+Write = Callable[[Path, int, int, dict[str, dict[str, np.ndarray]]], list[Path]]
+
+
 class Recipe(NamedTuple):
     """How to make one dataset.
 
@@ -58,6 +64,7 @@ class Recipe(NamedTuple):
         assemble: (seed, rows, arrays by shard name) -> Product.
         fingerprint: () -> versions that the rows depend on; finished shards of others are not reused.
         extra: the extra of this package that brings what the recipe needs.
+        formats: other forms than Minari's in which the rows can be stored, by name.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Recipe(NamedTuple):
     assemble: Callable[[int, int, dict[str, dict[str, np.ndarray]]], Product]
     fingerprint: Callable[[], str]
     extra: str = "envs"
+    formats: Mapping[str, Write] = MappingProxyType({})
 
     @property
     def dataset_id(self) -> str:

@@ -5,6 +5,7 @@ import importlib
 from diffrl.data.dataset import DatasetError
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
+from diffrl.envs.maze2d import registry as maze2d
 from diffrl.envs.quiet import quiet_imports
 
 # Packages that add names to gymnasium when they are imported.
@@ -17,7 +18,7 @@ def env_spec_of(env_id: str) -> str:
     Args:
         env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers; or
             "dmc/walker-walk-v0" for a task of the DeepMind Control Suite, "diffrl/CartPoleSwingUp-v0" for one of
-            `envs.control.registry`.
+            `envs.control.registry`, "maze2d-umaze-v1" for D4RL's.
 
     Raises:
         DatasetError: gymnasium, dm_control or the module is not installed, or no such environment is registered.
@@ -32,6 +33,11 @@ def env_spec_of(env_id: str) -> str:
             return control.env_spec_of(env_id)
         except ValueError as error:
             raise DatasetError(f"env_id {env_id!r}: {error}") from None
+    if env_id.startswith(maze2d.PREFIX):
+        try:
+            return maze2d.env_spec_of(env_id)
+        except ValueError as error:
+            raise DatasetError(str(error)) from None
     try:
         import gymnasium
     except ImportError:

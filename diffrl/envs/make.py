@@ -12,6 +12,7 @@ from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.flatten import FlattenError, select_keys, width
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments, make_env
+from diffrl.envs.maze2d import registry as maze2d
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 
 BACKENDS = ("auto", "jax", "mujoco", "mjx", "gymnasium")
@@ -79,7 +80,7 @@ def interface(spec_json: str, observation_keys: tuple[str, ...] | None) -> Inter
 def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
     """The simulator that `backend` names for the environment that the EnvSpec describes.
 
-    "jax" is PointMaze rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
+    "jax" is PointMaze and maze2d rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
     locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks and some of dm_control's on MuJoCo's JAX port,
     "gymnasium" any environment as registered. "auto" takes the first of jax, mujoco, gymnasium that has the environment,
     exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU. None draws: a `render_mode` of the spec is left out.
@@ -91,14 +92,14 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
     spec = env_spec.read(spec_json)
     name, suite_task = spec.get("id", "the environment"), dmc.from_env_spec(spec_json)
     if backend in ("auto", "jax"):
-        maze = pointmaze.from_env_spec(spec_json, observation_keys)
+        maze = pointmaze.from_env_spec(spec_json, observation_keys) or maze2d.from_env_spec(spec_json)
         if maze is not None:
             return Backend("jax", f"{name} as rewritten in JAX by diffrl, not the original simulator", device=maze)
         written = control.from_env_spec(spec_json)
         if written is not None:
             return Backend("jax", f"{name}, written in JAX after Suh et al. 2023", device=written)
         if backend == "jax":
-            raise BackendError(f"{name} does not exist in JAX (PointMaze and the control tasks do); use --backend=auto")
+            raise BackendError(f"{name} does not exist in JAX (PointMaze, maze2d and the control tasks do); use --backend=auto")
     if suite_task is not None and backend == "mjx":
         from diffrl.envs.dmc.mjx import DmcMjx
 

@@ -63,10 +63,10 @@ class Camera:
         self._env.reset(seed=0)
 
     def frame(self, qpos: Any, qvel: Any, goal: Any = None) -> np.ndarray:
-        """RGB `[height, width, 3]` of coordinates and velocities; `goal` (m) is that of a maze."""
+        """RGB `[height, width, 3]` of coordinates and velocities; `goal` (m) is that of a maze, which may have it fixed."""
         env = self._env.unwrapped
-        body = env if goal is None else env.point_env
-        if goal is not None:
+        body = getattr(env, "point_env", env)
+        if body is not env:
             env.goal = np.asarray(goal, np.float64)
             env.update_target_site_pos()
         body.set_state(np.asarray(qpos, np.float64), np.asarray(qvel, np.float64))

@@ -1,4 +1,4 @@
-"""Where walls, positions and goals are, for the pictures of PointMaze and AntMaze (gymnasium-robotics)."""
+"""Where walls, positions and goals are, for the pictures of PointMaze and AntMaze (gymnasium-robotics) and maze2d (D4RL)."""
 
 import json
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from diffrl.data.dataset import Card
-from diffrl.envs.pointmaze import from_env_spec
+from diffrl.envs import pointmaze
+from diffrl.envs.maze2d import registry as maze2d
 
 _WIDTHS = {"achieved_goal": 2, "desired_goal": 2}  # of Dict observations; "observation" has the rest
 
@@ -21,6 +22,7 @@ class Maze(NamedTuple):
         position: where x and y stand in an observation.
         goal: where the goal's x and y stand in an observation, None where it is not observed.
         goal_cells: x, y of the cells marked as goals, None where the map marks none.
+        centre: x and y of the maze's centre.
     """
 
     walls: Bool[np.ndarray, "rows columns"]
@@ -28,19 +30,22 @@ class Maze(NamedTuple):
     position: slice
     goal: slice | None
     goal_cells: Float[np.ndarray, "cells 2"] | None
+    centre: tuple[float, float] = (0.0, 0.0)
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """left, right, bottom, top: the maze is centred at the origin."""
-        height, width = self.walls.shape
-        return -width / 2 * self.cell, width / 2 * self.cell, -height / 2 * self.cell, height / 2 * self.cell
+        """left, right, bottom, top."""
+        height, width = np.array(self.walls.shape) / 2 * self.cell
+        x, y = self.centre
+        return x - width, x + width, y - height, y + height
 
 
 def maze_of(card: Card, observation_dim: int) -> Maze | None:
     """The maze a dataset was recorded in, None where its environment is none or its observations hold no position."""
     spec = json.loads(card.env_spec or "{}")
     kwargs = spec.get("kwargs") or {}
-    point = from_env_spec(card.env_spec, card.observation_keys) if card.env_spec else None
+    text = card.env_spec or ""
+    point = pointmaze.from_env_spec(text, card.observation_keys) or maze2d.from_env_spec(text)
     cells = point.maze_map if point else kwargs.get("maze_map")
     keys = point.observation_keys if point else card.observation_keys or ("observation", "desired_goal")
     if not cells:
@@ -61,8 +66,10 @@ def maze_of(card: Card, observation_dim: int) -> Maze | None:
     cell = float(kwargs.get("maze_size_scaling", 4.0 if ant else 1.0))
     walls = np.array([[value in (1, "1") for value in row] for row in cells])
     marked = np.array([(i, j) for i, row in enumerate(cells) for j, value in enumerate(row) if value in ("g", "c")], float)
+    rules = point.rules if point else pointmaze.PACKAGE_RULES
     goal_cells = None
     if len(marked):
         height, width = walls.shape
         goal_cells = np.stack([marked[:, 1] + 0.5 - width / 2, height / 2 - marked[:, 0] - 0.5], axis=1) * cell
-    return Maze(walls, cell, position, columns.get("desired_goal"), goal_cells)
+        goal_cells += rules.off_centre + np.array(rules.origin)
+    return Maze(walls, cell, position, columns.get("desired_goal"), goal_cells, rules.origin)

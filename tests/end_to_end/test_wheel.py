@@ -32,6 +32,7 @@ def test_wheel_holds_programs_and_experiments(wheel: Path) -> None:
     for name in (
         "diffrl/launch/train.py",
         "diffrl/experiments/srpo_pointmaze.py",
+        "diffrl/experiments/published/iql_maze2d.py",
         "diffrl/py.typed",
         "diffrl/algorithms/srpo.py",
     ):

@@ -78,8 +78,8 @@ def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chunks(Dataset):  # pyright: ignore[reportGeneralTypeIssues]
+@dataclasses.dataclass(frozen=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
+class _Chunks(Dataset):
     """The rows of a dataset as transitions of a chunk: what a stage's own functions draw from."""
 
     of: Dataset

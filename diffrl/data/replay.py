@@ -120,8 +120,8 @@ class Replay:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experience(Dataset):  # pyright: ignore[reportGeneralTypeIssues]
+@dataclasses.dataclass(frozen=True, kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
+class Experience(Dataset):
     """A buffer as a Dataset, made anew inside the program for each batch: rows by index, and the bounds of their episodes.
 
     Rows are numbered in order of time, environment by environment, after those of `before`; `size` is a traced number. An

@@ -59,7 +59,8 @@ def interface(spec_json: str, observation_keys: tuple[str, ...] | None) -> Inter
         FlattenError: its observations are no vectors of numbers, or have other keys.
     """
     spec_json = env_spec.without_display(spec_json)
-    known: Any = pointmaze.from_env_spec(spec_json, observation_keys) or control.from_env_spec(spec_json)
+    written = control.from_env_spec(spec_json)
+    known: Any = pointmaze.from_env_spec(spec_json, observation_keys) or maze2d.from_env_spec(spec_json) or written
     if known is not None:
         observation = jax.eval_shape(known.reset, jax.random.key(0))[1]
         return Interface(observation.size, np.asarray(known.action_low, np.float32), np.asarray(known.action_high, np.float32))

@@ -85,8 +85,10 @@ def test_reward_transforms():
     t.reward[:] = 0
     with pytest.raises(DatasetError, match="all are equal"):
         build(source(t), Transforms(reward_scale="return_range"))
+    unknown = Transforms()
+    unknown.reward_scale = "range"
     with pytest.raises(DatasetError, match="unknown; choose one of"):
-        build(source(t), Transforms(reward_scale="range"))
+        build(source(t), unknown)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -15,7 +15,7 @@ import numpy as np
 from diffrl.benchmarks import limits
 from diffrl.benchmarks.host_loop import host_loop
 from diffrl.benchmarks.limits import timed
-from diffrl.config import Config, ConfigError, find, override
+from diffrl.config import Config, ConfigError, find, override, validate_method
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import make
@@ -231,6 +231,7 @@ def acting_configs(
         raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
     for name, _, config in found:
         try:
+            validate_method(config.algorithm)
             make(config.algorithm, problem.spec(), config.action_chunk)
         except ValueError as error:
             raise ConfigError(f"--variants, {name}: {error}") from error

@@ -177,7 +177,7 @@ def test_goal_layout(root):
     import minari
 
     raw = [episode.observations["desired_goal"] for episode in minari.load_dataset(GOAL.dataset_id).iterate_episodes()]
-    np.testing.assert_array_equal(t.observation[:, 4:], np.concatenate([goal[:-1] for goal in raw]).astype(np.float32))
+    np.testing.assert_array_equal(t.observation[:, 4:], np.concatenate([goal[:-1] for goal in raw]))
     assert from_env_spec(source.env_spec, source.observation_keys).observation_keys == ("observation", "desired_goal")
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from diffrl.training.online.train import train_online
 from support import make_dataset, quick_compilation, runs_of, train_stages, trees_equal, unchecked
 from test_contract import ACTION, BATCH, OBSERVATION, dataset, shrink
 
@@ -29,6 +28,7 @@ from diffrl.networks.mlp import Linear, orthogonal_dense
 from diffrl.objectives.value import bootstrap
 from diffrl.registry import REGISTRY, Method, make
 from diffrl.training.chunk import draw
+from diffrl.training.train import train
 from diffrl.types import Key, Spec, Transition
 
 # Of the methods whose values are compared, the layers of their critics.
@@ -301,7 +301,7 @@ def test_training_by_interaction_is_in_chunks(tmp_path: Path, monkeypatch: Any) 
     )
     config = Config(Config3(), DatasetConfig(), online, action_chunk=3, num_seeds=1, updates_per_chunk=10, checkpoint_every=40)
     with unchecked():
-        assert train_online(config, tmp_path / "run").complete
+        assert train(config, tmp_path / "run").complete
     rows = load_rows(tmp_path / "run" / "replay", 80)[0, 0]
     action, ended = rows[:, 2:4], rows[:, -1] > 0.5
     position = 0

@@ -150,7 +150,7 @@ def with_columns(algorithm: Algorithm) -> Algorithm:
 def test_declared_columns_reach_every_batch_and_resume(tmp_path, monkeypatch):
     """Shared columns and those of a run's own `prepare` arrive together; a resumed run is bit-equal to a whole one."""
     make = trainer.make
-    monkeypatch.setattr(trainer, "make", lambda config, spec: with_columns(make(config, spec)))
+    monkeypatch.setattr(trainer, "make", lambda *given: with_columns(make(*given)))
     config = tiny()
     assert train(config, tmp_path / "whole", memory()).complete
     text = (tmp_path / "whole" / "metrics" / "train.jsonl").read_text()

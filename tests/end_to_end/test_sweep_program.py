@@ -178,7 +178,7 @@ def test_jobs_are_what_is_not_done(root: Path) -> None:
     [
         (["--sweep=betta=1,2"], "did you mean 'beta'"),
         (["--sweep=discount=0.9,1.5"], "algorithm.discount must be at most 1.0, got 1.5"),
-        (["--sweep=weighting=vds,sigma"], "group weighting-sigma: weighting 'sigma' is unknown"),
+        (["--sweep=weighting=vds,sigma"], "group weighting-sigma: algorithm.weighting 'sigma' is unknown"),
         (["--sweep=dataset=diffrl/pointmaze/umaze-fixedgoal-v0,diffrl/pointmaze/medium-fixedgoal-v0"], "is not on this machine"),
         (["--sweep=seeds=0:2", "--backend=mujoco"], "--backend=mujoco knows"),
         (["--sweep=seeds=0:2", "--memory_gb=1e-6"], "a single run needs"),

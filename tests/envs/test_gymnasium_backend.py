@@ -40,8 +40,8 @@ class Short(gymnasium.Env):
         return {"b": np.full(2, self.t, np.float32), "a": np.full((1, 2), -self.t, np.float64)}
 
 
-class Discrete(Short):
-    action_space = gymnasium.spaces.Discrete(2)
+class Several(Short):
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
 
 
 def spec(name="Short", **changes):
@@ -92,7 +92,7 @@ def test_same_seed_same_episode():
     [
         ("[]", "not the JSON"),
         (spec(max_episode_steps=None), "no time limit"),
-        (spec("Discrete"), "Discrete actions"),
+        (spec("Several"), "MultiDiscrete actions; only Box and Discrete"),
         (spec(entry_point="no_such_package.envs:Env"), r"no_such_package.*pip install 'diffrl\[envs\]'"),
         (spec(kwargs={"wrong": 1}), "cannot be made: TypeError"),
     ],

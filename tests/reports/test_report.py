@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -13,12 +12,12 @@ from workdirs import MAZE, card, describe, tiny_config
 
 from diffrl.data import minari
 from diffrl.data.dataset import Source
+from diffrl.data.episodes import recorded
 from diffrl.data.scores import OGBENCH, Reference
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
 from diffrl.reports import plots, tables
 from diffrl.reports.maze import maze_of
-from diffrl.types import Transition
 
 SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)
 REFERENCE = Reference(0.0, 20.0, "made up")
@@ -178,9 +177,9 @@ def test_pieces_of_the_data_never_cross_episodes(monkeypatch: pytest.MonkeyPatch
     observation = np.zeros((n, 6), np.float32)
     observation[:, 0] = np.arange(n)
     timeout = np.arange(n) % 70 == 69
-    x = jnp.asarray(observation)
-    rows = Transition(x, x[:, :2], jnp.zeros(n), x, jnp.zeros(n, bool), jnp.asarray(timeout))
-    source = Source(rows, np.full(2, -1.0), np.full(2, 1.0), card().id)
+    following = observation + np.eye(6, dtype=np.float32)[0]
+    rows = recorded(observation, observation[:, :2], np.zeros(n), np.zeros(n, bool), timeout, following)
+    source = Source(rows, card().id, np.full(2, -1.0), np.full(2, 1.0))
     monkeypatch.setattr(minari, "load", lambda id, **_: source)
     pieces = plots.data_pieces(card())
     assert len(pieces) == plots.DATA_PIECES

@@ -88,7 +88,7 @@ def test_one_workdir_counts_through(uninterrupted: Path) -> None:
     assert all(metadata["stage_index"] == metadata["num_stages"] - 1 for metadata in named)
     assert json.loads((uninterrupted / "DONE").read_text()) == {"step": 90, "diverged": [], "online_steps": STEPS}
     lines = [json.loads(line) for line in (uninterrupted / "metrics" / "train.jsonl").read_text().splitlines()]
-    assert sorted({line["step"] for line in lines if line["name"] == "loss"}) == list(range(10, 91, 10))
+    assert sorted({line["step"] for line in lines if line["name"] == "policy/loss"}) == list(range(10, 91, 10))
     assert {line["stage"] for line in lines if line["name"] == "episode_return"} == {"online"}
     timings = [json.loads(line) for line in (uninterrupted / "metrics" / "timings.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["from"], line["to"]) for line in timings] == [("policy", 0, 30), ("online", 30, 90)]

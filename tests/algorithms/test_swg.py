@@ -282,6 +282,7 @@ def test_deterministic_acting_ignores_the_key() -> None:
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_learning_rate_follows_the_released_horizon() -> None:
     """Cosine over 3,000,000: 2.25e-4 after 1,000,000 updates, 7.5e-5 after 2,000,000, read off one update's step."""
     small = {name: value for name, value in SMALL.items() if name not in ("learning_rate", "cosine_horizon")}

@@ -55,6 +55,7 @@ def test_three_ways_are_measured() -> None:
     assert all(len(row.cells()) == len(COLUMNS) for row in rows)
 
 
+@pytest.mark.slow
 def test_what_an_update_costs_does_not_depend_on_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """As XLA counts it; four runs to each of eight devices, all together and one at a time, and half of them."""
     config, found = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig()), []

@@ -144,6 +144,7 @@ def test_shared_training_runs_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(mixed.observation[1000:1300], medium.observation[:300])  # "expert" sorts before "medium"
 
 
+@pytest.mark.slow
 def test_a_training_that_reaches_nothing_says_so(monkeypatch):
     # Stopped at its first checkpoint, as a training that is stuck.
     monkeypatch.setattr(locomotion, "REPLAY_STEPS", 2 * ppo.NUM_ENVS * ppo.HORIZON)

@@ -112,6 +112,7 @@ def test_gymnasium_repeats_the_scored_episodes(tmp_path: Path, monkeypatch: pyte
         films(tmp_path, dataclasses.replace(result, returns=result.returns + 0.01))
 
 
+@pytest.mark.slow
 def test_jax_maze_shows_the_scored_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rendering, "Camera", StateCamera)
     monkeypatch.setattr(video, "FRAMES_PER_SECOND", 50)

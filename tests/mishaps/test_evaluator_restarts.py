@@ -97,6 +97,7 @@ def kill_and_restart(root: Path, undisturbed: Path, workdir: Path, kills: int, s
         np.testing.assert_array_equal(recorded, trajectories)
 
 
+@pytest.mark.slow
 def test_killed_beside_the_trainer(root: Path, undisturbed: Path) -> None:
     """Every checkpoint of the last stage has one whole result, the one it has without any disturbance."""
     kill_and_restart(root, undisturbed, root / "killed", kills=4, seed=0)

@@ -118,6 +118,7 @@ def test_sigterm_saves_and_exits_0(root: Path, uninterrupted: Path) -> None:
     assert_same_training(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_another_number_of_devices(root: Path, uninterrupted: Path) -> None:
     """Started on one device, finished on two with padding (3 runs): equal to tolerance."""
     workdir = root / "devices"

@@ -85,6 +85,7 @@ def test_closed_loop_compares_promises_with_returns(workdir: Path) -> None:
     assert (one.gap >= np.abs(one.promised - one.kept) - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_program_writes_table_and_pictures(workdir: Path, tmp_path: Path) -> None:
     variants = [
         "--variant=beta=0,10 num_iterations=5",

@@ -98,6 +98,7 @@ def test_cohorts() -> None:
     assert cohort.standing() == [0, 1, 4, 5]
 
 
+@pytest.mark.slow
 def test_rows_move_between_cohorts() -> None:
     """From two states shared by six runs, over six of their own, to four and two at rest; each with its own hyper-parameters."""
     config = srpo.Config(behavior_hidden_dim=8, behavior_blocks=1, critic_hidden_dims=(8,), policy_hidden_dims=(8,))

@@ -60,6 +60,7 @@ def test_points_are_dropped_by_a_metric(root: Path) -> None:
     assert_same_checkpoints(root / "killed", root / "half")
 
 
+@pytest.mark.slow
 def test_points_are_dropped_by_evaluation(root: Path) -> None:
     """The evaluation at the rung is kept as a result; dropped runs say so in later ones."""
     workdir = root / "evaluated"

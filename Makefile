@@ -45,6 +45,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What tests compile runs for moments, so it is compiled with little effort; test-all compiles as users do.
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test: export XLA_FLAGS = --xla_cpu_use_fusion_emitters=false
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 

@@ -1,6 +1,6 @@
 """What several tests need: exact noise predictions, small datasets and training without the trainer's files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
 from jax import Array
 
 from diffrl.algorithm import Algorithm
@@ -21,6 +22,15 @@ from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
 
 Predict = Callable[[Array, Array], Array]
+
+
+def chosen(cases: Sequence[Any], *places: int) -> list[Any]:
+    """Parameters of a table: those at these places belong to the fast tests, the others are slow."""
+
+    def slow(case: Any) -> Any:
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+
+    return [case if place in places else slow(case) for place, case in enumerate(cases)]
 
 
 @contextmanager

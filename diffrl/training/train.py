@@ -118,7 +118,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
                 raise ConfigError(
                     f"batch_devices={config.batch_devices} does not divide {stage.name}'s batch of {stage.batch_size}"
                 )
-        jax.config.update("jax_default_matmul_precision", None if config.precision == "default" else config.precision)
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
         plan, unit = segments(algorithm.stages, config), "update" if world is None else "step"
         all_different = list(range(runs.size))
         same, described = [all_different], dataset

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import make_dataset, runs_of, train_stages
+from support import make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import cep
 from diffrl.algorithms.cep import contrastive_loss
@@ -112,6 +112,6 @@ def test_learns_a_tilted_gaussian() -> None:
     for scale, mean in ((0.0, 0.0), (1.0, 0.27)):
         config.act = cep.Act(guidance_scale=scale)
         algorithm = cep.make(config, Spec.plain(1, 1))
-        x = np.asarray(algorithm.act(algorithm.policy(state), (), jnp.zeros((4_000, 1)), jax.random.key(0))[0])
+        x = np.asarray(quick(algorithm.act)(algorithm.policy(state), (), jnp.zeros((4_000, 1)), jax.random.key(0))[0])
         assert x.mean() == pytest.approx(mean, abs=0.06)
         assert x.std() == pytest.approx(0.3, abs=0.06)

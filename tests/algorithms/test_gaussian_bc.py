@@ -82,7 +82,7 @@ def test_log_prob_is_that_of_independent_normals(state_dependent_std: bool) -> N
     """Also for deviations beyond the bounds, which are clipped."""
     network = GaussianPolicy((8,), 3, state_dependent_std=state_dependent_std)
     observation, action = jax.random.normal(jax.random.key(0), (6, 4)), jax.random.uniform(jax.random.key(1), (6, 3), minval=-1)
-    params = network.init(jax.random.key(2), observation)
+    params = quick(network.init)(jax.random.key(2), observation)
     if state_dependent_std:
         params["network"]["Linear_1"]["bias"] = jnp.array([0.1, 0.2, 0.3, -9.0, 0.5, 9.0])
         output = np.asarray(network.network.apply({"params": params["network"]}, observation))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import act, make_dataset, quick, runs_of, train_stages
+from support import act, chosen, make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import qsm
 from diffrl.diffusion.samplers import ancestral, boxed, sample
@@ -46,21 +46,24 @@ def unclipped(predict: Any, num_steps: int, start_within: float = jnp.inf) -> Ar
 
 @pytest.mark.parametrize(
     ("gain", "num_steps", "soft", "mean", "std"),
-    [
-        (0.5, 5, False, 0.87182, 2.20813),
-        (1.0, 5, False, 0.54243, 0.52280),
-        (2.0, 5, False, 0.32313, 0.10733),
-        (1.0, 10, False, 0.45999, 0.53171),
-        (2.0, 10, False, 0.33511, 0.22743),
-        (2.26, 10, False, 0.32763, 0.19071),
-        (1.0, 5, True, 0.74548, 0.89673),
-        (2.0, 5, True, 0.44503, 0.46909),
-        (2.0, 10, True, 0.40995, 0.55326),
-        (5.0, 20, True, 0.33412, 0.32990),
-        (1.0, 1_000, True, 0.55266, 0.99995),
-        (2.0, 1_000, True, 0.39991, 0.57748),
-        (2.0, 1_000, False, 0.32071, 0.18897),
-    ],
+    chosen(
+        [
+            (0.5, 5, False, 0.87182, 2.20813),
+            (1.0, 5, False, 0.54243, 0.52280),
+            (2.0, 5, False, 0.32313, 0.10733),
+            (1.0, 10, False, 0.45999, 0.53171),
+            (2.0, 10, False, 0.33511, 0.22743),
+            (2.26, 10, False, 0.32763, 0.19071),
+            (1.0, 5, True, 0.74548, 0.89673),
+            (2.0, 5, True, 0.44503, 0.46909),
+            (2.0, 10, True, 0.40995, 0.55326),
+            (5.0, 20, True, 0.33412, 0.32990),
+            (1.0, 1_000, True, 0.55266, 0.99995),
+            (2.0, 1_000, True, 0.39991, 0.57748),
+            (2.0, 1_000, False, 0.32071, 0.18897),
+        ],
+        *(1, 4, 7),
+    ),
 )
 def test_sampler_has_the_linear_gaussian_moments(gain: float, num_steps: int, soft: bool, mean: float, std: float) -> None:
     """As T grows "soft" tends to exp(2 M Q + ½ a²), "hard" concentrates."""
@@ -108,20 +111,23 @@ def test_last_step_is_unstable_above_the_limit() -> None:
 
 @pytest.mark.parametrize(
     ("slope", "gain", "num_steps", "expected"),
-    [
-        (0.0, 0.0, 5, {"std": 0.893, "saturated": 0.669, "centre": 0.140}),
-        (0.0, 0.0, 10, {"std": 0.790, "saturated": 0.390, "centre": 0.259}),
-        (0.0, 0.0, 20, {"std": 0.728, "saturated": 0.226, "centre": 0.318}),
-        (0.0, 0.5, 5, {"mean": 0.300, "std": 0.619}),
-        (0.0, 2.0, 5, {"mean": 0.337, "std": 0.073}),
-        (0.0, 4.0, 5, {"mean": 0.498, "std": 0.587, "saturated": 0.49}),
-        (0.0, 50.0, 5, {"mean": 0.237, "std": 0.972, "saturated": 1.0}),
-        (0.0, 2.0, 10, {"mean": 0.323, "std": 0.213}),
-        (0.0, 50.0, 10, {"mean": -0.236, "std": 0.972, "saturated": 1.0}),
-        (0.1, 0.0, 5, {"mean": 0.151, "upper": 0.412}),
-        (0.5, 0.0, 5, {"mean": 0.676, "upper": 0.719}),
-        (1.0, 0.0, 5, {"mean": 0.962, "upper": 0.951}),
-    ],
+    chosen(
+        [
+            (0.0, 0.0, 5, {"std": 0.893, "saturated": 0.669, "centre": 0.140}),
+            (0.0, 0.0, 10, {"std": 0.790, "saturated": 0.390, "centre": 0.259}),
+            (0.0, 0.0, 20, {"std": 0.728, "saturated": 0.226, "centre": 0.318}),
+            (0.0, 0.5, 5, {"mean": 0.300, "std": 0.619}),
+            (0.0, 2.0, 5, {"mean": 0.337, "std": 0.073}),
+            (0.0, 4.0, 5, {"mean": 0.498, "std": 0.587, "saturated": 0.49}),
+            (0.0, 50.0, 5, {"mean": 0.237, "std": 0.972, "saturated": 1.0}),
+            (0.0, 2.0, 10, {"mean": 0.323, "std": 0.213}),
+            (0.0, 50.0, 10, {"mean": -0.236, "std": 0.972, "saturated": 1.0}),
+            (0.1, 0.0, 5, {"mean": 0.151, "upper": 0.412}),
+            (0.5, 0.0, 5, {"mean": 0.676, "upper": 0.719}),
+            (1.0, 0.0, 5, {"mean": 0.962, "upper": 0.951}),
+        ],
+        *(0, 4, 6, 11),
+    ),
 )
 def test_boxed_sampler(slope: float, gain: float, num_steps: int, expected: dict[str, float]) -> None:
     """Untrained policies act mostly at ±1, and large gains are bang-bang."""
@@ -154,14 +160,17 @@ def test_boxed_sampler_finds_both_modes(curvature: float, size: float) -> None:
 
 @pytest.mark.parametrize(
     ("gain", "bc_weight", "exact", "clipped_data", "boxed_noise"),
-    [
-        (0.0, 10.0, (0.19969, 0.34702), (0.198, 0.344), (0.206, 0.267)),
-        (0.0, 1.0, (0.19037, 1.16739), (0.118, 0.605), None),
-        (0.1, 10.0, (0.20610, 0.34014), (0.204, 0.337), None),
-        (1.0, 10.0, (0.24898, 0.29055), (0.248, 0.290), None),
-        (3.0, 30.0, (0.24601, 0.26582), (0.245, 0.266), None),
-        (10.0, 10.0, (0.37493, 0.07749), (0.376, 0.078), None),
-    ],
+    chosen(
+        [
+            (0.0, 10.0, (0.19969, 0.34702), (0.198, 0.344), (0.206, 0.267)),
+            (0.0, 1.0, (0.19037, 1.16739), (0.118, 0.605), None),
+            (0.1, 10.0, (0.20610, 0.34014), (0.204, 0.337), None),
+            (1.0, 10.0, (0.24898, 0.29055), (0.248, 0.290), None),
+            (3.0, 30.0, (0.24601, 0.26582), (0.245, 0.266), None),
+            (10.0, 10.0, (0.37493, 0.07749), (0.376, 0.078), None),
+        ],
+        *(0, 3),
+    ),
 )
 def test_offline_optimum_has_the_published_moments(
     gain: float, bc_weight: float, exact: tuple, clipped_data: tuple, boxed_noise: tuple | None
@@ -206,7 +215,7 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
     """With ε ≡ 0 the loss is M² mean(g²): checked on the update itself, with the policy's output zeroed."""
     config = dataclasses.replace(SMALL, q_gain=7.0, critic_learning_rate=0.0, gradient_of="online")
     algorithm = qsm.make(config, Spec.plain(3, 2))
-    state = algorithm.init(KEY, algorithm.hparams)
+    state = quick(algorithm.init)(KEY, algorithm.hparams)
     silent = jax.tree.map(jnp.zeros_like, state.policy.params)
     state = dataclasses.replace(state, policy=dataclasses.replace(state.policy, params=silent))
     _, metrics = quick(algorithm.stages[0].update)(state, batch_of(), jax.random.key(3))
@@ -215,12 +224,12 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
     assert float(metrics["policy/loss"]) < 4.0 * 49.0 * float(metrics["critic/gradient"]) ** 2
 
 
-@pytest.mark.parametrize(("guidance", "sign"), [("hard", 1.0), ("soft", 1.0), ("hard", -1.0)])
+@pytest.mark.parametrize(("guidance", "sign"), chosen([("hard", 1.0), ("soft", 1.0), ("hard", -1.0)], 1))
 def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) -> None:
     """Q = -½ k (a - c)²: ε → M w_t k (x - c), the same at all t where hard; the other sign points away."""
     curvature, hparams = 2.0, qsm.HParams(q_gain=1.5)
     network = MLPDenoiser(1, (64, 64), time_dim=32)
-    params = network.init(KEY, jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros((1, 1)))["params"]
+    params = quick(network.init)(KEY, jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros((1, 1)))["params"]
 
     def loss_fn(params: Any, key: Any) -> Array:
         a, t, z = jax.random.split(key, 3)
@@ -271,18 +280,18 @@ def test_target_takes_the_lower_of_two_and_one_over_an_ensemble() -> None:
     found = {}
     for name, changes in (("min", {}), ("lcb", {"target_value": "lcb", "pessimism": 0.0})):
         algorithm = qsm.make(dataclasses.replace(SMALL, **changes), Spec.plain(3, 2))
-        state = algorithm.init(KEY, algorithm.hparams)
+        state = quick(algorithm.init)(KEY, algorithm.hparams)
         found[name] = float(quick(algorithm.stages[0].update)(state, batch, jax.random.key(3))[1]["critic/target"])
     assert found["min"] < found["lcb"]
     ended = dataclasses.replace(batch, terminal=jnp.ones(64, bool))
     algorithm = qsm.make(SMALL, Spec.plain(3, 2))
-    metrics = quick(algorithm.stages[0].update)(algorithm.init(KEY, algorithm.hparams), ended, KEY)[1]
+    metrics = quick(algorithm.stages[0].update)(quick(algorithm.init)(KEY, algorithm.hparams), ended, KEY)[1]
     assert float(metrics["critic/target"]) == pytest.approx(float(batch.reward.mean()), abs=1e-6)
 
 
 def test_exploration_adds_noise_and_candidates_choose() -> None:
     algorithm = qsm.make(dataclasses.replace(SMALL, exploration_noise=0.0), Spec.plain(3, 2))
-    policy = algorithm.policy(algorithm.init(KEY, algorithm.hparams))
+    policy = algorithm.policy(quick(algorithm.init)(KEY, algorithm.hparams))
     observation = jnp.zeros((512, 3))
     assert algorithm.explore is not None
     calm = algorithm.explore(policy, (), observation, KEY)[0]
@@ -295,7 +304,7 @@ def test_exploration_adds_noise_and_candidates_choose() -> None:
     def value(action: Array) -> float:
         return float(jnp.mean(forward(critics, policy["critic"], observation, action)))
 
-    assert value(best.act(policy, (), observation, KEY)[0]) > value(algorithm.act(policy, (), observation, KEY)[0])
+    assert value(best.act(policy, (), observation, KEY)[0]) > value(quick(algorithm.act)(policy, (), observation, KEY)[0])
 
 
 def test_schedule_ends_as_the_papers() -> None:

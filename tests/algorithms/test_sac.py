@@ -33,7 +33,7 @@ def test_entropy_weight_follows_the_entropy(deficit: float, grows: bool) -> None
     """Target entropy is minus the deficit times the dimensions: a policy more certain than wanted gets a larger weight."""
     config = sac.Config(hidden_dims=(16,), batch_size=32, num_updates=1, entropy_deficit=deficit)
     algorithm = sac.make(config, Spec.plain(2, 1))
-    state = algorithm.init(KEY, algorithm.hparams)
+    state = quick(algorithm.init)(KEY, algorithm.hparams)
     rng = np.random.default_rng(0)
     data = make_dataset(rng.normal(size=(32, 2)), rng.uniform(-1, 1, (32, 1)), np.zeros(32))
     after, _ = quick(algorithm.stages[0].update)(state, data[:], KEY)

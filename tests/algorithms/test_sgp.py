@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import make_dataset
+from support import make_dataset, quick
 
 from diffrl.algorithms import sgp
 from diffrl.data.columns import attach
@@ -44,7 +44,7 @@ def linear_data(rows: int = 20_000, length: int = 1) -> Dataset:
 def trained(config: sgp.Config, stages: tuple[str, ...], data: Dataset) -> Any:
     """Policy after the named stages."""
     algorithm = sgp.make(config, SPEC)
-    state = algorithm.init(KEY, algorithm.hparams)
+    state = quick(algorithm.init)(KEY, algorithm.hparams)
     data = attach(data, algorithm.columns)
     for stage in algorithm.stages:
         if stage.name not in stages:
@@ -104,7 +104,7 @@ def test_units_of_the_data_do_not_matter() -> None:
     wide = dataclasses.replace(SPEC, observation_min=(-10.0,), observation_max=(10.0,))
     narrow, broad = sgp.Models(SMALL, SPEC), sgp.Models(SMALL, wide)
     algorithm = sgp.make(SMALL, SPEC)
-    policy = algorithm.policy(algorithm.init(KEY, algorithm.hparams))
+    policy = algorithm.policy(quick(algorithm.init)(KEY, algorithm.hparams))
     first = narrow.problem(policy).score(jnp.array([[0.3, 0.1]]), jnp.int32(2))  # pyright: ignore[reportOptionalCall]
     second = broad.problem(policy).score(jnp.array([[3.0, 0.1]]), jnp.int32(2))  # pyright: ignore[reportOptionalCall]
     np.testing.assert_allclose(second, first / jnp.array([10.0, 1.0]), rtol=1e-4)
@@ -147,9 +147,9 @@ def test_every_planner_acts_and_goes_on_from_its_plan(planner: str, uncertainty:
     )
     config = dataclasses.replace(SMALL, num_models=2, learn_distance=True, distance_updates=1, act=act)
     algorithm = sgp.make(config, SPEC)
-    policy = algorithm.policy(algorithm.init(KEY, algorithm.hparams))
+    policy = algorithm.policy(quick(algorithm.init)(KEY, algorithm.hparams))
     carry = algorithm.init_carry(policy, 3)
-    action, carry = algorithm.act(policy, carry, jnp.zeros((3, 1)), KEY)
+    action, carry = quick(algorithm.act)(policy, carry, jnp.zeros((3, 1)), KEY)
     assert action.shape == (3, 1)
     assert np.isfinite(action).all()
     assert carry["started"].all()
@@ -161,9 +161,9 @@ def test_a_warm_start_shifts_the_plan() -> None:
     """With one iteration, which changes nothing, the next plan is the last one a step further."""
     config = dataclasses.replace(SMALL, act=sgp.Act(horizon=4, num_iterations=1))
     algorithm = sgp.make(config, SPEC)
-    policy = algorithm.policy(algorithm.init(KEY, algorithm.hparams))
-    _, carry = algorithm.act(policy, algorithm.init_carry(policy, 2), jnp.zeros((2, 1)), KEY)
-    action, later = algorithm.act(policy, carry, jnp.zeros((2, 1)), jax.random.key(7))
+    policy = algorithm.policy(quick(algorithm.init)(KEY, algorithm.hparams))
+    _, carry = quick(algorithm.act)(policy, algorithm.init_carry(policy, 2), jnp.zeros((2, 1)), KEY)
+    action, later = quick(algorithm.act)(policy, carry, jnp.zeros((2, 1)), jax.random.key(7))
     np.testing.assert_array_equal(action, carry["actions"][:, 1])
     np.testing.assert_array_equal(later["actions"][:, -1], carry["actions"][:, -1])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 from scipy.stats import norm
-from support import make_dataset, quick, runs_of, train_stages
+from support import chosen, make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import swg
 from diffrl.diffusion.guidance import self_weighted
@@ -77,7 +77,7 @@ MASS = [
 ]
 
 
-@pytest.mark.parametrize(("expectile", "steps", "kind", "scale", "expected"), MASS)
+@pytest.mark.parametrize(("expectile", "steps", "kind", "scale", "expected"), chosen(MASS, 1, 2, 4))
 def test_mass_of_the_good_mode(expectile: float, steps: int, kind: str, scale: float, expected: float) -> None:
     """The share is τ at scale 1 in the limit, and the printed biases of few steps."""
     actions = chain(two_modes(expectile), scale, steps, kind)[:, 0]
@@ -191,7 +191,7 @@ def test_early_head_costs_less_to_differentiate() -> None:
     def flops(head: str) -> float:
         network = SelfWeightedDenoiser(6, num_blocks=6, weight_head=head)
         z, index, observation = jnp.zeros((4, 7)), jnp.zeros(4), jnp.zeros((4, 17))
-        params = network.init(jax.random.key(0), z, index, observation)
+        params = quick(network.init)(jax.random.key(0), z, index, observation)
 
         def guided(z: Array) -> tuple[Array, Array]:
             (_, pullback, noise) = jax.vjp(lambda at: network.apply(params, at, index, observation)[::-1], z, has_aux=True)
@@ -278,7 +278,7 @@ def test_deterministic_acting_ignores_the_key() -> None:
     config = dataclasses.replace(config, act=dataclasses.replace(config.act, noise_scale=0.0))
     algorithm = swg.make(config, Spec.plain(2, 1))
     policy, observation = algorithm.policy(state), jnp.zeros((3, 2))
-    a, b = (algorithm.act(policy, (), observation, jax.random.key(seed))[0] for seed in (0, 1))
+    a, b = (quick(algorithm.act)(policy, (), observation, jax.random.key(seed))[0] for seed in (0, 1))
     np.testing.assert_array_equal(a, b)
 
 
@@ -287,7 +287,7 @@ def test_learning_rate_follows_the_released_horizon() -> None:
     """Cosine over 3,000,000: 2.25e-4 after 1,000,000 updates, 7.5e-5 after 2,000,000, read off one update's step."""
     small = {name: value for name, value in SMALL.items() if name not in ("learning_rate", "cosine_horizon")}
     algorithm = swg.make(swg.Config(**small), Spec.plain(2, 1))
-    state = algorithm.init(jax.random.key(0), algorithm.hparams)
+    state = quick(algorithm.init)(jax.random.key(0), algorithm.hparams)
     rows = jax.random.normal(jax.random.key(1), (8, 3))
     batch = Transition(rows[:, :2], rows[:, 2:], rows[:, 0], rows[:, :2], rows[:, 0] > 9, rows[:, 0] > 9, {"weight": jnp.ones(8)})
     update = jax.jit(algorithm.stages[-1].update)
@@ -323,7 +323,7 @@ def test_energies_as_weights() -> None:
     assert [stage.name for stage in algorithm.stages] == ["diffusion"]
     states = train_stages(algorithm, runs_of(config), data)
     policy = algorithm.policy(jax.tree.map(lambda leaf: leaf[0], states))
-    a = np.asarray(algorithm.act(policy, (), jnp.zeros((4_000, 1)), jax.random.key(0))[0])
+    a = np.asarray(quick(algorithm.act)(policy, (), jnp.zeros((4_000, 1)), jax.random.key(0))[0])
     assert a.mean() == pytest.approx(0.27, abs=0.07)
     assert a.std() == pytest.approx(0.3, abs=0.07)
 

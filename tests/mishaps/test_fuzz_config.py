@@ -133,7 +133,7 @@ def test_settings(method: str) -> None:
     """A few for every method; what the method's own defaults say is accepted."""
     assert refused_or_traced(method, [], "")
 
-    @settings(max_examples=12, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=5, deadline=None, derandomize=True, database=None)
     @given(assignments(method))
     def check(case: tuple[list[str], str]) -> None:
         refused_or_traced(method, *case)

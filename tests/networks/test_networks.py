@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_trees_close
+from support import assert_trees_close, quick
 
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value, ensemble
@@ -81,7 +81,7 @@ def test_mlp_concatenates_activates_and_ends_linear() -> None:
     """Against the same network written out: relu between layers, none after the last but the one asked for."""
     network = MLP((5, 4), 2, output_activation=jnp.tanh)
     a, b = jax.random.normal(jax.random.key(1), (7, 3)), jax.random.normal(jax.random.key(2), (7, 2))
-    params = network.init(jax.random.key(0), a, b)["params"]
+    params = quick(network.init)(jax.random.key(0), a, b)["params"]
     x = jnp.concatenate([a, b], axis=-1)
     for index in range(3):
         x = x @ params[f"Linear_{index}"]["kernel"] + params[f"Linear_{index}"]["bias"]
@@ -93,7 +93,7 @@ def test_ensemble_members_are_separate_networks() -> None:
     """Members start different, and each equals an MLP with its slice of the parameters."""
     x = jax.random.normal(jax.random.key(1), (9, 4))
     network = ensemble(MLP, 3)((8,), 2)
-    params = network.init(jax.random.key(0), x)["params"]
+    params = quick(network.init)(jax.random.key(0), x)["params"]
     output = network.apply({"params": params}, x)
     assert output.shape == (3, 9, 2)
     for k in range(3):
@@ -107,7 +107,7 @@ def test_critics_take_the_action_first() -> None:
     """Q_k(s, a) is an MLP of [a, s], the order of the authors' code; one value per critic and row."""
     observation, action = jax.random.normal(jax.random.key(1), (5, 4)), jax.random.normal(jax.random.key(2), (5, 2))
     network = Critics((8, 8))
-    params = network.init(jax.random.key(0), observation, action)["params"]
+    params = quick(network.init)(jax.random.key(0), observation, action)["params"]
     (stacked,) = params.values()
     output = network.apply({"params": params}, observation, action)
     assert output.shape == (2, 5)
@@ -121,7 +121,7 @@ def test_time_features() -> None:
     """[sin 2πWt, cos 2πWt] in float32 against double precision with the same W; W ~ N(0, 30²)."""
     features = GaussianFourierFeatures(num_frequencies=20_000)
     t = jnp.array([0.0, 1e-3, 0.37, 1.0])
-    variables = features.init(jax.random.key(0), t)
+    variables = quick(features.init)(jax.random.key(0), t)
     assert "params" not in variables
     w = np.asarray(variables["constants"]["frequencies"], np.float64)
     assert abs(w.mean()) < 5 * 30 / np.sqrt(w.size)
@@ -151,7 +151,7 @@ def denoiser() -> tuple[ResidualDenoiser, Any, tuple[jax.Array, jax.Array, jax.A
         jax.random.uniform(keys[1], (6,)),
         jax.random.normal(keys[2], (6, 5)),
     )
-    return network, network.init(keys[3], *inputs), inputs
+    return network, quick(network.init)(keys[3], *inputs), inputs
 
 
 def reference(variables: Any, noised: np.ndarray, t: np.ndarray, observation: np.ndarray) -> np.ndarray:
@@ -229,7 +229,7 @@ def test_dropout_acts_in_training_only(denoiser: Any) -> None:
 def test_initialisation_is_a_function_of_the_key(denoiser: Any) -> None:
     network, variables, inputs = denoiser
     keys = jax.random.split(jax.random.key(3), 4)
-    assert_trees_close(network.init(keys[3], *inputs), variables, rtol=0.0, atol=0.0)
-    other = network.init(jax.random.key(9), *inputs)
+    assert_trees_close(quick(network.init)(keys[3], *inputs), variables, rtol=0.0, atol=0.0)
+    other = quick(network.init)(jax.random.key(9), *inputs)
     frequencies = [np.asarray(jax.tree.leaves(v["constants"])[0]) for v in (variables, other)]
     assert not np.any(frequencies[0] == frequencies[1])

@@ -147,7 +147,8 @@ def test_averaged_policy_waits_and_then_moves_every_fifth_update() -> None:
         assert moved is moves, step
 
 
-@pytest.mark.parametrize("guidance", [pytest.param("soft", marks=pytest.mark.slow), "hard"])
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["soft", "hard"])
 def test_policy_moves_where_it_pays_and_stays_near_the_data(guidance: str) -> None:
     """Data N(0, .3²) that pay a: with a fixed η the mean rises, but not to the bound of the actions."""
     config = dataclasses.replace(

@@ -77,6 +77,7 @@ def test_sampler_has_the_linear_gaussian_moments(gain: float, num_steps: int, so
     assert samples.std() == pytest.approx(std, rel=0.02)
 
 
+@pytest.mark.slow
 def test_limit_distribution_of_a_double_well() -> None:
     """Soft guidance of Q = -16 (a² - ¼)², M = 1: E|a| .4436 and E a² .2209 of exp(2 Q + ½ a²), not of exp(Q).
 
@@ -260,7 +261,8 @@ def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) 
         np.testing.assert_allclose(found, sign * 1.5 * weight * curvature * (x - CENTRE), atol=0.15)
 
 
-@pytest.mark.parametrize("sign", [1.0, pytest.param(-1.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_policy_climbs_and_with_the_sign_flipped_descends(sign: float) -> None:
     """A bandit that pays a: the policy acts at +1; with the guidance's sign flipped (a negative gain) at -1."""
     action = np.random.default_rng(0).uniform(-1, 1, (4096, 1))

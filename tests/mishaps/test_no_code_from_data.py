@@ -245,6 +245,7 @@ def test_pickle_as_replay(root: Path, online: Path, tmp_path: Path, marker: Path
         assert "damaged" in one_line(run(root, *ONLINE, f"--workdir={workdir}", code=2))
 
 
+@pytest.mark.slow
 def test_export_of_a_workdir_that_names_a_command(root: Path, online: Path, tmp_path: Path, marker: Path) -> None:
     workdir = tmp_path / "online"
     shutil.copytree(online, workdir)

@@ -65,7 +65,9 @@ def test_a_hyperparameter_of_the_initialisation_or_of_prepared_columns_counts() 
     assert last == [] or last[-1] == 4
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("sgp", "swg") else name for name in REGISTRY]
+)
 def test_what_is_not_read_changes_nothing(name: str) -> None:
     """Of every method and stage: an update with other values of what it is said not to read gives the same state, bit for bit."""
     config = REGISTRY[name].config()

@@ -78,7 +78,8 @@ def test_learnt_score_is_that_of_the_smoothed_data() -> None:
         np.testing.assert_allclose(found, expected, atol=0.2 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("horizon", chosen([1, 3], 0))
+@pytest.mark.slow
+@pytest.mark.parametrize("horizon", [1, 3])
 def test_models_predict(horizon: int) -> None:
     """Dynamics by the loss of one step and of three, and the reward."""
     config = dataclasses.replace(SMALL, model_horizon=horizon, num_models=2)

@@ -21,6 +21,7 @@ def made(name: str, rows: int):
     return loader.load(f"diffrl/{name}")
 
 
+@pytest.mark.slow
 def test_dense_play_has_the_rows_of_the_sparse_one():
     sparse, dense = made("pointmaze/umaze-fixedgoal-v0", 3_000), made("pointmaze/umaze-fixedgoal-dense-v0", 3_000)
     np.testing.assert_array_equal(sparse.transitions.observation, dense.transitions.observation)

@@ -140,6 +140,7 @@ def test_mujoco_repeats_the_scored_episodes(tmp_path: Path, monkeypatch: pytest.
     assert len(set(result.lengths.ravel())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:os.fork")  # counting frames forks
 def test_files_or_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """MuJoCo's own pictures where this machine can draw; else the one message."""

@@ -108,6 +108,7 @@ def test_killed_often_beside_the_trainer(root: Path, undisturbed: Path) -> None:
     kill_and_restart(root, undisturbed, root / "killed_often", kills=25, seed=1)
 
 
+@pytest.mark.slow
 def test_retention_removes_what_is_to_be_evaluated(root: Path, undisturbed: Path) -> None:
     """Beside a trainer that keeps one checkpoint: what was evaluated is right, and the last is among it."""
     workdir = root / "forgetful"

@@ -72,7 +72,7 @@ def test_saves_at_stage_ends_and_in_between(uninterrupted: Path) -> None:
         ("inside", 2),
         pytest.param("after", 3, marks=pytest.mark.slow),
         pytest.param("before", 3, marks=pytest.mark.slow),
-        ("inside", 3),
+        pytest.param("inside", 3, marks=pytest.mark.slow),
         pytest.param("inside", 6, marks=pytest.mark.slow),
         pytest.param("before", 1, marks=pytest.mark.slow),
     ],

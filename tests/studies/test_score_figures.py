@@ -33,6 +33,7 @@ def written(path: Path) -> None:
     assert picture.std() > 0.02
 
 
+@pytest.mark.slow
 def test_energies_are_the_known_ones_and_the_score_network_finds_the_gradient(tmp_path: Path) -> None:
     found = scores.energies(KEY, AT, updates=600)
     np.testing.assert_allclose(found.energy, ENERGY, rtol=2e-6, atol=1e-5)

@@ -90,6 +90,7 @@ def test_a_run_starts_from_the_run_of_its_seed(before: Path, tmp_path: Path) -> 
     assert Checkpoints(tmp_path / "here").metadata(UPDATES)["init_from"] == note
 
 
+@pytest.mark.slow
 def test_an_earlier_step_and_what_is_not_named(before: Path, tmp_path: Path) -> None:
     """Of a method with two networks the one that is named comes from there, at the step that is named; the other is fresh."""
     method = iql.Config(hidden_dims=(8,), num_updates=UPDATES, batch_size=8)

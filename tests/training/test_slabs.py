@@ -162,6 +162,7 @@ def test_methods_that_need_all_rows_at_once_say_so(tmp_path: Path) -> None:
     assert isinstance(open_rows(numbered(), make(iql.Config(), Spec.plain(1, 1)), 0, mesh, tmp_path), Whole)
 
 
+@pytest.mark.slow
 def test_a_training_on_slabs_resumes_as_if_nothing_had_been(tmp_path: Path) -> None:
     """Stopped in the middle of a slab; on the way it says what it does."""
     collect(tmp_path)

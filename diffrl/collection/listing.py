@@ -32,7 +32,7 @@ def listing(recipes: Sequence[Recipe], width: int) -> str:
     for family, members in families.items():
         extras = ", ".join(sorted({f"diffrl[{recipe.extra}]" for recipe in members if recipe.extra != "envs"}))
         needs = f", needing {extras}" if extras else ""
-        lines += _wrapped(f"{family} ({len(members)} datasets{needs})", width, "")
+        lines += _wrapped(f"{family} ({len(members)} dataset{'s' * (len(members) > 1)}{needs})", width, "")
         lines += [line for recipe in members for line in _entry(recipe, widths, width)] + [""]
     return "\n".join([*lines, *_wrapped(_LEGEND, width, "")])
 

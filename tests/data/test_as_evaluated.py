@@ -1,4 +1,4 @@
-"""The data's own return is counted as an evaluation counts: of consecutive rows, as many as an episode has, or up to a terminal."""
+"""The data's own return is counted as an evaluation counts: of consecutive rows, as many as an episode has."""
 
 import json
 

@@ -1,14 +1,19 @@
 """D4RL's files under the names they are published by: which task each is of, which references and which environment it has."""
 
+import every_loader
 import h5py
 import numpy as np
 import pytest
 
+from diffrl.config import OnlineConfig
 from diffrl.data.d4rl_names import env_id_of, task_of
 from diffrl.data.dataset import Transforms, build
 from diffrl.data.env_id import env_spec_of
+from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.data.scores import TABLE, reference_for
+from diffrl.envs import make
+from diffrl.training.online.environment import opened
 
 # Of every family with references, the ends of D4RL's DATASET_URLS, one for each way of writing them.
 FILES = {
@@ -80,6 +85,31 @@ def test_the_environment_decides_over_the_name_of_the_file(tmp_path):
 def test_a_file_of_maze2d_names_its_environment(tmp_path, name, env_id):
     assert env_id_of(name) == env_id
     assert load(written(tmp_path / name)).env_spec == (env_spec_of(env_id) if env_id else None)
+
+
+@pytest.mark.parametrize("loader", every_loader.FILES)
+def test_maze2d_is_known_to_every_way_in(tmp_path, loader):
+    state = np.zeros((6, 4))
+    rows = {
+        "observation": state,
+        "next_observation": state,
+        "action": np.zeros((6, 2)),
+        "reward": np.zeros(6),
+        "terminal": np.zeros(6),
+    }
+    source, unmatched = matched(loader(tmp_path, rows, env_id="maze2d-umaze-v1"))
+    assert unmatched == ""
+    assert source.action_high.tolist() == [1, 1]
+    for backend in ("auto", "jax", "gymnasium"):
+        found = make.choose(backend, source.env_spec, None)
+        envs = found.device or found.host(1)
+        assert envs.max_episode_steps == 300
+
+
+def test_maze2d_is_known_to_training_by_interaction():
+    with opened(OnlineConfig(env_id="maze2d-umaze-v1"), 1) as world:
+        assert (world.spec.observation_dim, world.envs.max_episode_steps) == (4, 300)
+        assert reference_for(world.card) == TABLE["maze2d-umaze"]
 
 
 def test_names_of_environments_are_tasks_too():

@@ -2,18 +2,13 @@
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
-from support import quick_compilation
 
 from diffrl import cli
-from diffrl.algorithms import bc
-from diffrl.config import Config, DatasetConfig
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import Transforms, build
 from diffrl.data.in_words import in_words
-from diffrl.training.train import train
 
 
 def source(n=12, **changes):
@@ -74,20 +69,3 @@ def test_an_experiment_file_hides_nothing_from_data_put_in_by_hand(name):
     ]
     assert len(changed) > 1
     assert all(f"({changed_one}" in told for changed_one in changed), told
-
-
-def test_the_trainer_says_it_before_it_starts(tmp_path, capsys):
-    method = bc.Config(hidden_dims=(4,), num_updates=2, batch_size=4)
-    dataset = DatasetConfig(reward_scale="return_range", clip_actions=True)
-    config = Config(method, dataset, num_seeds=1, updates_per_chunk=2, checkpoint_every=2, action_chunk=2)
-    checks = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with quick_compilation():
-            assert train(config, tmp_path / "w", source()).complete
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", checks)
-    lines = " ".join(capsys.readouterr().out.split())
-    first, start = lines.index("training sees rewards times 31.25"), lines.index("bc: 2/2")
-    derived = lines.index("columns derived from the rows: action_chunk, ")
-    assert first < derived < start

@@ -1,6 +1,7 @@
 """An environment of a package of the user's own: everything that an evaluation would refuse is refused before training."""
 
 import importlib
+import importlib.metadata
 import itertools
 import sys
 
@@ -40,6 +41,7 @@ register("Line-v0", "PACKAGE:Line", max_episode_steps=5)
 register("Broken-v0", "PACKAGE:Broken", max_episode_steps=5)
 register("Endless-v0", "PACKAGE:Line")
 """
+ENV_IDS = ("Line-v0", "Broken-v0", "Endless-v0")
 _numbers = itertools.count()
 
 
@@ -51,7 +53,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     yield name
-    for env_id in ("Line-v0", "Broken-v0", "Endless-v0"):
+    for env_id in ENV_IDS:
         gymnasium.registry.pop(env_id, None)
     sys.modules.pop(name, None)
 
@@ -67,6 +69,10 @@ def config(path, env_id) -> Config:
     return Config(method, DatasetConfig(id=str(path), env_id=env_id), num_seeds=1)
 
 
+def swept(asked: Config, workdir):
+    return list(subjects([Group("all", workdir, (), asked, {})]))
+
+
 WRONG = [
     ("Line-v0", False, 3, r"users_own_\d+, a package of your own, .*set DIFFRL_ENV_PACKAGES=users_own_\d+"),
     ("Broken-v0", True, 3, "cannot be made: RuntimeError: no licence found"),
@@ -77,7 +83,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("env_id, named, width, message", WRONG)
-@pytest.mark.parametrize("program", ["train", "sweep"])
+@pytest.mark.parametrize("program", [train, swept])
 def test_what_an_evaluation_would_refuse_is_refused_before_work(
     tmp_path, monkeypatch, package, program, env_id, named, width, message
 ):
@@ -85,10 +91,7 @@ def test_what_an_evaluation_would_refuse_is_refused_before_work(
     np.savez(tmp_path / "rows.npz", **rows(width))
     asked = config(tmp_path / "rows.npz", f"{package}:{env_id}")
     with pytest.raises(DatasetError, match=message) as refused:
-        if program == "train":
-            train(asked, tmp_path / "w")
-        else:
-            list(subjects([Group("all", tmp_path / "w", (), asked, {})]))
+        program(asked, tmp_path / "w")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "w").exists()
 
@@ -106,7 +109,8 @@ def test_one_that_passes_is_made_by_a_program_that_never_imported_it(monkeypatch
     source, unmatched = matched(from_arrays(**rows(), env_id=f"{package}:Line-v0"))
     assert unmatched == ""
     assert source.action_low.tolist() == [-1]
-    gymnasium.registry.pop("Line-v0")
+    for env_id in ENV_IDS:
+        gymnasium.registry.pop(env_id)
     sys.modules.pop(package)
     host = make.choose("auto", source.env_spec, None).host
     assert host is not None
@@ -125,8 +129,7 @@ def test_known_packages_and_plug_ins_need_no_naming(monkeypatch):
     monkeypatch.delenv(trust.VARIABLE, raising=False)
     for env_id in ("Hopper-v5", "PointMaze_UMaze-v3", "gymnasium_robotics:AdroitHandDoor-v1"):
         assert env_spec_of(env_id)
-    monkeypatch.setattr(
-        trust.importlib.metadata, "entry_points", lambda group: [importlib.metadata.EntryPoint("x", "plugged.in:f", group)]
-    )
+    plugged = importlib.metadata.EntryPoint("x", "plugged.registration:all", "gymnasium.envs")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [plugged] if group == plugged.group else [])
     assert trust.own_module({"entry_point": "plugged.envs:Env"}) == ""
     assert trust.own_module({"entry_point": "plugged_not.envs:Env"}) == "plugged_not.envs"

@@ -121,7 +121,6 @@ def test_data_stand_beside_results_only_where_they_are_comparable(tmp_path: Path
         assert ("(the data)" in text) == (comparable is not None)
         assert tables.data_value(series[0]) == (None if comparable is None else 60.0)
         assert row["data return mean"] == ("" if comparable is None else "12.0")
-        assert plots.learning_curves(series, plots.colours(series), tmp_path / name / "curves.png").exists()
 
 
 def test_notes_tell_what_the_numbers_hide(evaluated: Path):

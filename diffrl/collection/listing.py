@@ -54,7 +54,7 @@ def _figures(recipe: Recipe) -> tuple[str, str, str]:
     rows, cost = f"{recipe.rows:,} rows", recipe.cost
     if cost is None:
         return rows, "", ""
-    once = f" + {duration(cost.once_seconds)}" if cost.once_seconds else ""
+    once = f" + {duration(float(cost.once_seconds))}" if cost.once_seconds else ""
     return rows, decimal(round(recipe.rows * cost.bytes_per_row)), f"{duration(recipe.rows / cost.rows_per_second)}{once}"
 
 

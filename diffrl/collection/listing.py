@@ -60,5 +60,6 @@ def _figures(recipe: Recipe) -> tuple[str, str, str]:
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
     """Lines of whole words, names with hyphens among them."""
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, **whole)
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

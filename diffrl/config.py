@@ -30,8 +30,8 @@ class DatasetConfig(Transforms):
         id: a Minari dataset id, local or remote; or the path of a D4RL file (.hdf5, .h5), of an OGBench or plain .npz
             file, or of a directory of .npz files.
         download: fetch the dataset from Minari's remote if it is not here.
-        env_id: gymnasium's name of the environment to evaluate in, e.g. "Hopper-v5", for data that name none; empty to
-            take the one the data name.
+        env_id: gymnasium's name of the environment to evaluate in, e.g. "Hopper-v5", for data that name none, or module:Name-v0
+            for one of a package of your own; empty to take the one the data name.
         slab_rows: rows on a device at a time (`training/slabs.py`); 0 for all where they take less than half of its memory, and
             as many as suit it where they do not. A resumed training keeps what it began with.
     """
@@ -50,7 +50,7 @@ class OnlineConfig:
     the data and what it lives through together.
 
     Attributes:
-        env_id: gymnasium's name, e.g. "Hopper-v5", or "dmc/walker-walk-v0"; "dataset" for the environment that the dataset
+        env_id: as the dataset's, e.g. "Hopper-v5" or "dmc/walker-walk-v0"; "dataset" for the environment that the dataset
             names; empty to train on the dataset alone.
         backend: the simulator, as in launch/evaluate.py; "mjx" and "jax" are stepped inside the compiled program.
         num_env_steps: of each run, over all its environments.

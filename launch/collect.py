@@ -18,16 +18,15 @@ import time
 from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect, prepare
+from diffrl.collection.listing import listing
 from diffrl.collection.recipe import Recipe
 from diffrl.collection.recipes import RECIPES, SUITES
 
 DEFAULT = "pointmaze/medium-fixedgoal-v0"
-_KNOWN = "\n".join(f"{name}: {recipe.summary} ({recipe.rows:,} rows)" for name, recipe in RECIPES.items())
 
-RECIPE = flags.DEFINE_string("recipe", DEFAULT, f"What to make:\n{_KNOWN}")
+RECIPE = flags.DEFINE_string("recipe", DEFAULT, f"What to make: one of {len(RECIPES)} recipes, which --list shows.")
 SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Make all datasets of a suite instead of one recipe.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
 ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
@@ -38,7 +37,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same
 DOWNLOAD = flags.DEFINE_string(
     "download", None, "Instead of simulating, fetch this dataset from Minari's server (any public id)."
 )
-LIST = flags.DEFINE_bool("list", False, "Show the recipes and exit.")
+LIST = flags.DEFINE_bool("list", False, "Show the recipes with rows, size on disk and time, and exit.")
 
 _LINE_SECONDS = 5.0  # between two plain lines where there is no terminal
 
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise CollectionError(f"unexpected argument {argv[1]!r}; options start with --, see --help")
         if LIST.value:
-            _show_recipes(console)
+            print(listing(list(RECIPES.values()), console.width))
             return 0
         if DOWNLOAD.value:
             return _download(console, DOWNLOAD.value)
@@ -157,13 +156,6 @@ class _progress:  # noqa: N801 - reads as a function
         elif done > self.done and (time.monotonic() - self.last > _LINE_SECONDS or done == total):
             self.done, self.last = done, time.monotonic()
             self.console.print(f"{self.title}: {done:,}/{total:,} rows", highlight=False, soft_wrap=True)
-
-
-def _show_recipes(console: Console) -> None:
-    table = Table("recipe", "rows", "what it is")
-    for recipe in RECIPES.values():
-        table.add_row(recipe.name, f"{recipe.rows:,}", recipe.summary)
-    console.print(table)
 
 
 def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -> None:

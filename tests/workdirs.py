@@ -44,6 +44,8 @@ def card(**changes) -> Card:
         return_min=1.0,
         return_mean=5.0,
         return_max=9.0,
+        comparable_return=5.0,
+        comparable_episodes=10,
         sha256="",
         action_low=(-1.0, -1.0),
         action_high=(1.0, 1.0),

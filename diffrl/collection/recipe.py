@@ -53,11 +53,25 @@ class Product(NamedTuple):
 Write = Callable[[Path, int, int, dict[str, dict[str, np.ndarray]]], list[Path]]
 
 
+class Cost(NamedTuple):
+    """What a recipe's data cost, as measured on one machine: what to expect of another.
+
+    Attributes:
+        rows_per_second: simulated and stored in Minari's form, of one core's processor time.
+        bytes_per_row: on disk, in Minari's form.
+        once_seconds: of one core's processor time, for the work that all datasets of a task share.
+    """
+
+    rows_per_second: float
+    bytes_per_row: float
+    once_seconds: float = 0.0
+
+
 class Recipe(NamedTuple):
     """How to make one dataset.
 
     Attributes:
-        name: also the dataset's id, after "diffrl/".
+        name: also the dataset's id, after "diffrl/". What stands before its first "/" is the family it is listed under.
         summary: one line for --list.
         rows: default number of transitions.
         shards: (seed, rows) -> units of work, none of which depends on another or on where it runs.
@@ -65,6 +79,7 @@ class Recipe(NamedTuple):
         fingerprint: () -> versions that the rows depend on; finished shards of others are not reused.
         extra: the extra of this package that brings what the recipe needs.
         formats: other forms than Minari's in which the rows can be stored, by name.
+        cost: for --list; None where it is not listed.
     """
 
     name: str
@@ -75,10 +90,15 @@ class Recipe(NamedTuple):
     fingerprint: Callable[[], str]
     extra: str = "envs"
     formats: Mapping[str, Write] = MappingProxyType({})
+    cost: Cost | None = None
 
     @property
     def dataset_id(self) -> str:
         return f"diffrl/{self.name}"
+
+    @property
+    def family(self) -> str:
+        return self.name.split("/", 1)[0]
 
 
 def split_episodes(rows: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from diffrl.data.arrays import flags, from_arrays
+from diffrl.data.d4rl_names import env_id_of
 from diffrl.data.dataset import DatasetError, Source
+from diffrl.data.env_id import env_spec_of
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
@@ -19,7 +21,7 @@ def load(id: str, *, max_episode_steps: int | None = None) -> Source:
     following row's, and the last row of an episode that ended by timeout is dropped (see `arrays.from_arrays`); a terminal
     in a row that is a timeout too, or in the file's last, which D4RL's loop leaves out, is kept. `timeouts` end episodes and
     never cut the bootstrap; in maze2d's files they mark where the goal moved. A file with neither is cut every
-    `max_episode_steps`.
+    `max_episode_steps`. A file of maze2d under D4RL's name (maze2d-umaze-sparse-v1.hdf5) is of that environment.
 
     Args:
         id: path of the file; also the dataset's name.
@@ -53,7 +55,9 @@ def load(id: str, *, max_episode_steps: int | None = None) -> Source:
     )
     how = "its own next observations" if "next_observations" in arrays else "the following row as next observation"
     kept = len(source.transitions.reward)
-    return source._replace(description=f"D4RL HDF5 file, {kept:,} of {len(arrays['rewards']):,} rows, with {how}")
+    description = f"D4RL HDF5 file, {kept:,} of {len(arrays['rewards']):,} rows, with {how}"
+    env_id = env_id_of(id)
+    return source._replace(description=description, env_spec=env_spec_of(env_id) if env_id else None)
 
 
 def _read(id: str, file: Any) -> dict[str, np.ndarray]:

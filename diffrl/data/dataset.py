@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from diffrl.data import episodes
 from diffrl.data.episodes import Recorded, Rows
+from diffrl.envs import env_spec
 from diffrl.settings import setting
 from diffrl.types import Spec, Transition, with_tuples
 
@@ -84,6 +85,9 @@ class Card:
         rows: transitions that are trained on.
         episodes: as they were recorded.
         return_min, return_mean, return_max: over these, in the environment's own reward.
+        comparable_return: mean return of the data counted as an evaluation counts (`episodes.as_evaluated`); None where there is
+            no such episode in them, or none is known.
+        comparable_episodes: how many there are; None where that is not known.
         sha256: fingerprint of the raw rows (before any transform).
         action_low, action_high: the environment's action bounds; 0 and 1 where actions are discrete.
         env_spec: gymnasium EnvSpec of the evaluation environment as JSON, or None where the data name none.
@@ -92,6 +96,7 @@ class Card:
         ref_provenance: where these come from.
         description: how the data were made.
         reward_scale, reward_shift: training sees reward * scale + shift.
+        clipped_actions: rows whose action was moved onto the bounds.
     """
 
     id: str
@@ -111,6 +116,9 @@ class Card:
     description: str = ""
     reward_scale: float = 1.0
     reward_shift: float = 0.0
+    comparable_return: float | None = None
+    comparable_episodes: int | None = None
+    clipped_actions: int = 0
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Card":
@@ -185,7 +193,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
             bounds, there are no rows, the returns of all episodes are equal where their range is the scale, or the transform is
             unknown.
     """
-    t, returns = source.recorded
+    t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
     _check(source)
     actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms.clip_actions)
     scale = _reward_scale(source.id, transforms.reward_scale, returns)
@@ -199,6 +207,8 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         }
     _check_magnitude(source.id, trained)
     observation = trained["observation"]
+    steps = env_spec.read(source.env_spec or "").get("max_episode_steps")
+    comparable = None if stretches is None or not steps else episodes.as_evaluated(stretches, steps)
     card = Card(
         id=source.id,
         rows=len(t.reward),
@@ -217,6 +227,9 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         description="; ".join(filter(None, (source.description, actions.note))),
         reward_scale=scale,
         reward_shift=transforms.reward_shift,
+        comparable_return=float(comparable.mean()) if comparable is not None and len(comparable) else None,
+        comparable_episodes=None if comparable is None else len(comparable),
+        clipped_actions=actions.clipped,
     )
     spec = Spec(
         observation_dim=t.observation.shape[1],
@@ -276,12 +289,13 @@ def _check(source: Source) -> None:
 
 
 class _Actions(NamedTuple):
-    """Actions as training sees them `[N, A]`, the bounds they had, and what is to be said of them."""
+    """Actions as training sees them `[N, A]`, the bounds they had, what is to be said of them, and how many rows were clipped."""
 
     trained: np.ndarray
     low: np.ndarray
     high: np.ndarray
     note: str = ""
+    clipped: int = 0
 
 
 def _one_hot(source: Source) -> _Actions:
@@ -322,16 +336,16 @@ def _in_bounds(source: Source, clip: bool) -> _Actions:
     if beyond and not clip:
         row = int(np.argwhere(outside)[0][0])
         raise DatasetError(
-            f"dataset {source.id!r}: {beyond} actions lie outside [{_brief(low)}, {_brief(high)}], first in row {row}: "
-            f"{_brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
+            f"dataset {source.id!r}: {beyond} actions lie outside [{brief(low)}, {brief(high)}], first in row {row}: "
+            f"{brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
             "--config.dataset.clip_actions=true"
         )
     if beyond:
         action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{beyond:,} actions clipped to the bounds")))
-    return _Actions(2.0 * (action - low) / (high - low) - 1.0, low, high, note)
+    return _Actions(2.0 * (action - low) / (high - low) - 1.0, low, high, note, beyond)
 
 
-def _brief(values: np.ndarray) -> str:
+def brief(values: Float[np.ndarray, " values"]) -> str:
     """A vector on one line: one number where all are equal, the first few where they are many."""
     if (values == values[0]).all():
         return f"{values[0]:g}"

@@ -3,8 +3,11 @@
 import importlib
 
 from diffrl.data.dataset import DatasetError
+from diffrl.envs import trust
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
+from diffrl.envs.env_spec import read
+from diffrl.envs.gymnasium_backend import BackendError, make_env
 from diffrl.envs.maze2d import registry as maze2d
 from diffrl.envs.quiet import quiet_imports
 
@@ -13,7 +16,8 @@ _REGISTERING = ("gymnasium_robotics",)
 
 
 def env_spec_of(env_id: str) -> str:
-    """EnvSpec of a gymnasium environment as JSON. Makes no environment: whether it can be made shows in the evaluation.
+    """EnvSpec of a gymnasium environment as JSON. Makes one only of a package of the user's own: what is wrong with it is to show
+    before training, as `environment.matched` shows it of others.
 
     Args:
         env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers; or
@@ -21,7 +25,8 @@ def env_spec_of(env_id: str) -> str:
             `envs.control.registry`, "maze2d-umaze-v1" for D4RL's.
 
     Raises:
-        DatasetError: gymnasium, dm_control or the module is not installed, or no such environment is registered.
+        DatasetError: gymnasium, dm_control or the module is not installed, no such environment is registered, or one of a
+            package of the user's own cannot be made here, could not be by the evaluator, or has no time limit.
     """
     if env_id.startswith(dmc.PREFIX):
         try:
@@ -49,7 +54,7 @@ def env_spec_of(env_id: str) -> str:
         for package in _REGISTERING:
             _register(env_id, package)
     try:
-        return gymnasium.spec(name).to_json()
+        found = gymnasium.spec(name).to_json()
     except gymnasium.error.Error as error:
         raise DatasetError(
             f"env_id {env_id!r} is no environment of gymnasium: {error} One that a package of its own registers is written "
@@ -61,6 +66,31 @@ def env_spec_of(env_id: str) -> str:
             f"env_id {env_id!r} cannot be written down ({error}): name its newest version, or register it with an entry_point "
             "of the form 'module:Class'"
         ) from None
+    _check_own(env_id, found)
+    return found
+
+
+def _check_own(env_id: str, env_spec: str) -> None:
+    """Refuse an environment of a package of the user's own that an evaluation could not make."""
+    spec = read(env_spec)
+    module = trust.own_module(spec)
+    if not module:
+        return
+    # Evaluation is another program, which finds the environment in a workdir, and what stands in a file is not run for that.
+    if not trust.is_named(module):
+        package = module.split(".")[0]
+        raise DatasetError(
+            f"env_id {env_id!r} is of {package}, a package of your own, which an evaluation makes only where you name it: set "
+            f"{trust.VARIABLE}={package} in the environment of this and of later commands"
+        )
+    if not spec.get("max_episode_steps"):
+        raise DatasetError(
+            f"env_id {env_id!r} has no time limit, so an evaluation might never end: register it with max_episode_steps"
+        )
+    try:
+        make_env(env_spec).close()
+    except BackendError as error:
+        raise DatasetError(f"env_id {env_id!r}: {error}") from error
 
 
 def _register(env_id: str, module: str) -> None:
@@ -72,3 +102,5 @@ def _register(env_id: str, module: str) -> None:
             f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): pip install 'diffrl[envs]', "
             "or install that package"
         ) from None
+    except Exception as error:  # of a user's own code, anything
+        raise DatasetError(f"env_id {env_id!r}: importing {module} failed with {type(error).__name__}: {error}") from error

@@ -1,6 +1,6 @@
 """What ends an episode, decided here for every source of data: raw rows in the host's memory, in order of time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +26,31 @@ class Rows(NamedTuple):
     timeout: np.ndarray
 
 
+class Stretches(NamedTuple):
+    """Rewards in order of time, before any row was dropped, and where nothing goes on from a row to the next.
+
+    A stretch ends with a terminal and where the environment was set to another state. A timeout after which the state goes on, as
+    in D4RL's maze2d, where it says that the target moved, ends an episode of the data but no stretch.
+
+    Attributes:
+        reward, terminal: `[recorded]`.
+        last: `[recorded]`, whether the row is the last of a stretch.
+    """
+
+    reward: np.ndarray
+    terminal: np.ndarray
+    last: np.ndarray
+
+
 class Recorded(NamedTuple):
-    """Rows in which every end of an episode has a flag, and the returns `[episodes]` (float64) before any row was dropped."""
+    """Rows in which every end of an episode has a flag, and the returns `[episodes]` (float64) before any row was dropped.
+
+    `stretches` are None where they are not known: such data are not compared with episodes of an evaluation.
+    """
 
     rows: Rows
     returns: Float[np.ndarray, " episodes"]
+    stretches: Stretches | None = None
 
 
 def recorded(
@@ -61,12 +81,21 @@ def recorded(
     cut[-1] = True
     cut &= ~terminal
     returns = returns_of(reward, terminal | cut)
+    stretches = Stretches(reward, terminal, terminal | (cut & ~_goes_on(observation, next_observation, cut)))
     if next_observation is not None:
-        return Recorded(Rows(observation, action, reward, next_observation, terminal, cut), returns)
+        return Recorded(Rows(observation, action, reward, next_observation, terminal, cut), returns, stretches)
     following = np.concatenate([observation[1:], observation[-1:]])
     keep = ~cut
     cut = np.append(cut[1:], False) & ~terminal
-    return Recorded(Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut))), returns)
+    return Recorded(Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut))), returns, stretches)
+
+
+def joined(parts: Sequence[Recorded]) -> Recorded:
+    """What several recordings have, one after another."""
+    rows = Rows(*map(np.concatenate, zip(*(part.rows for part in parts), strict=True)))
+    known = [part.stretches for part in parts if part.stretches is not None]
+    stretches = Stretches(*map(np.concatenate, zip(*known, strict=True))) if len(known) == len(parts) else None
+    return Recorded(rows, np.concatenate([part.returns for part in parts]), stretches)
 
 
 def jumps(
@@ -78,11 +107,43 @@ def jumps(
     """
     found = np.zeros(len(observation), bool)
     for rows in blocks(len(observation) - 1):
-        with np.errstate(over="ignore", invalid="ignore"):  # `dataset.build` says which values are not finite
-            after = observation[1:][rows]
-            off = (next_observation[:-1][rows] - after) / np.maximum(1.0, np.abs(after))
-            found[:-1][rows] = ~(np.linalg.norm(off, axis=1) <= TOLERANCE)
+        found[:-1][rows] = ~_meets(next_observation[:-1][rows], observation[1:][rows])
     return found
+
+
+def _goes_on(observation: np.ndarray, next_observation: np.ndarray | None, cut: np.ndarray) -> np.ndarray:
+    """Of rows that are cut `[N]`, whether the next is seen in the same state: the one they led to, or once more their own."""
+    found, at = np.zeros(len(cut), bool), np.flatnonzero(cut[:-1])
+    for rows in blocks(len(at)):
+        here = at[rows]
+        after = observation[here + 1]
+        found[here] = _meets(observation[here], after)
+        if next_observation is not None:
+            found[here] |= _meets(next_observation[here], after)
+    return found
+
+
+def _meets(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether rows of observations are equal up to `TOLERANCE`."""
+    with np.errstate(over="ignore", invalid="ignore"):  # `dataset.build` says which values are not finite
+        return np.linalg.norm((one - other) / np.maximum(1.0, np.abs(other)), axis=1) <= TOLERANCE
+
+
+def as_evaluated(stretches: Stretches, steps: int) -> Float[np.ndarray, " episodes"]:
+    """Returns as an environment counts them that stops after `steps`: of so many consecutive rows, or of those up to a terminal.
+
+    What is left of a stretch, fewer rows without a terminal, is no such episode. Where more than half of the rows are left, the
+    others say little about the data, and there are none.
+    """
+    n = len(stretches.reward)
+    first = np.append(0, np.flatnonzero(stretches.last[:-1]) + 1)
+    length = np.diff(np.append(first, n))
+    begin = np.flatnonzero((np.arange(n) - np.repeat(first, length)) % steps == 0)
+    length = np.diff(np.append(begin, n))
+    whole = (length == steps) | stretches.terminal[begin + length - 1]
+    if 2 * length[whole].sum() < n:
+        return np.zeros(0)
+    return np.add.reduceat(np.asarray(stretches.reward, np.float64), begin)[whole]
 
 
 def ends(rows: Rows) -> Int[np.ndarray, " episodes"]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from diffrl.data.d4rl_names import task_of
 from diffrl.data.dataset import Card
 
 
@@ -98,11 +99,11 @@ def _is_ogbench(card: Card) -> bool:
 
 
 def _names(card: Card) -> list[str]:
-    """Names to look up: of the environment, without version, from the most to the least specific."""
-    if card.env_spec is None:
-        return [_strip(card.id.rsplit("/", 1)[-1])] if card.id.rsplit("/", 1)[-1].startswith("maze2d") else []
-    spec = json.loads(card.env_spec)
-    name = _strip(str(spec.get("id", "")).rsplit("/", 1)[-1])
+    """Names to look up, without version, from the most to the least specific: of the environment, or where the data name none
+    of the file.
+    """
+    spec = json.loads(card.env_spec or "{}")
+    name = task_of(card.id) if card.env_spec is None else re.sub(r"-v\d+$", "", str(spec.get("id", "")).rsplit("/", 1)[-1])
     names = [name]
     if name.startswith("AntMaze_"):
         # A continuing AntMaze pays on every step at the goal: D4RL's 0 and 1 are not its scale.
@@ -111,7 +112,3 @@ def _names(card: Card) -> list[str]:
     names += [_ALIASES[family]] if family in _ALIASES else []
     names += [known for known in _LOCOMOTION if known.lower() == family]
     return names
-
-
-def _strip(name: str) -> str:
-    return re.sub(r"-v\d+$", "", name)

@@ -5,6 +5,7 @@ workdir that came from elsewhere could run anything, "os:system" for one.
 """
 
 import importlib
+import importlib.metadata
 import os
 from typing import Any
 
@@ -35,13 +36,35 @@ def check(spec: dict[str, Any]) -> None:
         _check(wrapper, "wrapper", _WRAPPERS, gymnasium.Wrapper)
 
 
+def own_module(spec: dict[str, Any]) -> str:
+    """The module of an environment of the user's own package; "" for one that any program knows.
+
+    Any knows the packages that come with the extras, and plug-ins of gymnasium, which it imports by itself.
+    """
+    module = str(spec.get("entry_point")).partition(":")[0]
+    plugins = {point.module.split(".")[0] for point in importlib.metadata.entry_points(group="gymnasium.envs")}
+    return "" if _is_of(module, (*_ENVIRONMENTS, *plugins)) else module
+
+
+def is_named(module: str) -> bool:
+    """Whether the user names a module's package in DIFFRL_ENV_PACKAGES, for every program to make its environments."""
+    return _is_of(module, _named())
+
+
+def _named() -> tuple[str, ...]:
+    return tuple(package.strip() for package in os.environ.get(VARIABLE, "").split(",") if package.strip())
+
+
+def _is_of(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def _check(named: dict[str, Any], what: str, known: tuple[str, ...], kind: type) -> None:
     entry_point, name = str(named.get("entry_point")), str(named.get("id", named.get("name")))
     if _registered(name, entry_point):
         return
     module, _, attribute = entry_point.partition(":")
-    trusted = tuple(package.strip() for package in os.environ.get(VARIABLE, "").split(",") if package.strip())
-    if not any(module == package or module.startswith(f"{package}.") for package in (*known, *trusted)):
+    if not _is_of(module, (*known, *_named())):
         raise TrustError(
             f"{name} names {entry_point!r} as its {what}, which is of no package known for that, and data are not allowed to run "
             f"code. If you trust it: {VARIABLE}={module.split('.')[0]}"

@@ -39,7 +39,7 @@ def learning_curves(group: list[Series], colour: dict[str, str], path: Path) -> 
             _curve(axes, one, colour[one.name])
         data = data_value(group[0])
         if data is not None:
-            axes.axhline(data, color=DATA, linestyle="--", linewidth=1.2, label="data (mean of its episodes)", zorder=1)
+            axes.axhline(data, color=DATA, linestyle="--", linewidth=1.2, label="data (episodes of this length)", zorder=1)
         axes.set_xlabel(step_unit(group[0]))
         axes.set_ylabel(unit_of(group[0].last))
         axes.set_xlim(left=0)

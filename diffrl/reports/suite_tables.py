@@ -69,7 +69,8 @@ def explanation(suite: Suite) -> list[str]:
     unit = ", ".join(dict.fromkeys(unit_of(one.last) for one in every))
     lines = [
         f"Cells: mean {unit} over runs, with the 95 % bootstrap interval over runs; bold is the highest mean of a row, whether or"
-        " not intervals overlap. `data` is the mean over the data's own episodes.",
+        " not intervals overlap. `data` is the mean of the data, counted as an evaluation counts: over as many consecutive rows"
+        " as its episodes have, or fewer up to a terminal.",
         "Every run counts once, by the mean of its episodes at the last evaluated checkpoint:"
         f" {_range(every, lambda one: len(one.last.seeds))} runs per cell,"
         f" {_range(every, lambda one: one.last.settings.episodes)} episodes per run,"

@@ -14,6 +14,7 @@ import numpy as np
 from diffrl.config import algorithm_name
 from diffrl.data.dataset import Card
 from diffrl.data.scores import normalized
+from diffrl.envs import env_spec
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
@@ -76,14 +77,12 @@ def unit_of(result: Result) -> str:
 
 
 def data_value(series: Series) -> float | None:
-    """The data's own mean episode return, in the unit of `values_of`; None where that counts successes, which data do not, and
-    where there are none: a run that learnt by interaction.
+    """The data's own mean return, counted as an evaluation counts, in the unit of `values_of`; None where that counts successes,
+    which data do not, and where they hold no episode to compare: a run that learnt by interaction has no data at all.
     """
-    if not series.card.rows:
-        return None
     reference = series.last.reference
-    mean = series.card.return_mean
-    if reference is None:
+    mean = series.card.comparable_return
+    if mean is None or reference is None:
         return mean
     return None if reference.quantity == "success" else float(normalized(np.array([mean]), reference)[0])
 
@@ -183,7 +182,7 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
             "95% low": summary.interval[0] if summary.interval else None,
             "95% high": summary.interval[1] if summary.interval else None,
             "success rate": float(result.success_rates.mean()),
-            "data return mean": one.card.return_mean if one.card.rows else None,
+            "data return mean": one.card.comparable_return,
             "reference": reference_in_words(result),
             "simulator": result.settings.simulator,
             "workdir": one.workdir.name,
@@ -231,13 +230,13 @@ _SHOWN = {
 
 
 def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for reading, of one setting, without empty columns; the last row is the mean of the data, if any."""
+    """Header and cells for reading, of one setting, without empty columns; the last row is the data's mean, if comparable."""
     table = rows(group, best)
     for row in table:
         low, high = row["95% low"], row["95% high"]
         row["95% interval"] = None if low is None else f"{low:.2f} … {high:.2f}"
-    online = not group[0].card.rows
-    data = {"method": "(the data)", "return mean": group[0].card.return_mean}
+    mean = group[0].card.comparable_return
+    data = {"method": "(the data)", "return mean": mean}
     if group[0].last.reference is not None:
         data["score mean"] = data_value(group[0])
     shown = (
@@ -245,7 +244,7 @@ def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[
         | {"updates": step_unit(group[0])}
         | ({"best mean over training (optimistic)": "best over training (optimistic)"} if best else {})
     )
-    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, *([] if online else [data])]]
+    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, *([] if mean is None else [data])]]
     kept = [name for name in shown if not all(row[name] in ("", "-", "as trained") for row in cells)]
     if len({row["workdir"] for row in table}) == 1:
         kept.remove("workdir")
@@ -279,10 +278,24 @@ def explanation(group: list[Series]) -> list[str]:
         " counts once, by the mean of its episodes at the last evaluated checkpoint.",
     ]
     if group[0].card.rows:
-        lines.append(f"The data's own mean return is {group[0].card.return_mean:.2f}.")
+        lines.append(about_data(group[0].card))
     lines += [f"Reference: {text}." for text in dict.fromkeys(reference_in_words(one.last) for one in group)]
     lines += [f"{one.name}: {note}." for one in group for note in one.all_notes]
     return lines
+
+
+def about_data(card: Card) -> str:
+    """What the data's own mean return is and of which rows, or why there is none beside those of an evaluation."""
+    steps = env_spec.read(card.env_spec or "").get("max_episode_steps")
+    recorded = f"their {card.episodes:,} episodes as recorded, of mean return {card.return_mean:.2f},"
+    if card.comparable_episodes is None:
+        return f"The data are not compared: whether {recorded} are those of an evaluation is not known."
+    if card.comparable_return is None:
+        return f"The data are not compared: {recorded} are for the most part cut before an evaluation's {steps:,} steps."
+    return (
+        f"The data's own mean return is {card.comparable_return:.2f}: of {card.comparable_episodes:,} times {steps:,} consecutive"
+        " rows, or fewer up to a terminal, as an evaluation counts."
+    )
 
 
 def improvements(group: list[Series]) -> list[tuple[str, str, float]]:

@@ -17,6 +17,7 @@ from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
 from diffrl.data.dataset import Source, build
 from diffrl.data.environment import matched
+from diffrl.data.in_words import in_words
 from diffrl.data.load import load
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
@@ -96,6 +97,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
                 f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
                 f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
             )
+            display.say(in_words(config.dataset, spec, card))
         mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
         if online.env_id:
             world = stack.enter_context(opened(online, padded_size(runs.size, mesh) * online.num_envs, spec, card))
@@ -124,6 +126,8 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         same, described = [all_different], dataset
         if dataset is not None:
             described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
+            if described.columns:
+                display.say(f"columns derived from the rows: {', '.join(described.columns)}")
             same = equal_runs(algorithm, runs, described)
             ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
             halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)

@@ -18,6 +18,9 @@ from diffrl.config import RESUMABLE, Config, flatten, load, to_json
 from diffrl.data.dataset import Card
 from diffrl.types import Spec
 
+# Of a card: younger than some workdirs, and told by the rows and the config, which are compared.
+_TOLD = ("comparable_return", "comparable_episodes", "clipped_actions")
+
 
 class WorkdirError(RuntimeError):
     """The workdir cannot be used: not writable, or it belongs to another experiment."""
@@ -77,7 +80,7 @@ def _lock(lock: Any, workdir: Path) -> None:
     lock.flush()
 
 
-def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RESUMABLE) -> None:
+def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RESUMABLE + _TOLD) -> None:
     """Compare a JSON file with the values it would get now.
 
     Raises:

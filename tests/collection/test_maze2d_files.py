@@ -119,6 +119,20 @@ def test_minari_has_the_same_rows_and_where_each_step_led(stored):
     host.close()
 
 
+def test_both_forms_have_the_same_return_beside_an_evaluation(stored):
+    """Of 300 rows as they come, whatever target they are the way to; 200 are left of the second stream."""
+    path, file = stored
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(path))
+        sources = load(str(file), env_id="maze2d-umaze-v1"), loader.load(CUT.dataset_id)
+    rewards = arrays_of(file)["rewards"]
+    expected = np.concatenate([rewards[:3_000], rewards[3_000:4_800]]).reshape(-1, 300).sum(axis=1)
+    for source in sources:
+        card = build(source, Transforms())[2]
+        assert (card.comparable_return, card.comparable_episodes) == (pytest.approx(expected.mean()), 16)
+        assert card.return_mean < card.comparable_return / 2
+
+
 def test_both_forms_can_be_there_and_are_made_once(stored, root):
     path, file = stored
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,6 @@
 """Data and their environment are compared before training; what only draws never reaches an evaluation."""
 
+import dataclasses
 import json
 import sys
 
@@ -134,8 +135,13 @@ def test_without_the_simulator_training_goes_on_and_says_so_once(tmp_path, monke
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     monkeypatch.delitem(gymnasium.registry, ANT)
-    assert train(config(tmp_path), tmp_path / "w", source).complete
+    chunked = dataclasses.replace(config(tmp_path, reward_shift=-1.0), action_chunk=2)
+    assert train(chunked, tmp_path / "w", source).complete
     said = " ".join(capsys.readouterr().out.split())
+    first = [
+        said.index(words) for words in ("rewards plus -1 (reward_shift)", "columns derived from the rows: action_chunk", "2/2 ")
+    ]
+    assert first == sorted(first)
     assert said.count("the data were not compared with their environment: AntMaze_UMaze-v5") == 1
     assert "which is not installed: pip install 'diffrl[envs]'" in said
     card = json.loads((tmp_path / "w" / "dataset.json").read_text())

@@ -104,6 +104,25 @@ def test_scores_that_count_successes(tmp_path: Path):
     assert plots.learning_curves([second], {second.name: "#000000"}, tmp_path / "curves.png").exists()
 
 
+def test_data_stand_beside_results_only_where_they_are_comparable(tmp_path: Path):
+    """Ways to targets, as maze2d's data have them, beside episodes of 15 steps: counted alike, or left out with a reason."""
+    said = {
+        "alike": (12.0, 3, "The data's own mean return is 12.00: of 3 times 15 consecutive rows, or fewer up to a terminal"),
+        "short": (None, 0, "are not compared: their 10 episodes as recorded, of mean return 2.00, are for the most part cut"),
+        "older": (None, None, "are those of an evaluation is not known"),
+    }
+    for name, (comparable, episodes, words) in said.items():
+        the_card = card(return_mean=2.0, comparable_return=comparable, comparable_episodes=episodes)
+        describe(tmp_path / name, tiny_config(), the_card)
+        write_result(tmp_path / name, 200, [[2, 4], [6, 8], [8, 12], [16, 20]])
+        series = tables.read([tmp_path / name])
+        text, (row, *_) = tables.to_markdown(series), csv.DictReader(io.StringIO(tables.to_csv(tables.rows(series))))
+        assert words in text
+        assert ("(the data)" in text) == (comparable is not None)
+        assert tables.data_value(series[0]) == (None if comparable is None else 60.0)
+        assert row["data return mean"] == ("" if comparable is None else "12.0")
+
+
 def test_notes_tell_what_the_numbers_hide(evaluated: Path):
     (evaluated / "DONE").unlink()
     (evaluated / "checkpoints" / "300").mkdir(parents=True)

@@ -41,7 +41,7 @@ def evaluate(
     """A trained and evaluated workdir, root/dataset/method; `returns` is `[runs, episodes]`, two runs per point of a sweep."""
     workdir = root / dataset / (name or method)
     config = Config(METHODS[method](), DatasetConfig(id=f"tests/{dataset}-v0"), num_seeds=2, sweep=sweep)
-    describe(workdir, config, card(id=f"tests/{dataset}-v0", sha256=sha256, return_mean=7.0))
+    describe(workdir, config, card(id=f"tests/{dataset}-v0", sha256=sha256, comparable_return=7.0))
     array = np.array(returns, np.float64)
     rates = [float(rate) for rate in sweep.partition("=")[2].split(",") if rate]
     points = [{"learning_rate": rate} for rate in rates for _ in range(2)] or [{}] * len(array)

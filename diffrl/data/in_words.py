@@ -1,0 +1,39 @@
+"""What training makes of the rows it is given, in words: settings that an experiment file brings are not to act unseen."""
+
+import numpy as np
+
+from diffrl.data.dataset import Card, Transforms, brief
+from diffrl.types import Spec
+
+
+def in_words(transforms: Transforms, spec: Spec, card: Card) -> str:
+    """One line: every change of the raw rows that training sees, with its values and the setting it comes from."""
+    changes = [*_rewards(transforms, card), *_observations(transforms, spec), *_actions(transforms, spec, card)]
+    return "training sees " + ("; ".join(changes) or "the rows as they are")
+
+
+def _rewards(transforms: Transforms, card: Card) -> list[str]:
+    steps = []
+    if transforms.reward_scale == "return_range":
+        why = f"1000 over {card.return_max - card.return_min:.4g}, by which returns differ"
+        steps.append(f"times {card.reward_scale:.4g} (reward_scale=return_range: {why})")
+    if card.reward_shift:
+        steps.append(f"plus {card.reward_shift:g} (reward_shift)")
+    return [f"rewards {', then '.join(steps)}"] if steps else []
+
+
+def _observations(transforms: Transforms, spec: Spec) -> list[str]:
+    if not transforms.standardize_observations:
+        return []
+    mean, deviation = (brief(np.asarray(values)) for values in (spec.observation_mean, spec.observation_std))
+    return [f"observations minus their mean {mean}, over their deviation {deviation} (standardize_observations)"]
+
+
+def _actions(transforms: Transforms, spec: Spec, card: Card) -> list[str]:
+    if spec.num_actions:
+        return [f"actions as {spec.num_actions} numbers, 1 for the one taken and 0 for the others"]
+    low, high = np.asarray(card.action_low), np.asarray(card.action_high)
+    changes = [f"of {card.clipped_actions:,} rows moved onto the bounds (clip_actions)"] if transforms.clip_actions else []
+    if (low != -1.0).any() or (high != 1.0).any():
+        changes.append(f"mapped from {brief(low)} … {brief(high)} to -1 … 1")
+    return [f"actions {', then '.join(changes)}"] if changes else []

@@ -1,6 +1,6 @@
 """What ends an episode, decided here for every source of data: raw rows in the host's memory, in order of time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +26,34 @@ class Rows(NamedTuple):
     timeout: np.ndarray
 
 
+class Ends(NamedTuple):
+    """What was found where episodes end, for reports on the data.
+
+    Attributes:
+        both: rows flagged as terminal and as timeout, which are terminal.
+        unflagged: ends without a flag, where observations do not meet.
+        dropped: rows that had no next observation.
+        own_next: whether next observations came with the rows; otherwise they are the following rows'.
+    """
+
+    both: int = 0
+    unflagged: int = 0
+    dropped: int = 0
+    own_next: bool = True
+
+    @classmethod
+    def of_parts(cls, parts: Iterable["Ends"]) -> "Ends":
+        """Of rows that were put together from parts."""
+        both, unflagged, dropped, own_next = zip(*parts, strict=True)
+        return cls(sum(both), sum(unflagged), sum(dropped), all(own_next))
+
+
 class Recorded(NamedTuple):
     """Rows in which every end of an episode has a flag, and the returns `[episodes]` (float64) before any row was dropped."""
 
     rows: Rows
     returns: Float[np.ndarray, " episodes"]
+    ends: Ends = Ends()
 
 
 def recorded(
@@ -57,16 +80,21 @@ def recorded(
         terminal, timeout: `[N]` booleans.
         next_observation: `[N, O]`, or None.
     """
-    cut = timeout | jumps(observation, next_observation) if next_observation is not None else timeout.copy()
+    both = int((terminal & timeout).sum())
+    cut, unflagged = timeout.copy(), 0
+    if next_observation is not None:
+        cut |= jumps(observation, next_observation)
+        unflagged = int((cut & ~timeout & ~terminal).sum())
     cut[-1] = True
     cut &= ~terminal
     returns = returns_of(reward, terminal | cut)
     if next_observation is not None:
-        return Recorded(Rows(observation, action, reward, next_observation, terminal, cut), returns)
+        return Recorded(Rows(observation, action, reward, next_observation, terminal, cut), returns, Ends(both, unflagged))
     following = np.concatenate([observation[1:], observation[-1:]])
     keep = ~cut
     cut = np.append(cut[1:], False) & ~terminal
-    return Recorded(Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut))), returns)
+    rows = Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut)))
+    return Recorded(rows, returns, Ends(both, dropped=int((~keep).sum()), own_next=False))
 
 
 def jumps(

@@ -8,7 +8,7 @@ import numpy as np
 from diffrl.data import ogbench
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import DatasetError, Source
-from diffrl.data.episodes import Recorded, Rows
+from diffrl.data.episodes import Ends, Recorded, Rows
 
 _REQUIRED = ("observation", "action", "reward", "terminal")
 _OPTIONAL = ("timeout", "next_observation")
@@ -54,7 +54,8 @@ def load_directory(id: str) -> Source:
         if not all(np.array_equal(getattr(part, name), getattr(first, name)) for name in _BOUNDS):
             raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
     rows = Rows(*(np.concatenate(column) for column in zip(*(part.transitions for part in parts), strict=True)))
-    found = Recorded(rows, np.concatenate([part.recorded.returns for part in parts]))
+    ends = Ends.of_parts(part.recorded.ends for part in parts)
+    found = Recorded(rows, np.concatenate([part.recorded.returns for part in parts]), ends)
     return first._replace(recorded=found, id=id, description=f"{len(paths):,} files, {len(rows.reward):,} rows")
 
 

@@ -1,0 +1,340 @@
+"""A report on any data: a useful sentence for what is broken, the methods' own word, and commands that train."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from every_loader import ALL, arrays_in_memory
+from rich.console import Console
+from support import quick_compilation
+
+from diffrl import cli, registry
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig, override
+from diffrl.data.arrays import from_arrays
+from diffrl.data.dataset import build
+from diffrl.data.load import load
+from diffrl.registry import REGISTRY
+from diffrl.reports import check as checking
+from diffrl.reports import check_pages
+from diffrl.reports.check import Check, check
+from diffrl.training.able import Verdict, judge
+from diffrl.training.devices import make_mesh
+from diffrl.training.train import train
+from launch import check as program
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"  # real files, beside the checkout
+N = 40
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """Methods that say yes without being traced, for tests of the data alone."""
+    monkeypatch.setattr(checking, "REGISTRY", {name: REGISTRY[name] for name in ("bc", "iql")})
+    fields = {"bc": {"observation", "action"}, "iql": {"observation", "action", "reward"}}
+    monkeypatch.setattr(
+        checking, "judge", lambda config, *_: Verdict(config, reads=frozenset(fields[registry.name_of(config.algorithm)]))
+    )
+
+
+def whole(n: int = N, **changed) -> dict[str, np.ndarray]:
+    """Two episodes with which nothing is wrong: the first ends in a terminal, the second by time."""
+    rng = np.random.default_rng(0)
+    observation = rng.normal(size=(n + 1, 3)).astype(np.float32)
+    following = observation[1:].copy()
+    following[n // 2 - 1] += 1.0  # where the first episode ended
+    return {
+        "observation": observation[:-1],
+        "action": rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+        "reward": rng.normal(size=n).astype(np.float32),
+        "terminal": np.arange(n) == n // 2 - 1,
+        "timeout": np.arange(n) == n - 1,
+        "next_observation": following,
+    } | changed
+
+
+def put(name: str, row: int, value: float) -> dict[str, np.ndarray]:
+    changed = whole()[name].copy()
+    changed[row] = value
+    return {name: changed}
+
+
+def npz(**arrays) -> str:
+    np.savez("data.npz", **arrays)
+    return "data.npz"
+
+
+def said(found: Check, level: str) -> str:
+    return "\n".join(finding.text for finding in found.findings if finding.level == level)
+
+
+def cut_hdf5() -> str:
+    with h5py.File("data.hdf5", "w") as file:
+        for name, value in whole().items():
+            file[f"{name}s"] = value
+    data = Path("data.hdf5").read_bytes()
+    Path("data.hdf5").write_bytes(data[: len(data) // 2])
+    return "data.hdf5"
+
+
+def workdir() -> str:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.json").write_text("{}")
+    return "run"
+
+
+# What cannot be trained on: what makes it, and what has to be said of it.
+BROKEN = {
+    "rewards that are no numbers": (lambda: npz(**whole() | put("reward", 3, np.nan)), "reward has 1 values that are not finite, first in row 3: mend"),
+    "an observation that overflows": (lambda: npz(**whole() | put("observation", 2, np.inf)), "observation has 3 values that are not finite"),
+    "rewards of another length": (lambda: npz(**whole(reward=np.zeros(N - 1))), "has 40 rows, reward 39"),
+    "flags that are neither 0 nor 1": (lambda: npz(**whole(terminal=np.full(N, 0.5))), "terminal must be 0 or 1 everywhere, found 0.5"),
+    "nothing in it": (lambda: npz(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
+    "no arrays at all": (lambda: npz(), "has no observation, action, reward, terminal (or in plural); there are nothing"),
+    "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
+    "pickled episodes": (lambda: npz(**whole(observation=np.array([{}] * N, object))), "'observation' can be read by running a pickle only"),
+    "one-row episodes without next observations": (
+        lambda: npz(**{k: v for k, v in whole(timeout=np.ones(N), terminal=np.zeros(N)).items() if k != "next_observation"}),
+        "every episode is one row long. Add next_observation",
+    ),
+    "bounds the wrong way round": (lambda: npz(**whole(), action_low=1.0, action_high=-1.0), "bounds must be finite with low < high"),
+    "numbers that float32 cannot be trained on": (lambda: npz(**whole() | put("reward", 1, 1e12)), "beyond what float32 can be trained on"),
+    "images": (lambda: npz(**whole(observation=np.zeros((N, 8, 8, 3), np.uint8))), "holds images of shape (8, 8, 3)"),
+    "a file that is not there": (lambda: "nowhere.hdf5", "there is no such file or directory"),
+    "a file of another kind": (lambda: Path("rows.csv").write_text("1,2") and "rows.csv", "is neither an .hdf5, .h5 or .npz file"),
+    "a training's workdir": (workdir, "--export_dataset=mine/NAME-v0"),
+    "a Minari dataset that is not here": (lambda: "mine/nothing-v0", "is not on this machine"),
+    "data of another environment": (lambda: npz(**whole()), "an observation has 3 numbers in the data and 4 there"),
+}  # fmt: skip
+
+# What can be trained on, and may not be what was meant.
+ODD = {
+    "actions out of bounds": (lambda: npz(**whole() | put("action", 5, 1.4)), "1 of 40 rows have actions beyond their bounds, from -0.9"),
+    "a constant column": (lambda: npz(**constant()), "observations never change in column 1"),
+    "nothing but copies": (lambda: npz(**copies()), "39 of 40 rows are copies of others"),
+    "flags that contradict": (lambda: npz(**whole(timeout=np.arange(N) % 20 == 19)), "1 rows are flagged as terminal and as timeout"),
+    "next observations that do not meet": (lambda: npz(**whole(next_observation=-whole()["observation"])), "the rows are not in order of time"),
+    "pieces without flags": (lambda: npz(**pieces()), "1 episodes end without a flag"),
+    "a terminal in the middle": (lambda: npz(**goes_on()), "after 1 of 2 terminal rows the data go on"),
+    "one-row episodes": (lambda: npz(**whole(timeout=np.ones(N), terminal=np.zeros(N))), "every episode is one row long"),
+    "rewards all equal": (lambda: npz(**whole(reward=np.full(N, 2.0))), "all rewards are 2"),
+    "actions that stand still": (lambda: npz(**whole(action=np.zeros((N, 2)))), "actions never change in columns 0, 1"),
+    "actions in other units": (lambda: npz(**whole(), action_low=-100.0, action_high=100.0), "use less than 2% of their bounds in columns 0, 1"),
+    "columns of other scales": (lambda: npz(**scales()), "they are standardised in the commands below"),
+    "no terminal": (lambda: npz(**whole(terminal=np.zeros(N))), "no row is terminal"),
+    "no environment": (lambda: npz(**whole()), "--config.dataset.env_id=NAME"),
+    "no bounds": (lambda: npz(**whole()), "-1 and 1 are taken"),
+}  # fmt: skip
+
+
+def constant() -> dict[str, np.ndarray]:
+    given = whole()
+    for name in ("observation", "next_observation"):
+        given[name] = given[name] * np.array([1.0, 0.0, 1.0], np.float32)
+    return given
+
+
+def copies() -> dict[str, np.ndarray]:
+    return {name: np.zeros_like(value) for name, value in whole().items()}
+
+
+def pieces() -> dict[str, np.ndarray]:
+    given = whole()
+    given["next_observation"] = given["next_observation"].copy()
+    given["next_observation"][5] += 1.0
+    return given
+
+
+def goes_on() -> dict[str, np.ndarray]:
+    return whole(terminal=np.isin(np.arange(N), (5, N // 2 - 1)))
+
+
+def scales() -> dict[str, np.ndarray]:
+    given = whole()
+    return given | {name: given[name] * np.float32(1e3) for name in ("observation", "next_observation")}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_cannot_be_trained_on_is_said_in_a_sentence(trusting, what):
+    make, sentence = BROKEN[what]
+    env_id = "maze2d-umaze-v1" if what == "data of another environment" else ""
+    found = check(DatasetConfig(id=make(), env_id=env_id))
+    assert sentence in said(found, "stop")
+    assert not found.commands
+    assert "\n\n" not in said(found, "stop")
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_odd_is_said_in_a_sentence(trusting, what):
+    make, sentence = ODD[what]
+    found = check(DatasetConfig(id=make()))
+    assert sentence in said(found, "look") + said(found, "note")
+    assert not said(found, "stop")
+    assert found.commands
+
+
+def test_of_whole_data_nothing_is_odd(trusting):
+    found = check(DatasetConfig(id=npz(**whole(), action_low=-1.0, action_high=1.0)))
+    assert [finding.text[:30] for finding in found.findings] == ["the data name no environment t"]
+
+
+@pytest.mark.parametrize("loader", [loader for loader in ALL if loader is not arrays_in_memory])
+def test_every_kind_of_data_is_checked_by_the_name_it_is_loaded_by(tmp_path, trusting, loader):
+    given = whole()
+    source = loader(tmp_path, given)
+    found = check(DatasetConfig(id=source.id))
+    assert not said(found, "stop")
+    assert found.facts is not None
+    assert (found.facts.rows, len(found.facts.lengths)) == (N, 2)
+    assert len(found.commands) == 2
+
+
+def test_a_minari_dataset_is_known_by_its_folder(tmp_path, trusting):
+    loader = next(loader for loader in ALL if loader.__name__ == "minari_dataset")
+    source = loader(tmp_path, whole())
+    for name in (tmp_path / "minari" / source.id, Path("minari") / source.id):
+        again = load(str(name))
+        assert np.array_equal(again.transitions.observation, source.transitions.observation)
+    assert check(DatasetConfig(id=f"minari/{source.id}")).commands
+
+
+# ---------------------------------------------------------------- methods
+
+
+def verdict(name: str, source, **settings) -> Verdict:
+    dataset, spec, _ = build(source, DatasetConfig())
+    config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig(id="data", **settings))
+    return judge(config, spec, dataset, make_mesh(1))
+
+
+def test_methods_say_what_they_look_at():
+    source = from_arrays(**whole())
+    assert verdict("bc", source).reads == {"observation", "action"}
+    assert verdict("td3_bc", source).reads == {"observation", "action", "reward", "next_observation", "terminal"}
+    assert verdict("sac", source).collects
+    assert not verdict("td3_bc", source).collects
+
+
+def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs():
+    source = from_arrays(**whole())
+    assert "so all must be on the device" in verdict("swg", source, slab_rows=8).why_not
+    assert verdict("bc", source, slab_rows=8).why_not == ""
+
+
+def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):
+    """Whichever the registry says: with one more that can, the data can be trained on, by it."""
+    id = npz(**whole(action=np.arange(N) % 3))
+    for name in set(REGISTRY) - {"iql", "td3_bc"}:
+        monkeypatch.delitem(REGISTRY, name)
+    found = check(DatasetConfig(id=id))
+    assert "no method can train on these data: iql cannot have discrete actions" in said(found, "stop")
+    assert not found.commands
+
+    monkeypatch.setitem(REGISTRY, "small", registry.Method(bc.Config, bc.make, actions=("discrete",)))
+    found = check(DatasetConfig(id=id))
+    assert [one.method for one in found.verdicts if not one.why_not] == ["small"]
+    assert found.commands == (f"diffrl-train --config=small --config.dataset.id={id} --workdir=runs/data-small",)
+
+
+def test_what_learns_from_rewards_is_not_begun_with_where_all_are_equal(trusting):
+    found = check(DatasetConfig(id=npz(**whole(reward=np.zeros(N)))))
+    assert [shlex.split(one)[1] for one in found.commands] == ["--config=bc"]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_commands_train(monkeypatch):
+    """Of data that need their actions clipped and their observations standardised: what is printed is what is run."""
+    given = whole() | put("action", 5, 1.4)
+    given["observation"], given["next_observation"] = 1e3 * given["observation"], 1e3 * given["next_observation"]
+    Path("my data").mkdir()
+    np.savez("my data/a.npz", **given)
+    for name in set(REGISTRY) - {"bc", "td3_bc"}:
+        monkeypatch.delitem(REGISTRY, name)
+    found = check(DatasetConfig(id="my data/a.npz"))
+    for line, method in zip(found.commands, ("bc", "td3_bc"), strict=True):
+        name, config, *words = shlex.split(line)
+        assert (name, config) == ("diffrl-train", f"--config={method}")
+        overrides, rest = cli.take_overrides(words)
+        asked = cli.load_config(config.removeprefix("--config="), overrides)
+        assert (asked.dataset.clip_actions, asked.dataset.standardize_observations) == (True, True)
+        for text in ("hidden_dims=(4,)", "num_updates=3", "batch_size=4"):
+            override(asked, f"algorithm.{text}")
+        override(asked, "num_seeds=1")
+        with quick_compilation():
+            outcome = train(asked, Path(rest[0].removeprefix("--workdir=")))
+        assert outcome.complete
+        assert not outcome.diverged
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["a-bc", "a-td3_bc"]
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run(*argv: str, overrides: tuple[str, ...] = ()) -> int:
+    flags.FLAGS(["check", *(word for word in argv if word.startswith("--"))])
+    return program.main(["check", *(word for word in argv if not word.startswith("--"))], list(overrides))
+
+
+def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys):
+    with flagsaver.flagsaver():
+        assert run(npz(**whole() | put("action", 5, 1.4)), "--out=report") == 0
+        shown = capsys.readouterr().out
+        for text in (
+            "40 rows, 2 episodes",
+            "█",
+            "look at this: 1 of 40 rows",
+            "diffrl-train --config=bc",
+            "wrote report/check.md",
+        ):
+            assert text in shown
+        page = Path("report/check.md").read_text()
+        assert "| observation 2 |" in page
+        assert "![" in page
+        assert Path("report/check.png").stat().st_size > 5_000
+
+        flags.FLAGS["out"].unparse()
+        assert run(npz(obs=np.zeros((3, 2)))) == 2
+        shown = capsys.readouterr().out
+        assert "has no observation" in shown
+        assert re.search(r"obs\s.*3 × 2.*float64", shown)
+        assert "these data cannot be trained on" in shown
+        assert run(npz(**whole()), overrides=("dataset.env_id=maze2d-umaze-v1",)) == 2
+        with pytest.raises(SystemExit):
+            run()
+
+
+def test_names_from_data_do_not_steer_the_terminal(trusting):
+    np.savez("data.npz", **{"\x1b[2J[bold]": np.zeros(3)})
+    console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
+    check_pages.show(check(DatasetConfig(id="data.npz")), console)
+    text = console.export_text()
+    assert "\x1b[2J" not in text
+    assert "[bold]" in text
+
+
+# ---------------------------------------------------------------- files of others
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real files are not on this machine")
+def test_real_files(trusting):
+    found = check(DatasetConfig(id=str(SHARED / "door-human.hdf5"), env_id="AdroitHandDoor-v1"))
+    assert "5,478 of 6,704 rows have actions beyond their bounds, from -1.28 to 1.37" in said(found, "look")
+    assert all("--config.dataset.clip_actions=true" in line for line in found.commands)
+    assert "AdroitHandDoor-v1" in json.loads(found.card.env_spec or "")["id"]  # pyright: ignore
+    cartpole = check(DatasetConfig(id=str(SHARED / "expert_cartpole.npz")))
+    assert cartpole.findings
+    assert cartpole.arrays or cartpole.facts

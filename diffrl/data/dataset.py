@@ -268,8 +268,8 @@ def _check(source: Source) -> None:
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise DatasetError(
-                f"dataset {source.id!r}: {name} has {int(bad.sum())} values that are not finite, first in row {row}: mend them, or "
-                "leave their episodes out"
+                f"dataset {source.id!r}: {name} has {int(bad.sum())} values that are not finite, first in row {row}: mend them, "
+                "or leave their episodes out"
             )
     if t.observation.shape != t.next_observation.shape:
         raise DatasetError(

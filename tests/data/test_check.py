@@ -1,8 +1,10 @@
 """A report on any data: a useful sentence for what is broken, the methods' own word, and commands that train."""
 
+import io
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,7 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 from every_loader import ALL, arrays_in_memory
 from rich.console import Console
-from support import quick_compilation
+from support import quick_compilation, unchecked
 
 from diffrl import cli, registry
 from diffrl.algorithms import bc
@@ -65,15 +67,40 @@ def whole(n: int = N, **changed) -> dict[str, np.ndarray]:
     } | changed
 
 
-def put(name: str, row: int, value: float) -> dict[str, np.ndarray]:
-    changed = whole()[name].copy()
-    changed[row] = value
-    return {name: changed}
-
-
 def npz(**arrays) -> str:
     np.savez("data.npz", **arrays)
     return "data.npz"
+
+
+def file(**changed) -> Callable[[], str]:
+    """Makes a file of whole data with some arrays in place of theirs, or beside them."""
+    return lambda: npz(**whole(**changed))
+
+
+def changed(name: str, row: int, value: float) -> Callable[[], str]:
+    """Makes a file of whole data but for one row of one array."""
+    array = whole()[name].copy()
+    array[row] = value
+    return file(**{name: array})
+
+
+def scaled(*by: float) -> Callable[[], str]:
+    return file(**{name: whole()[name] * np.float32(by) for name in ("observation", "next_observation")})
+
+
+def copies() -> str:
+    return npz(**{name: np.zeros_like(value) for name, value in whole().items()})
+
+
+def unconnected() -> str:
+    given = whole(timeout=np.ones(N), terminal=np.zeros(N))
+    del given["next_observation"]
+    return npz(**given)
+
+
+def csv() -> str:
+    Path("rows.csv").write_text("1,2")
+    return "rows.csv"
 
 
 def said(found: Check, level: str) -> str:
@@ -97,73 +124,49 @@ def workdir() -> str:
 
 # What cannot be trained on: what makes it, and what has to be said of it.
 BROKEN = {
-    "rewards that are no numbers": (lambda: npz(**whole() | put("reward", 3, np.nan)), "reward has 1 values that are not finite, first in row 3: mend"),
-    "an observation that overflows": (lambda: npz(**whole() | put("observation", 2, np.inf)), "observation has 3 values that are not finite"),
-    "rewards of another length": (lambda: npz(**whole(reward=np.zeros(N - 1))), "has 40 rows, reward 39"),
-    "flags that are neither 0 nor 1": (lambda: npz(**whole(terminal=np.full(N, 0.5))), "terminal must be 0 or 1 everywhere, found 0.5"),
-    "nothing in it": (lambda: npz(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
-    "no arrays at all": (lambda: npz(), "has no observation, action, reward, terminal (or in plural); there are nothing"),
-    "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
-    "pickled episodes": (lambda: npz(**whole(observation=np.array([{}] * N, object))), "'observation' can be read by running a pickle only"),
-    "one-row episodes without next observations": (
-        lambda: npz(**{k: v for k, v in whole(timeout=np.ones(N), terminal=np.zeros(N)).items() if k != "next_observation"}),
-        "every episode is one row long. Add next_observation",
+    "rewards that are no numbers": (
+        changed("reward", 3, np.nan),
+        "reward has 1 values that are not finite, first in row 3: mend",
     ),
-    "bounds the wrong way round": (lambda: npz(**whole(), action_low=1.0, action_high=-1.0), "bounds must be finite with low < high"),
-    "numbers that float32 cannot be trained on": (lambda: npz(**whole() | put("reward", 1, 1e12)), "beyond what float32 can be trained on"),
-    "images": (lambda: npz(**whole(observation=np.zeros((N, 8, 8, 3), np.uint8))), "holds images of shape (8, 8, 3)"),
+    "an observation that overflows": (changed("observation", 2, np.inf), "observation has 3 values that are not finite"),
+    "rewards of another length": (file(reward=np.zeros(N - 1)), "has 40 rows, reward 39"),
+    "flags that are neither 0 nor 1": (file(terminal=np.full(N, 0.5)), "terminal must be 0 or 1 everywhere, found 0.5"),
+    "no rows": (file(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
+    "no arrays": (npz, "has no observation, action, reward, terminal (or in plural); there are nothing"),
+    "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
+    "pickled episodes": (file(observation=np.array([{}] * N, object)), "'observation' can be read by running a pickle only"),
+    "rows without any next": (unconnected, "every episode is one row long. Add next_observation"),
+    "bounds the wrong way round": (file(action_low=1.0, action_high=-1.0), "bounds must be finite with low < high"),
+    "rewards beyond float32": (changed("reward", 1, 1e12), "beyond what float32 can be trained on"),
+    "images": (file(observation=np.zeros((N, 8, 8, 3), np.uint8)), "holds images of shape (8, 8, 3)"),
     "a file that is not there": (lambda: "nowhere.hdf5", "there is no such file or directory"),
-    "a file of another kind": (lambda: Path("rows.csv").write_text("1,2") and "rows.csv", "is neither an .hdf5, .h5 or .npz file"),
+    "a file of another kind": (csv, "is neither an .hdf5, .h5 or .npz file"),
     "a training's workdir": (workdir, "--export_dataset=mine/NAME-v0"),
     "a Minari dataset that is not here": (lambda: "mine/nothing-v0", "is not on this machine"),
-    "data of another environment": (lambda: npz(**whole()), "an observation has 3 numbers in the data and 4 there"),
-}  # fmt: skip
+    "data of another environment": (file(), "an observation has 3 numbers in the data and 4 there"),
+}
 
 # What can be trained on, and may not be what was meant.
 ODD = {
-    "actions out of bounds": (lambda: npz(**whole() | put("action", 5, 1.4)), "1 of 40 rows have actions beyond their bounds, from -0.9"),
-    "a constant column": (lambda: npz(**constant()), "observations never change in column 1"),
-    "nothing but copies": (lambda: npz(**copies()), "39 of 40 rows are copies of others"),
-    "flags that contradict": (lambda: npz(**whole(timeout=np.arange(N) % 20 == 19)), "1 rows are flagged as terminal and as timeout"),
-    "next observations that do not meet": (lambda: npz(**whole(next_observation=-whole()["observation"])), "the rows are not in order of time"),
-    "pieces without flags": (lambda: npz(**pieces()), "1 episodes end without a flag"),
-    "a terminal in the middle": (lambda: npz(**goes_on()), "after 1 of 2 terminal rows the data go on"),
-    "one-row episodes": (lambda: npz(**whole(timeout=np.ones(N), terminal=np.zeros(N))), "every episode is one row long"),
-    "rewards all equal": (lambda: npz(**whole(reward=np.full(N, 2.0))), "all rewards are 2"),
-    "actions that stand still": (lambda: npz(**whole(action=np.zeros((N, 2)))), "actions never change in columns 0, 1"),
-    "actions in other units": (lambda: npz(**whole(), action_low=-100.0, action_high=100.0), "use less than 2% of their bounds in columns 0, 1"),
-    "columns of other scales": (lambda: npz(**scales()), "they are standardised in the commands below"),
-    "no terminal": (lambda: npz(**whole(terminal=np.zeros(N))), "no row is terminal"),
-    "no environment": (lambda: npz(**whole()), "--config.dataset.env_id=NAME"),
-    "no bounds": (lambda: npz(**whole()), "-1 and 1 are taken"),
-}  # fmt: skip
-
-
-def constant() -> dict[str, np.ndarray]:
-    given = whole()
-    for name in ("observation", "next_observation"):
-        given[name] = given[name] * np.array([1.0, 0.0, 1.0], np.float32)
-    return given
-
-
-def copies() -> dict[str, np.ndarray]:
-    return {name: np.zeros_like(value) for name, value in whole().items()}
-
-
-def pieces() -> dict[str, np.ndarray]:
-    given = whole()
-    given["next_observation"] = given["next_observation"].copy()
-    given["next_observation"][5] += 1.0
-    return given
-
-
-def goes_on() -> dict[str, np.ndarray]:
-    return whole(terminal=np.isin(np.arange(N), (5, N // 2 - 1)))
-
-
-def scales() -> dict[str, np.ndarray]:
-    given = whole()
-    return given | {name: given[name] * np.float32(1e3) for name in ("observation", "next_observation")}
+    "actions out of bounds": (changed("action", 5, 1.4), "1 of 40 rows have actions beyond their bounds, from -0.9"),
+    "a constant column": (scaled(1.0, 0.0, 1.0), "observations never change in column 1"),
+    "nothing but copies": (copies, "39 of 40 rows are copies of others"),
+    "flags that contradict": (file(timeout=np.arange(N) % 20 == 19), "1 rows are flagged as terminal and as timeout"),
+    "next observations that do not meet": (file(next_observation=np.ones((N, 3))), "the rows are not in order of time"),
+    "pieces without flags": (changed("next_observation", 5, 9.0), "1 episodes end without a flag"),
+    "a terminal in the middle": (
+        file(terminal=np.isin(np.arange(N), (5, N // 2 - 1))),
+        "after 1 of 2 terminal rows the data go on",
+    ),
+    "one-row episodes": (file(timeout=np.ones(N), terminal=np.zeros(N)), "every episode is one row long"),
+    "rewards all equal": (file(reward=np.full(N, 2.0)), "all rewards are 2"),
+    "actions that stand still": (file(action=np.zeros((N, 2))), "actions never change in columns 0, 1"),
+    "actions in other units": (file(action_low=-100.0, action_high=100.0), "use less than 2% of their bounds in columns 0, 1"),
+    "columns of other scales": (scaled(1.0, 1e3, 1.0), "they are standardised in the commands below"),
+    "no terminal": (file(terminal=np.zeros(N)), "no row is terminal"),
+    "no environment": (file(), "--config.dataset.env_id=NAME"),
+    "no bounds": (file(), "-1 and 1 are taken"),
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -216,21 +219,28 @@ def test_a_minari_dataset_is_known_by_its_folder(tmp_path, trusting):
 def verdict(name: str, source, **settings) -> Verdict:
     dataset, spec, _ = build(source, DatasetConfig())
     config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig(id="data", **settings))
-    return judge(config, spec, dataset, make_mesh(1))
+    with unchecked():
+        return judge(config, spec, dataset, make_mesh(1))
 
 
 def test_methods_say_what_they_look_at():
     source = from_arrays(**whole())
     assert verdict("bc", source).reads == {"observation", "action"}
-    assert verdict("td3_bc", source).reads == {"observation", "action", "reward", "next_observation", "terminal"}
-    assert verdict("sac", source).collects
-    assert not verdict("td3_bc", source).collects
+    td3_bc, sac = verdict("td3_bc", source), verdict("sac", source)
+    assert td3_bc.reads == sac.reads == {"observation", "action", "reward", "next_observation", "terminal"}
+    assert (td3_bc.collects, sac.collects) == (False, True)
 
 
-def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs():
+def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs(monkeypatch):
+    def prepares(config, spec):
+        algorithm = bc.make(config, spec)
+        return algorithm._replace(stages=(algorithm.stages[0]._replace(prepare=lambda state, dataset, key: {}),))
+
     source = from_arrays(**whole())
-    assert "so all must be on the device" in verdict("swg", source, slab_rows=8).why_not
-    assert verdict("bc", source, slab_rows=8).why_not == ""
+    assert not verdict("bc", source, slab_rows=8).why_not
+    monkeypatch.setitem(REGISTRY, "bc", registry.Method(bc.Config, prepares))
+    assert "so all must be on the device" in verdict("bc", source, slab_rows=8).why_not
+    assert not verdict("bc", source).why_not
 
 
 def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):
@@ -243,7 +253,8 @@ def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):
     assert not found.commands
 
     monkeypatch.setitem(REGISTRY, "small", registry.Method(bc.Config, bc.make, actions=("discrete",)))
-    found = check(DatasetConfig(id=id))
+    with unchecked():
+        found = check(DatasetConfig(id=id))
     assert [one.method for one in found.verdicts if not one.why_not] == ["small"]
     assert found.commands == (f"diffrl-train --config=small --config.dataset.id={id} --workdir=runs/data-small",)
 
@@ -258,13 +269,14 @@ def test_what_learns_from_rewards_is_not_begun_with_where_all_are_equal(trusting
 
 def test_commands_train(monkeypatch):
     """Of data that need their actions clipped and their observations standardised: what is printed is what is run."""
-    given = whole() | put("action", 5, 1.4)
-    given["observation"], given["next_observation"] = 1e3 * given["observation"], 1e3 * given["next_observation"]
+    given = {name: value * 1e3 if "observation" in name else value for name, value in whole().items()}
+    given["action"][5] = 1.4
     Path("my data").mkdir()
     np.savez("my data/a.npz", **given)
     for name in set(REGISTRY) - {"bc", "td3_bc"}:
         monkeypatch.delitem(REGISTRY, name)
-    found = check(DatasetConfig(id="my data/a.npz"))
+    with unchecked():
+        found = check(DatasetConfig(id="my data/a.npz"))
     for line, method in zip(found.commands, ("bc", "td3_bc"), strict=True):
         name, config, *words = shlex.split(line)
         assert (name, config) == ("diffrl-train", f"--config={method}")
@@ -274,7 +286,7 @@ def test_commands_train(monkeypatch):
         for text in ("hidden_dims=(4,)", "num_updates=3", "batch_size=4"):
             override(asked, f"algorithm.{text}")
         override(asked, "num_seeds=1")
-        with quick_compilation():
+        with quick_compilation(), unchecked():
             outcome = train(asked, Path(rest[0].removeprefix("--workdir=")))
         assert outcome.complete
         assert not outcome.diverged
@@ -289,9 +301,10 @@ def run(*argv: str, overrides: tuple[str, ...] = ()) -> int:
     return program.main(["check", *(word for word in argv if not word.startswith("--"))], list(overrides))
 
 
-def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys):
+def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys, monkeypatch):
+    monkeypatch.setattr(program.devices, "configure", lambda cpu_devices: None)  # must precede JAX
     with flagsaver.flagsaver():
-        assert run(npz(**whole() | put("action", 5, 1.4)), "--out=report") == 0
+        assert run(changed("action", 5, 1.4)(), "--out=report") == 0
         shown = capsys.readouterr().out
         for text in (
             "40 rows, 2 episodes",
@@ -319,7 +332,7 @@ def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys):
 
 def test_names_from_data_do_not_steer_the_terminal(trusting):
     np.savez("data.npz", **{"\x1b[2J[bold]": np.zeros(3)})
-    console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=140, file=io.StringIO())
     check_pages.show(check(DatasetConfig(id="data.npz")), console)
     text = console.export_text()
     assert "\x1b[2J" not in text

@@ -1,6 +1,7 @@
 """A `Check` for people: on the terminal, as Markdown, and as a picture of its episodes."""
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Num
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -105,15 +107,16 @@ def headline(check: Check) -> list[str]:
 
 
 def to_markdown(check: Check, picture: str | None) -> str:
-    """The whole check, every column of every field among it."""
-    parts = [f"# {printable(check.asked.id)}\n", *(f"{line}.\n" for line in headline(check))]
-    parts += [f"* **{MARKS[one.level]}**: {printable(one.text)}" for one in check.findings]
+    """The whole check, every column among it. What comes from data has no meaning as Markdown."""
+    parts = [f"# {_plain(check.asked.id)}\n", *(f"{_plain(line)}.\n" for line in headline(check))]
+    parts += [f"* **{MARKS[one.level]}**: {_plain(one.text)}" for one in check.findings]
     if check.commands:
-        parts += ["\nBegin with\n\n```", *check.commands, "```"]
+        parts += ["\nBegin with\n\n```", *map(printable, check.commands), "```"]
     for section in [*sections(check), *_columns(check)]:
-        parts += [f"\n## {section.title}\n", markdown.table(section.header, section.rows, section.left)]
+        rows = [tuple(map(_plain, row)) for row in section.rows]
+        parts.append(f"\n## {section.title}\n\n{markdown.table(section.header, rows, section.left).rstrip()}")
     if picture is not None:
-        parts.append(f"![Lengths and returns of episodes]({picture})")
+        parts.append(f"\n![Lengths and returns of episodes]({picture})")
     return "\n".join(parts) + "\n"
 
 
@@ -127,15 +130,16 @@ def write(check: Check, out: Path) -> list[Path]:
 
 
 def draw(check: Check, path: Path) -> Path:
-    """Histograms of the episodes' lengths and returns, and of rewards where they differ."""
+    """Histograms of the episodes' lengths and returns."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         axes = figure.subplots(1, 2)
         for axis, (title, values) in zip(axes, histograms(check), strict=True):
-            counts, edges = _counted(values, bins=40)
+            counts, edges = _counted(values, bins=int(np.clip(2 * np.sqrt(len(values)), BINS, 40)))
             axis.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=DATA)
             axis.set_xlabel(title)
             axis.set_ylabel("episodes")
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         figure.suptitle(printable(check.asked.id).replace("$", r"\$"), fontsize=10, x=0.01, ha="left")
         figure.savefig(path)
     return path
@@ -175,8 +179,12 @@ def _counted(values: Num[np.ndarray, " episodes"], bins: int) -> tuple[np.ndarra
 
 
 def printable(text: str) -> str:
-    """Without characters that move a terminal's cursor: names come from data."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """On one line, without characters that steer a terminal: names come from data."""
+    return "".join(c if c.isprintable() else " " if c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", printable(text))
 
 
 def _fields(check: Check) -> Section:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from diffrl import cli
 from diffrl import config as configs
-from diffrl.config import Config, DatasetConfig
+from diffrl.config import DatasetConfig
 from diffrl.training import devices
 
 OUT = flags.DEFINE_string("out", None, "Directory for the report as check.md with a picture; by default it is only printed.")
@@ -30,8 +30,8 @@ def main(argv: list[str], overrides: list[str]) -> int:
         cli.fail("name one dataset: diffrl-check PATH, or the id of a Minari dataset")
     asked = DatasetConfig(id=argv[1])
     for text in overrides:
-        configs.override(Config(algorithm=None, dataset=asked), text)
-    devices.configure(cpu_devices=1)
+        configs.override(asked, text.removeprefix("dataset."))
+    devices.configure()
     from diffrl.reports import check_pages
     from diffrl.reports.check import check
 

@@ -15,7 +15,6 @@ from diffrl.data.load import load
 from diffrl.registry import REGISTRY
 from diffrl.reports.findings import Finding, of_facts, of_file, uneven
 from diffrl.training.able import EXTRAS, Verdict, judge
-from diffrl.training.devices import make_mesh
 from diffrl.types import Spec
 
 T = TypeVar("T")
@@ -65,30 +64,29 @@ def check(asked: DatasetConfig, tell: Tell = lambda text, share: None) -> Check:
             return None
 
     tell("reading", 0.0)
-    source = attempt(lambda: load(asked.id, download=asked.download, env_id=asked.env_id))
-    if source is None:
+    loaded = attempt(lambda: load(asked.id, download=asked.download, env_id=asked.env_id))
+    if loaded is None:
         path = Path(asked.id).expanduser()
         arrays = contents(path)
         return Check(asked, arrays=tuple(arrays), findings=(*found, *of_file(path, arrays)))
     tell("comparing with the environment", 0.1)
-    source, unmatched = attempt(lambda: matched(source)) or (source, "")
+    source, unmatched = attempt(lambda: matched(loaded)) or (loaded, "")
     if unmatched:
         found.append(Finding("note", unmatched))
     tell("counting", 0.15)
     facts = attempt(lambda: inspect(source))
     if facts is None:
         return Check(asked, source, findings=_ordered(found))
-    refused = bool(found) and found[0].level == "stop"
     found += of_facts(facts, source)
     tell("preparing", 0.25)
-    trained = None if refused else attempt(lambda: _trained(source, asked, facts))
+    trained = None if any(one.level == "stop" for one in found) else attempt(lambda: _trained(source, asked, facts))
     if trained is None:
         return Check(asked, source, facts=facts, findings=_ordered(found))
     settings, dataset, spec, card = trained
     verdicts = []
     for i, (name, method) in enumerate(REGISTRY.items()):
         tell(f"asking {name}", 0.3 + 0.7 * i / len(REGISTRY))
-        verdicts.append(judge(Config(algorithm=method.config(), dataset=settings), spec, dataset, make_mesh(1)))
+        verdicts.append(judge(Config(algorithm=method.config(), dataset=settings), spec, dataset))
     verdicts.sort(key=lambda one: (bool(one.why_not), one.work))
     if all(one.why_not for one in verdicts):
         found.append(Finding("stop", f"no method can train on these data: {verdicts[0].why_not}"))

@@ -10,6 +10,7 @@ from diffrl.data.contents import Array
 from diffrl.data.dataset import Source
 from diffrl.data.inspection import Facts, Field
 
+_REQUIRED = ("observation", "action", "reward", "terminal")  # of a plain file, in singular or plural
 MANY = 0.01  # share of rows from which on duplicates, and of ends from which on contradictions, are worth a look
 SHUFFLED = 0.5  # share of rows whose next observation is not the following row's: not in order of time
 EVEN = 10.0  # deviations of columns within this factor of 1 are left as they are
@@ -39,6 +40,14 @@ def of_file(path: Path, arrays: list[Array]) -> list[Finding]:
         text = (
             f"{', '.join(map(repr, pickled))} can be read by running a pickle only, which is never done, since it may run "
             "anything: save arrays of numbers, episodes of unequal length one after another or a file each"
+        )
+        return [Finding("stop", text)]
+    names = {one.name for one in arrays}
+    missing = [name for name in _REQUIRED if not {name, f"{name}s"} & names]
+    if arrays and missing:
+        text = (
+            f"arrays are known by their names, and {', '.join(missing)} is not among these (docs/data.md): a row a step, as "
+            "numpy.savez(path, observation=…, action=…, reward=…, terminal=…) writes them"
         )
         return [Finding("stop", text)]
     for folder in (path, *path.parents):

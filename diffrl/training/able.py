@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 from diffrl.config import Config, algorithm_name, validate
 from diffrl.data.columns import attach
@@ -12,6 +11,7 @@ from diffrl.data.dataset import Dataset
 from diffrl.registry import REGISTRY, make
 from diffrl.training.chunk import draw
 from diffrl.training.cohort import reaching
+from diffrl.training.devices import make_mesh
 from diffrl.training.slabs import check_slabs, rows_per_slab
 from diffrl.types import Spec
 
@@ -40,18 +40,18 @@ class Verdict(NamedTuple):
         return algorithm_name(self.config)
 
 
-def judge(config: Config, spec: Spec, dataset: Dataset, mesh: Mesh) -> Verdict:
+def judge(config: Config, spec: Spec, dataset: Dataset) -> Verdict:
     """Trace all stages of a config's method on data; no update is run.
 
     Args:
         config: of the training.
         spec, dataset: as `dataset.build` gives them.
-        mesh: the devices it would train on.
     """
     try:
         validate(config)
         algorithm = make(config.algorithm, spec, config.action_chunk)
         described = jax.eval_shape(lambda rows: attach(rows, algorithm.columns), dataset)
+        mesh = make_mesh(config.num_seeds, batch_devices=config.batch_devices)
         slab_rows = rows_per_slab(config.dataset.slab_rows, described, mesh)
         if slab_rows:
             check_slabs(algorithm, slab_rows, dataset.size)

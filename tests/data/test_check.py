@@ -27,7 +27,6 @@ from diffrl.reports import check as checking
 from diffrl.reports import check_pages
 from diffrl.reports.check import Check, check
 from diffrl.training.able import Verdict, judge
-from diffrl.training.devices import make_mesh
 from diffrl.training.train import train
 from launch import check as program
 
@@ -131,6 +130,10 @@ BROKEN = {
     "an observation that overflows": (changed("observation", 2, np.inf), "observation has 3 values that are not finite"),
     "rewards of another length": (file(reward=np.zeros(N - 1)), "has 40 rows, reward 39"),
     "flags that are neither 0 nor 1": (file(terminal=np.full(N, 0.5)), "terminal must be 0 or 1 everywhere, found 0.5"),
+    "arrays of other names": (
+        lambda: npz(obs=np.zeros((3, 2)), rewards=np.zeros(3)),
+        "observation, action, terminal is not among",
+    ),
     "no rows": (file(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
     "no arrays": (npz, "has no observation, action, reward, terminal (or in plural); there are nothing"),
     "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
@@ -220,7 +223,7 @@ def verdict(name: str, source, **settings) -> Verdict:
     dataset, spec, _ = build(source, DatasetConfig())
     config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig(id="data", **settings))
     with unchecked():
-        return judge(config, spec, dataset, make_mesh(1))
+        return judge(config, spec, dataset)
 
 
 def test_methods_say_what_they_look_at():
@@ -301,7 +304,7 @@ def run(*argv: str, overrides: tuple[str, ...] = ()) -> int:
 
 
 def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys, monkeypatch):
-    monkeypatch.setattr(program.devices, "configure", lambda cpu_devices: None)  # must precede JAX
+    monkeypatch.setattr(program.devices, "configure", lambda: None)  # must precede JAX
     with flagsaver.flagsaver():
         assert run(changed("action", 5, 1.4)(), "--out=report") == 0
         shown = capsys.readouterr().out

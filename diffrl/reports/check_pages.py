@@ -87,11 +87,17 @@ def headline(check: Check) -> list[str]:
     if check.source is None or check.facts is None:
         return []
     facts, lines = check.facts, [check.source.description] if check.source.description else []
-    ends = f"{facts.terminals:,} terminal, {facts.timeouts:,} cut"
-    if facts.ends.unflagged:
-        ends += f", of which {facts.ends.unflagged:,} have no flag"
-    dropped = f"; {facts.ends.dropped:,} rows left out, which have no next observation" if facts.ends.dropped else ""
-    lines.append(f"{facts.rows:,} rows, {len(facts.returns):,} episodes ({ends}){dropped}; {facts.duplicates:,} duplicated rows")
+    unflagged = f", {facts.ends.unflagged:,} of them without a flag" if facts.ends.unflagged else ""
+    lines.append(
+        f"{facts.rows:,} rows, {len(facts.lengths):,} episodes, of which {facts.terminals:,} end in a terminal and "
+        f"{facts.timeouts:,} are cut{unflagged}; {facts.duplicates:,} rows are copies of others"
+    )
+    if facts.ends.dropped:
+        gone = len(facts.returns) - len(facts.lengths)
+        whole = f", and with them {gone:,} episodes of one row" if gone else ""
+        lines.append(
+            f"{facts.ends.dropped:,} rows left out, which have no next observation{whole}; their rewards count in returns"
+        )
     if len(facts.actions.low):
         low, high = (_range(bound) for bound in (facts.actions.low, facts.actions.high))
         known = "" if facts.actions.known else ", taken to be so"

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from diffrl import config as configs
+from diffrl.registry import REGISTRY
 
 DIVERGED = 3  # exit code of work that is complete, but for runs whose metrics stopped being finite
 
@@ -115,7 +116,7 @@ def load_config(name: str | None, overrides: Sequence[str]) -> configs.Config:
         ConfigError: an override names no field or has a value of the wrong type.
     """
     if not name:
-        fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}")
+        fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}; or a method: {', '.join(REGISTRY)}")
     config = load_experiment(name)
     for text in overrides:
         configs.override(config, text)
@@ -123,7 +124,12 @@ def load_config(name: str | None, overrides: Sequence[str]) -> configs.Config:
 
 
 def load_experiment(name: str) -> configs.Config:
-    """The config of an experiment file, or of a packaged experiment; `name` may carry :argument."""
+    """The config of an experiment file, of a packaged experiment, or of a method's name: its defaults.
+
+    An experiment's name may carry :argument.
+    """
+    if name in REGISTRY:
+        return configs.Config(algorithm=REGISTRY[name].config())
     name, _, argument = name.partition(":")
     path = _experiment_path(name)
     module = _module(path)
@@ -164,8 +170,8 @@ def _experiment_path(name: str) -> Path:
         for known in (path.stem, f"{path.parent.name}/{path.stem}"):
             if known in experiments():
                 return _folder() / f"{known}.py"
-    near = difflib.get_close_matches(path.stem, experiments(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(experiments())}"
+    near = difflib.get_close_matches(path.stem, (*experiments(), *REGISTRY), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join((*experiments(), *REGISTRY))}"
     fail(f"experiment file {name!r} does not exist; {hint}")
 
 

@@ -9,7 +9,8 @@ Exit codes: 0 complete, or stopped by a signal with the state saved; 2 something
 
 On several hosts start the same command on each, under Slurm (srun) and on TPU slices without more, elsewhere with
 --coordinator=FIRST_HOST:PORT --num_hosts=N --host=0 … N-1, and a --workdir that all of them see.
-Installed, the program is `diffrl-train`, and an experiment of the package may be named without path or ending.
+Installed, the program is `diffrl-train`, and an experiment of the package may be named without path or ending. --config=iql, the
+name of a method, stands for its defaults on the data of --config.dataset.id.
 """
 
 import sys
@@ -20,7 +21,9 @@ from absl import app, flags
 from diffrl import cli
 from diffrl.training import devices
 
-CONFIG = flags.DEFINE_string("config", None, "Experiment, optionally with :argument; --config.name=value sets a field of it.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Experiment, optionally with :argument, or a method; --config.name=value sets a field"
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints, metrics and evaluations.", required=True)
 EXPORT = flags.DEFINE_string(
     "export_dataset", "", "Of a training by interaction: save a run's transitions as this Minari dataset, e.g. mine/walker-v0."

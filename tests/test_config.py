@@ -144,6 +144,16 @@ def test_command_line_without_an_experiment(capsys: pytest.CaptureFixture[str]) 
     assert "--config=EXPERIMENT is missing; the package has: " in capsys.readouterr().err
 
 
+def test_a_method_s_name_stands_for_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    config = cli.load_config("iql", ["dataset.id=rows.npz", "num_seeds=2"])
+    assert config.algorithm == REGISTRY["iql"].config()
+    assert (config.dataset.id, config.num_seeds) == ("rows.npz", 2)
+    configs.validate(config)
+    with pytest.raises(SystemExit):
+        cli.load_config("gausian_bc", [])
+    assert "did you mean 'gaussian_bc" in capsys.readouterr().err
+
+
 def test_runs_are_seeds_times_points() -> None:
     """For every point all seeds; hyper-parameters become one array per name; a seed has the same key at every point."""
     runs = make_runs(example(num_seeds=2, first_seed=5, sweep="beta=0.1,0.3 discount=0.9"))

@@ -22,6 +22,7 @@ FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "ti
 RewardScale = Literal["none", "return_range"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
+TOLERANCE = 1e-5  # of actions beyond their bounds, as a share of the bounds' distance
 MOST_ACTIONS = 10_000  # discrete ones: a row holds a number for each
 
 
@@ -280,7 +281,8 @@ def _check(source: Source) -> None:
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise DatasetError(
-                f"dataset {source.id!r}: {name} has {int(bad.sum())} values that are not finite, first in row {row}"
+                f"dataset {source.id!r}: {name} has {int(bad.sum())} values that are not finite, first in row {row}: mend them, "
+                "or leave their episodes out"
             )
     if t.observation.shape != t.next_observation.shape:
         raise DatasetError(
@@ -319,30 +321,40 @@ def _one_hot(source: Source) -> _Actions:
     return _Actions(trained, np.zeros(count, np.float32), np.ones(count, np.float32))
 
 
-def _in_bounds(source: Source, clip: bool) -> _Actions:
-    action, note = source.transitions.action, ""
+def action_bounds(source: Source) -> tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"], str]:
+    """Bounds of actions in a box, and what is to be said of them.
+
+    Raises:
+        DatasetError: there are more or fewer than an action has numbers, or they are no bounds.
+    """
+    width, note = source.transitions.action.shape[1], ""
     if source.action_low is None or source.action_high is None:
-        low, high = np.array([[-1.0], [1.0]], np.float32).repeat(action.shape[1], axis=1)
+        low, high = np.array([[-1.0], [1.0]], np.float32).repeat(width, axis=1)
         note = "bounds of actions unknown, taken to be -1 and 1"
     else:
         low, high = np.asarray(source.action_low, np.float32), np.asarray(source.action_high, np.float32)
-    if low.shape != (action.shape[1],) or high.shape != low.shape:
-        raise DatasetError(f"dataset {source.id!r}: actions have {action.shape[1]} entries, their bounds {low.shape[0]}")
+    if low.shape != (width,) or high.shape != low.shape:
+        raise DatasetError(f"dataset {source.id!r}: actions have {width} entries, their bounds {low.shape[0]}")
     if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise DatasetError(f"dataset {source.id!r}: action bounds must be finite with low < high, got {low} and {high}")
-    tolerance = 1e-5 * (high - low)
+    return low, high, note
+
+
+def _in_bounds(source: Source, clip: bool) -> _Actions:
+    action, (low, high, note) = source.transitions.action, action_bounds(source)
+    tolerance = TOLERANCE * (high - low)
     outside = (action < low - tolerance) | (action > high + tolerance)
-    beyond = int(outside.any(axis=1).sum())
-    if beyond and not clip:
+    clipped = int(outside.any(axis=1).sum())
+    if clipped and not clip:
         row = int(np.argwhere(outside)[0][0])
         raise DatasetError(
-            f"dataset {source.id!r}: {beyond} actions lie outside [{brief(low)}, {brief(high)}], first in row {row}: "
+            f"dataset {source.id!r}: {clipped} actions lie outside [{brief(low)}, {brief(high)}], first in row {row}: "
             f"{brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
             "--config.dataset.clip_actions=true"
         )
-    if beyond:
-        action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{beyond:,} actions clipped to the bounds")))
-    return _Actions(2.0 * (action - low) / (high - low) - 1.0, low, high, note, beyond)
+    if clipped:
+        action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{clipped:,} actions clipped to the bounds")))
+    return _Actions(2.0 * (action - low) / (high - low) - 1.0, low, high, note, clipped)
 
 
 def brief(values: Float[np.ndarray, " values"]) -> str:

@@ -42,6 +42,22 @@ class Stretches(NamedTuple):
     last: np.ndarray
 
 
+class Ends(NamedTuple):
+    """What was found where episodes end, for reports on the data.
+
+    Attributes:
+        both: rows flagged as terminal and as timeout, which are terminal.
+        unflagged: ends without a flag, where observations do not meet.
+        dropped: rows that had no next observation.
+        own_next: whether next observations came with the rows; otherwise they are the following rows'.
+    """
+
+    both: int = 0
+    unflagged: int = 0
+    dropped: int = 0
+    own_next: bool = True
+
+
 class Recorded(NamedTuple):
     """Rows in which every end of an episode has a flag, and the returns `[episodes]` (float64) before any row was dropped.
 
@@ -51,6 +67,7 @@ class Recorded(NamedTuple):
     rows: Rows
     returns: Float[np.ndarray, " episodes"]
     stretches: Stretches | None = None
+    ends: Ends = Ends()
 
 
 def recorded(
@@ -77,17 +94,24 @@ def recorded(
         terminal, timeout: `[N]` booleans.
         next_observation: `[N, O]`, or None.
     """
-    cut = timeout | jumps(observation, next_observation) if next_observation is not None else timeout.copy()
+    both = int((terminal & timeout).sum())
+    cut, unflagged = timeout.copy(), 0
+    if next_observation is not None:
+        cut |= jumps(observation, next_observation)
+        unflagged = int((cut & ~timeout & ~terminal).sum())
     cut[-1] = True
     cut &= ~terminal
     returns = returns_of(reward, terminal | cut)
     stretches = Stretches(reward, terminal, terminal | (cut & ~_goes_on(observation, next_observation, cut)))
     if next_observation is not None:
-        return Recorded(Rows(observation, action, reward, next_observation, terminal, cut), returns, stretches)
+        return Recorded(
+            Rows(observation, action, reward, next_observation, terminal, cut), returns, stretches, Ends(both, unflagged)
+        )
     following = np.concatenate([observation[1:], observation[-1:]])
     keep = ~cut
     cut = np.append(cut[1:], False) & ~terminal
-    return Recorded(Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut))), returns, stretches)
+    rows = Rows(*(x[keep] for x in (observation, action, reward, following, terminal, cut)))
+    return Recorded(rows, returns, stretches, Ends(both, dropped=int((~keep).sum()), own_next=False))
 
 
 def joined(parts: Sequence[Recorded]) -> Recorded:
@@ -95,7 +119,9 @@ def joined(parts: Sequence[Recorded]) -> Recorded:
     rows = Rows(*map(np.concatenate, zip(*(part.rows for part in parts), strict=True)))
     known = [part.stretches for part in parts if part.stretches is not None]
     stretches = Stretches(*map(np.concatenate, zip(*known, strict=True))) if len(known) == len(parts) else None
-    return Recorded(rows, np.concatenate([part.returns for part in parts]), stretches)
+    both, unflagged, dropped, own_next = zip(*(part.ends for part in parts), strict=True)
+    ends = Ends(sum(both), sum(unflagged), sum(dropped), all(own_next))
+    return Recorded(rows, np.concatenate([part.returns for part in parts]), stretches, ends)
 
 
 def jumps(

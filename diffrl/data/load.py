@@ -14,8 +14,8 @@ def load(id: str, *, download: bool = False, env_id: str = "", observation_keys:
     """Read the raw rows of a dataset.
 
     Args:
-        id: a path that ends in .hdf5 or .h5 (D4RL) or in .npz (OGBench or plain), a directory of .npz files, or otherwise
-            the id of a Minari dataset; toy/NAME for a distribution of the laboratory (`data/toys.py`).
+        id: a path that ends in .hdf5 or .h5 (D4RL) or in .npz (OGBench or plain), a directory of .npz files, the folder of a
+            Minari dataset, or otherwise the id of one; toy/NAME for a distribution of the laboratory (`data/toys.py`).
         download: fetch a Minari dataset from its server when it is not on this machine.
         env_id: gymnasium's name of the environment to evaluate in, for data that name none. Where they name one it is
             replaced, and reference scores, which belong to that one, are dropped.
@@ -37,13 +37,15 @@ def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple
         return toys.load(id)
     try:
         path = Path(id).expanduser()
-        there = path.is_dir()
+        there = path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # of a name that no file can have, or no user
         raise DatasetError(f"dataset {id[:100]!r} cannot be looked for: {error}") from None
     is_path = there or path.suffix in (*_HDF5, ".npz") or id.startswith(("/", ".", "~"))
     # A Minari id may happen to name a directory here too.
     if not is_path or (minari.dataset_path(id) / "data").exists():
         return minari.load(id, download=download, observation_keys=observation_keys)
+    if (path / "data" / "metadata.json").exists():
+        return minari.load(str(path.absolute()), observation_keys=observation_keys)
     if observation_keys:
         raise DatasetError(f"dataset {id!r}: observation keys were given, but a file of arrays has none")
     if not path.exists():

@@ -110,9 +110,20 @@ def _reads(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[set[str]]
 
 def _read_by(function: Callable[..., Any], *args: Any) -> set[str]:
     """Names of the hyper-parameters among the arguments that reach the function's results other than by being handed on."""
+    return reaching(function, args, lambda path: _hparam(path, args))
+
+
+def reaching(function: Callable[..., Any], args: tuple[Any, ...], name_of: Callable[[tuple[Any, ...]], str]) -> set[str]:
+    """Names of the arguments' leaves that reach the function's results other than by being handed on.
+
+    Args:
+        function: traced, never run.
+        args: arrays or their shapes.
+        name_of: the name of the leaf at a path, which begins with the position of its argument; "" for one not asked after.
+    """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     paths = [path for position, arg in enumerate(args) for path, _ in jax.tree_util.tree_leaves_with_path({position: arg})]
-    own = {var: _hparam(path, args) for var, path in zip(jaxpr.invars, paths, strict=True)}
+    own = {var: name_of(path) for var, path in zip(jaxpr.invars, paths, strict=True)}
     reached: dict[Any, set[str]] = {var: {name} for var, name in own.items() if name}
     for equation in jaxpr.eqns:
         names = set().union(*(reached.get(var, set()) for var in equation.invars if not isinstance(var, Literal)))

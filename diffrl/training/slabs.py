@@ -64,17 +64,26 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
     """
     if not slab_rows:
         return Whole(attach(dataset, algorithm.columns), mesh)
+    check_slabs(algorithm, slab_rows, dataset.size)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        dataset = attach(dataset, algorithm.columns)
+    dataset = dataclasses.replace(dataset, episode_start=None, episode_end=None)  # rows will not be in order of time
+    return Slabs(dataset, slab_rows, mesh, directory)
+
+
+def check_slabs(algorithm: Algorithm, slab_rows: int, rows: int) -> None:
+    """That a method can draw from slabs of so many of the rows.
+
+    Raises:
+        ConfigError: a stage needs all rows at once.
+    """
     for stage in algorithm.stages:
         if stage.prepare is not None or stage.batch is not None:
             why = "computes something of all rows before it starts" if stage.prepare else "draws from whole episodes"
             raise ConfigError(
                 f"stage {stage.name!r} {why}, so all must be on the device, and here they would come in slabs of {slab_rows:,}: "
-                f"use fewer rows, or --config.dataset.slab_rows={dataset.size}"
+                f"use fewer rows, or --config.dataset.slab_rows={rows}"
             )
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        dataset = attach(dataset, algorithm.columns)
-    dataset = dataclasses.replace(dataset, episode_start=None, episode_end=None)  # rows will not be in order of time
-    return Slabs(dataset, slab_rows, mesh, directory)
 
 
 class Whole:

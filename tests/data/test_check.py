@@ -1,0 +1,355 @@
+"""A report on any data: a useful sentence for what is broken, the methods' own word, and commands that train."""
+
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from every_loader import ALL, arrays_in_memory
+from rich.console import Console
+from support import quick_compilation, unchecked
+
+from diffrl import cli, registry
+from diffrl.algorithms import bc
+from diffrl.config import Config, DatasetConfig, override
+from diffrl.data.arrays import from_arrays
+from diffrl.data.dataset import build
+from diffrl.data.load import load
+from diffrl.registry import REGISTRY
+from diffrl.reports import check as checking
+from diffrl.reports import check_pages
+from diffrl.reports.check import Check, check
+from diffrl.training.able import Verdict, judge
+from diffrl.training.train import train
+from launch import check as program
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"  # real files, beside the checkout
+N = 40
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """Methods that say yes without being traced, for tests of the data alone."""
+    monkeypatch.setattr(checking, "REGISTRY", {name: REGISTRY[name] for name in ("bc", "iql")})
+    fields = {"bc": {"observation", "action"}, "iql": {"observation", "action", "reward"}}
+    monkeypatch.setattr(
+        checking, "judge", lambda config, *_: Verdict(config, reads=frozenset(fields[registry.name_of(config.algorithm)]))
+    )
+
+
+def whole(n: int = N, **changed) -> dict[str, np.ndarray]:
+    """Two episodes with which nothing is wrong: the first ends in a terminal, the second by time."""
+    rng = np.random.default_rng(0)
+    observation = rng.normal(size=(n + 1, 3)).astype(np.float32)
+    following = observation[1:].copy()
+    following[n // 2 - 1] += 1.0  # where the first episode ended
+    return {
+        "observation": observation[:-1],
+        "action": rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+        "reward": rng.normal(size=n).astype(np.float32),
+        "terminal": np.arange(n) == n // 2 - 1,
+        "timeout": np.arange(n) == n - 1,
+        "next_observation": following,
+    } | changed
+
+
+def npz(**arrays) -> str:
+    np.savez("data.npz", **arrays)
+    return "data.npz"
+
+
+def file(**changed) -> Callable[[], str]:
+    """Makes a file of whole data with some arrays in place of theirs, or beside them."""
+    return lambda: npz(**whole(**changed))
+
+
+def changed(name: str, row: int, value: float) -> Callable[[], str]:
+    """Makes a file of whole data but for one row of one array."""
+    array = whole()[name].copy()
+    array[row] = value
+    return file(**{name: array})
+
+
+def scaled(*by: float) -> Callable[[], str]:
+    return file(**{name: whole()[name] * np.float32(by) for name in ("observation", "next_observation")})
+
+
+def copies() -> str:
+    return npz(**{name: np.zeros_like(value) for name, value in whole().items()})
+
+
+def unconnected() -> str:
+    given = whole(timeout=np.ones(N), terminal=np.zeros(N))
+    del given["next_observation"]
+    return npz(**given)
+
+
+def csv() -> str:
+    Path("rows.csv").write_text("1,2")
+    return "rows.csv"
+
+
+def said(found: Check, level: str) -> str:
+    return "\n".join(finding.text for finding in found.findings if finding.level == level)
+
+
+def cut_hdf5() -> str:
+    with h5py.File("data.hdf5", "w") as file:
+        for name, value in whole().items():
+            file[f"{name}s"] = value
+    data = Path("data.hdf5").read_bytes()
+    Path("data.hdf5").write_bytes(data[: len(data) // 2])
+    return "data.hdf5"
+
+
+def workdir() -> str:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.json").write_text("{}")
+    return "run"
+
+
+# What cannot be trained on: what makes it, and what has to be said of it.
+BROKEN = {
+    "rewards that are no numbers": (
+        changed("reward", 3, np.nan),
+        "reward has 1 values that are not finite, first in row 3: mend",
+    ),
+    "an observation that overflows": (changed("observation", 2, np.inf), "observation has 3 values that are not finite"),
+    "rewards of another length": (file(reward=np.zeros(N - 1)), "has 40 rows, reward 39"),
+    "flags that are neither 0 nor 1": (file(terminal=np.full(N, 0.5)), "terminal must be 0 or 1 everywhere, found 0.5"),
+    "arrays of other names": (
+        lambda: npz(obs=np.zeros((3, 2)), rewards=np.zeros(3)),
+        "observation, action, terminal is not among",
+    ),
+    "no rows": (file(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
+    "no arrays": (npz, "has no observation, action, reward, terminal (or in plural); there are nothing"),
+    "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
+    "pickled episodes": (file(observation=np.array([{}] * N, object)), "'observation' can be read by running a pickle only"),
+    "rows without any next": (unconnected, "every episode is one row long. Add next_observation"),
+    "bounds the wrong way round": (file(action_low=1.0, action_high=-1.0), "bounds must be finite with low < high"),
+    "rewards beyond float32": (changed("reward", 1, 1e12), "beyond what float32 can be trained on"),
+    "images": (file(observation=np.zeros((N, 8, 8, 3), np.uint8)), "holds images of shape (8, 8, 3)"),
+    "a file that is not there": (lambda: "nowhere.hdf5", "there is no such file or directory"),
+    "a file of another kind": (csv, "is neither an .hdf5, .h5 or .npz file"),
+    "a training's workdir": (workdir, "--export_dataset=mine/NAME-v0"),
+    "a Minari dataset that is not here": (lambda: "mine/nothing-v0", "is not on this machine"),
+    "data of another environment": (file(), "an observation has 3 numbers in the data and 4 there"),
+}
+
+# What can be trained on, and may not be what was meant.
+ODD = {
+    "actions out of bounds": (changed("action", 5, 1.4), "1 of 40 rows have actions beyond their bounds, from -0.9"),
+    "a constant column": (scaled(1.0, 0.0, 1.0), "observations never change in column 1"),
+    "nothing but copies": (copies, "39 of 40 rows are copies of others"),
+    "flags that contradict": (file(timeout=np.arange(N) % 20 == 19), "1 rows are flagged as terminal and as timeout"),
+    "next observations that do not meet": (file(next_observation=np.ones((N, 3))), "the rows are not in order of time"),
+    "pieces without flags": (changed("next_observation", 5, 9.0), "1 episodes end without a flag"),
+    "a terminal in the middle": (
+        file(terminal=np.isin(np.arange(N), (5, N // 2 - 1))),
+        "after 1 of 2 terminal rows the data go on",
+    ),
+    "one-row episodes": (file(timeout=np.ones(N), terminal=np.zeros(N)), "every episode is one row long"),
+    "rewards all equal": (file(reward=np.full(N, 2.0)), "all rewards are 2"),
+    "actions that stand still": (file(action=np.zeros((N, 2))), "actions never change in columns 0, 1"),
+    "actions in other units": (file(action_low=-100.0, action_high=100.0), "use less than 2% of their bounds in columns 0, 1"),
+    "columns of other scales": (scaled(1.0, 1e3, 1.0), "they are standardised in the commands below"),
+    "no terminal": (file(terminal=np.zeros(N)), "no row is terminal"),
+    "no environment": (file(), "--config.dataset.env_id=NAME"),
+    "no bounds": (file(), "-1 and 1 are taken"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_cannot_be_trained_on_is_said_in_a_sentence(trusting, what):
+    make, sentence = BROKEN[what]
+    env_id = "maze2d-umaze-v1" if what == "data of another environment" else ""
+    found = check(DatasetConfig(id=make(), env_id=env_id))
+    assert sentence in said(found, "stop")
+    assert not found.commands
+    assert "\n\n" not in said(found, "stop")
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_odd_is_said_in_a_sentence(trusting, what):
+    make, sentence = ODD[what]
+    found = check(DatasetConfig(id=make()))
+    assert sentence in said(found, "look") + said(found, "note")
+    assert not said(found, "stop")
+    assert found.commands
+
+
+def test_of_whole_data_nothing_is_odd(trusting):
+    found = check(DatasetConfig(id=npz(**whole(), action_low=-1.0, action_high=1.0)))
+    assert [finding.text[:30] for finding in found.findings] == ["the data name no environment t"]
+
+
+@pytest.mark.parametrize("loader", [loader for loader in ALL if loader is not arrays_in_memory])
+def test_every_kind_of_data_is_checked_by_the_name_it_is_loaded_by(tmp_path, trusting, loader):
+    given = whole()
+    source = loader(tmp_path, given)
+    found = check(DatasetConfig(id=source.id))
+    assert not said(found, "stop")
+    assert found.facts is not None
+    assert (found.facts.rows, len(found.facts.lengths)) == (N, 2)
+    assert len(found.commands) == 2
+
+
+def test_a_minari_dataset_is_known_by_its_folder(tmp_path, trusting):
+    loader = next(loader for loader in ALL if loader.__name__ == "minari_dataset")
+    source = loader(tmp_path, whole())
+    for name in (tmp_path / "minari" / source.id, Path("minari") / source.id):
+        again = load(str(name))
+        assert np.array_equal(again.transitions.observation, source.transitions.observation)
+    assert check(DatasetConfig(id=f"minari/{source.id}")).commands
+
+
+# ---------------------------------------------------------------- methods
+
+
+def verdict(name: str, source, **settings) -> Verdict:
+    dataset, spec, _ = build(source, DatasetConfig())
+    config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig(id="data", **settings))
+    with unchecked():
+        return judge(config, spec, dataset)
+
+
+def test_methods_say_what_they_look_at():
+    source = from_arrays(**whole())
+    assert verdict("bc", source).reads == {"observation", "action"}
+    td3_bc, sac = verdict("td3_bc", source), verdict("sac", source)
+    assert td3_bc.reads == sac.reads == {"observation", "action", "reward", "next_observation", "terminal"}
+    assert (td3_bc.collects, sac.collects) == (False, True)
+
+
+def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs(monkeypatch):
+    def prepares(config, spec):
+        algorithm = bc.make(config, spec)
+        return algorithm._replace(stages=(algorithm.stages[0]._replace(prepare=lambda state, dataset, key: {}),))
+
+    source = from_arrays(**whole())
+    assert not verdict("bc", source, slab_rows=8).why_not
+    monkeypatch.setitem(REGISTRY, "bc", registry.Method(bc.Config, prepares))
+    assert "so all must be on the device" in verdict("bc", source, slab_rows=8).why_not
+    assert not verdict("bc", source).why_not
+
+
+def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):
+    """Whichever the registry says: with one more that can, the data can be trained on, by it."""
+    id = npz(**whole(action=np.arange(N) % 3))
+    for name in set(REGISTRY) - {"iql", "td3_bc"}:
+        monkeypatch.delitem(REGISTRY, name)
+    found = check(DatasetConfig(id=id))
+    assert "no method can train on these data: iql cannot have discrete actions" in said(found, "stop")
+    assert not found.commands
+
+    monkeypatch.setitem(REGISTRY, "small", registry.Method(bc.Config, bc.make, actions=("discrete",)))
+    with unchecked():
+        found = check(DatasetConfig(id=id))
+    assert [one.method for one in found.verdicts if not one.why_not] == ["small"]
+    assert found.commands == (f"diffrl-train --config=small --config.dataset.id={id} --workdir=runs/data-small",)
+
+
+def test_what_learns_from_rewards_is_not_begun_with_where_all_are_equal(trusting):
+    found = check(DatasetConfig(id=npz(**whole(reward=np.zeros(N)))))
+    assert [shlex.split(one)[1] for one in found.commands] == ["--config=bc"]
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize("method", ["bc", pytest.param("td3_bc", marks=pytest.mark.slow)])
+def test_commands_train(monkeypatch, method):
+    """Of data that need their actions clipped and their observations standardised: what is printed is what is run."""
+    given = {name: value * 1e3 if "observation" in name else value for name, value in whole().items()}
+    given["action"][5] = 1.4
+    Path("my data").mkdir()
+    np.savez("my data/a.npz", **given)
+    for name in set(REGISTRY) - {method}:
+        monkeypatch.delitem(REGISTRY, name)
+    with unchecked():
+        (line,) = check(DatasetConfig(id="my data/a.npz")).commands
+    name, config, *words = shlex.split(line)
+    assert (name, config) == ("diffrl-train", f"--config={method}")
+    overrides, workdir = cli.take_overrides(words)
+    asked = cli.load_config(config.removeprefix("--config="), overrides)
+    assert (asked.dataset.clip_actions, asked.dataset.standardize_observations) == (True, True)
+    for text in ("algorithm.hidden_dims=(4,)", "algorithm.num_updates=3", "algorithm.batch_size=4", "num_seeds=1"):
+        override(asked, text)
+    with quick_compilation(), unchecked():
+        outcome = train(asked, Path("run"))
+    assert outcome.complete
+    assert not outcome.diverged
+    assert workdir == [f"--workdir=runs/a-{method}"]
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run(*argv: str, overrides: tuple[str, ...] = ()) -> int:
+    flags.FLAGS(["check", *(word for word in argv if word.startswith("--"))])
+    return program.main(["check", *(word for word in argv if not word.startswith("--"))], list(overrides))
+
+
+def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys, monkeypatch):
+    monkeypatch.setattr(program.devices, "configure", lambda: None)  # must precede JAX
+    with flagsaver.flagsaver():
+        assert run(changed("action", 5, 1.4)(), "--out=report") == 0
+        shown = capsys.readouterr().out
+        for text in (
+            "40 rows, 2 episodes",
+            "█",
+            "look at this: 1 of 40 rows",
+            "diffrl-train --config=bc",
+            "wrote report/check.md",
+        ):
+            assert text in shown
+        page = Path("report/check.md").read_text()
+        assert "| observation 2 |" in page
+        assert "![" in page
+        assert Path("report/check.png").stat().st_size > 5_000
+
+        flags.FLAGS["out"].unparse()
+        assert run(npz(obs=np.zeros((3, 2)))) == 2
+        shown = capsys.readouterr().out
+        assert "has no observation" in shown
+        assert re.search(r"obs\s.*3 × 2.*float64", shown)
+        assert "these data cannot be trained on" in shown
+        assert run(npz(**whole()), overrides=("dataset.env_id=maze2d-umaze-v1",)) == 2
+        with pytest.raises(SystemExit):
+            run()
+
+
+def test_names_from_data_do_not_steer_the_terminal(trusting):
+    np.savez("data.npz", **{"\x1b[2J[bold]": np.zeros(3)})
+    console = Console(record=True, width=140, file=io.StringIO())
+    check_pages.show(check(DatasetConfig(id="data.npz")), console)
+    text = console.export_text()
+    assert "\x1b[2J" not in text
+    assert "[bold]" in text
+
+
+# ---------------------------------------------------------------- files of others
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real files are not on this machine")
+def test_real_files(trusting):
+    found = check(DatasetConfig(id=str(SHARED / "door-human.hdf5"), env_id="AdroitHandDoor-v1"))
+    assert "5,478 of 6,704 rows have actions beyond their bounds, from -1.28 to 1.37" in said(found, "look")
+    assert all("--config.dataset.clip_actions=true" in line for line in found.commands)
+    assert "AdroitHandDoor-v1" in json.loads(found.card.env_spec or "")["id"]  # pyright: ignore
+    cartpole = check(DatasetConfig(id=str(SHARED / "expert_cartpole.npz")))
+    assert cartpole.findings
+    assert cartpole.arrays or cartpole.facts

@@ -6,6 +6,7 @@ from diffrl.data.dataset import DatasetError
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.maze2d import registry as maze2d
+from diffrl.envs.ogbench import tasks
 from diffrl.envs.quiet import quiet_imports
 
 # Packages that add names to gymnasium when they are imported.
@@ -46,7 +47,7 @@ def env_spec_of(env_id: str) -> str:
     if module:
         _register(env_id, module)
     elif name not in gymnasium.registry:
-        for package in _REGISTERING:
+        for package in ("ogbench",) if tasks.name_in(name) else _REGISTERING:
             _register(env_id, package)
     try:
         return gymnasium.spec(name).to_json()
@@ -68,7 +69,8 @@ def _register(env_id: str, module: str) -> None:
         with quiet_imports():
             importlib.import_module(module)
     except ImportError as error:
+        extra = "ogbench" if module == "ogbench" else "envs"
         raise DatasetError(
-            f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): pip install 'diffrl[envs]', "
-            "or install that package"
+            f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): "
+            f"pip install 'diffrl[{extra}]', or install that package"
         ) from None

@@ -55,7 +55,8 @@ def load_directory(id: str) -> Source:
             raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
     rows = Rows(*(np.concatenate(column) for column in zip(*(part.transitions for part in parts), strict=True)))
     found = Recorded(rows, np.concatenate([part.recorded.returns for part in parts]))
-    return first._replace(recorded=found, id=id, description=f"{len(paths):,} files, {len(rows.reward):,} rows")
+    description, rewarded = f"{len(paths):,} files, {len(rows.reward):,} rows", all(part.rewarded for part in parts)
+    return first._replace(recorded=found, id=id, rewarded=rewarded, description=description)
 
 
 def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
@@ -66,7 +67,8 @@ def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
         kind, given = "npz file", _plain(id, arrays)
     source = from_arrays(**given, **known, id=id)
     kept, rows = len(source.transitions.reward), len(given["reward"])
-    return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
+    rewarded = bool({"reward", "rewards"} & set(arrays))
+    return source._replace(rewarded=rewarded, description=f"{kind}, {kept:,} of {rows:,} rows")
 
 
 def _plain(id: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -208,8 +208,8 @@ def _assemble(name: str, seed: int, rows: int, shards: dict[str, dict[str, np.nd
 
     each = SETS[name]
     number = tasks.default_task(each.env)
-    spec = tasks.spec_of(each.env, number)
-    train, val = (_episodes(each.env, _of(split, shards), tasks.goal(each.env, number)) for split in _SPLITS)
+    goal = tasks.goal(each.env, number)
+    train, val = (_episodes(each.env, _of(split, shards), goal) for split in _SPLITS)
     at_goal = sum(int(episode["terminations"].sum()) for episode in train)
     mean_return = float(np.mean([episode["rewards"].sum() for episode in train]))
     size = "as many as the published set" if rows == each.rows else f"a cut; the benchmark has {each.rows:,}"
@@ -223,7 +223,7 @@ def _assemble(name: str, seed: int, rows: int, shards: dict[str, dict[str, np.nd
         episodes=train,
         validation=tuple(val),
         env=make_env(each.env, each.steps + 2),
-        eval_env=make_from(spec),
+        eval_env=make_from(tasks.spec_of(each.env, number)),
         metadata={"algorithm_name": "OGBench scripted actor", "mean_return": mean_return, "rows_in_goal": at_goal},
         reference=None,
         reference_source=f"OGBench scores by the rate of success, here of task {number}",

@@ -49,10 +49,7 @@ class Oracle:
             button = next(iter(presses(wrong.astype(int))), 0)
             info["privileged/target_button_top_pos"] = scene.data.site_xpos[scene._button_site_ids[button]].copy()
             plan = ButtonPlanOracle(env=self.env, noise=0.0, gripper_always_closed=True)
-        elif (
-            hasattr(scene, "_target_drawer_pos")
-            and abs(scene.data.joint("drawer_slide").qpos[0] - scene._target_drawer_pos) > 0.03
-        ):
+        elif hasattr(scene, "_target_drawer_pos") and abs(info["privileged/drawer_pos"] - scene._target_drawer_pos) > 0.03:
             info["privileged/target_drawer_handle_pos"] = scene.data.site_xpos[scene._drawer_target_site_id].copy()
             plan = DrawerPlanOracle(env=self.env, noise=0.0)
         elif hasattr(scene, "_target_window_pos"):

@@ -72,7 +72,6 @@ def check_identity(name, steps, every):
         np.testing.assert_array_equal(dense.terminal, own["masks"] == 0.0)
         stepped = {*range(number, steps, every), *np.flatnonzero(np.diff(own["rewards"]))[:3].tolist()}
         for i in sorted(stepped):
-            env.reset(seed=number)
             stand_in(env, rows, i)
             _, reward, terminated, _, info = env.step(rows["actions"][i])
             assert reward == dense.reward[i]
@@ -115,6 +114,7 @@ def replay(env_name, number, seeds, episodes=1, version="1.2", reward="dense"):
         init=None,
         stages=(),
         policy=None,
+        hparams=None,
         init_carry=lambda policy, shape: jnp.zeros((), jnp.int32),
         act=lambda policy, carry, observation, key: (policy["actions"][:, carry], carry + 1),
     )

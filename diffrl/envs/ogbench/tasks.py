@@ -108,14 +108,14 @@ def columns(name: str) -> list[int]:
 
 
 def in_place(
-    name: str, observation: Float[np.ndarray, "rows observation"], goal: Float[np.ndarray, "#rows goal"]
+    name: str, observation: Float[np.ndarray, "rows observation"], goal: Float[np.ndarray, "*each goal"]
 ) -> Bool[np.ndarray, "rows objects"]:
     """Which objects are where the goal wants them, row by row; success is all of them.
 
     Args:
         name: of the environment.
         observation: of the rows.
-        goal: in the form of `goal`, one for each row or one for all.
+        goal: as `goal` gives it; one for each row `[rows, goal]`, or one for all `[goal]`.
     """
     off = observation[:, columns(name)].astype(np.float64) - goal
     found, first = [], 0

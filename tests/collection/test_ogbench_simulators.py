@@ -129,7 +129,7 @@ def replay(env_name, number, seeds, episodes=1, version="1.2", reward="dense"):
 
 def test_the_oracles_own_replay_succeeds():
     assert replay("pointmaze-medium", 1, [0, 1], episodes=2).successes.all()
-    assert replay("cube-single", 1, [0]).successes.all()
+    assert replay("cube-single", 1, [0, 1]).successes.all()
 
 
 @pytest.mark.slow
@@ -150,6 +150,30 @@ def test_the_oracles_own_replay_succeeds_elsewhere(env, number):
     # 1.1 looks after the action: it sees each success a step earlier, and -1 a step less.
     np.testing.assert_array_equal(old.lengths, rolled.lengths - 1)
     np.testing.assert_allclose(old.returns, 1.0 - old.lengths)
+
+
+@pytest.mark.slow
+def test_copies_of_the_arm_do_not_feel_each_other():
+    """Copies share a model; a drawer that is pushed moves where the copy's own button has unlocked it."""
+    spec, keys, starts = tasks.spec_of("scene", None), ("observation", "desired_goal"), [0, 1, 2, 3]
+
+    def push(envs):
+        for env in envs._envs:
+            env.unwrapped.data.joint("drawer_slide").qvel[0] = -0.5
+        action = np.random.default_rng(0).uniform(-1, 1, (5, 5)).astype(np.float32)
+        return np.stack([envs.step(np.tile(one, (envs.num_envs, 1))).observation for one in action])
+
+    together = GymnasiumEnvironments(spec, keys, 4)
+    together.reset(starts)
+    locked = [bool(env.unwrapped._cur_button_states[0] == 0) for env in together._envs]
+    assert len(set(locked)) == 2
+    found = push(together)
+    alone = GymnasiumEnvironments(spec, keys, 1)
+    for i, start in enumerate(starts):
+        alone.reset([start])
+        np.testing.assert_array_equal(push(alone)[:, 0], found[:, i])
+    moved = np.abs(found[-1, :, 36] - found[0, :, 36]) > 0.01
+    assert moved.tolist() == [not each for each in locked]
 
 
 def test_presses_put_all_lights_right_and_are_fewest():

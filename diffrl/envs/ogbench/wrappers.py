@@ -33,7 +33,7 @@ class GoalObservation(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         self.goal = info["goal"]
         return {"observation": observation, "desired_goal": self.goal}, info
 
-    def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, Any, Any, dict[str, Any]]:
         """One step towards the same goal."""
         observation, *rest = self.env.step(action)
         return {"observation": observation, "desired_goal": self.goal}, *rest

@@ -100,12 +100,13 @@ def simulate_episode(name: str, seed: int, episode: int, steps: int) -> dict[str
         by row: observations, actions, qpos and qvel, float32 [steps + 1, ·], before the action (the last row's leads nowhere);
         terminals, bool, at the last row; with buttons button_states, int64.
     """
-    for attempt in itertools.count():
-        with _seeded(seed, episode, attempt) as env_seed:
-            rows = _act(*_stage(name), env_seed, steps + 1)
-        if not name.startswith("scene") or in_sight(rows["qpos"][:, 14:17]):
-            return rows
-    raise AssertionError("attempts do not end")
+    attempts = (_attempt(name, seed, episode, number, steps + 1) for number in itertools.count())
+    return next(rows for rows in attempts if not name.startswith("scene") or in_sight(rows["qpos"][:, 14:17]))
+
+
+def _attempt(name: str, seed: int, episode: int, number: int, count: int) -> dict[str, np.ndarray]:
+    with _seeded(seed, episode, number) as env_seed:
+        return _act(*_stage(name), env_seed, count)
 
 
 def _act(env: Any, actor: Actor, env_seed: int, count: int) -> dict[str, np.ndarray]:

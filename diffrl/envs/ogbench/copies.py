@@ -1,6 +1,6 @@
 """Many copies of OGBench's robot arm: one compiled model for all, where each environment of the package compiles its own.
 
-Compiling takes 2 s and its result 200 MB, a copy of the state a hundredth of either.
+Making and compiling one takes 2 s and 200 MB, a copy 3 ms and 0.4 MB.
 """
 
 import copy
@@ -26,7 +26,8 @@ def copies(env: gymnasium.Env, count: int) -> list[gymnasium.Env]:
     if hasattr(arm, "_target_drawer_pos"):
         env = OwnLocks(env)
     shared = {id(each): each for each in (arm._model, arm._ik, *_elements(vars(arm).values()))}
-    return [env, *(copy.deepcopy(env, dict(shared)) for _ in range(count - 1))]
+    # A deep copy of MuJoCo's data would bring a model of its own.
+    return [env, *(copy.deepcopy(env, {**shared, id(arm._data): copy.copy(arm._data)}) for _ in range(count - 1))]
 
 
 def _elements(values: Any) -> list[Any]:

@@ -4,6 +4,7 @@ Each environment has five tasks. A task asks for some objects in some places, an
 success and reward are a function of an observation and a goal. Imports no simulator.
 """
 
+import functools
 import json
 import re
 from typing import Any, Literal, NamedTuple
@@ -74,6 +75,7 @@ def _button(first: int) -> Part:
     return Part((first + 1,), 0.5)
 
 
+@functools.cache
 def goal(name: str, number: int) -> Float[np.ndarray, " goal"]:
     """Where a task wants the objects of `parts`, in the units of observations, all columns one after another.
 

@@ -179,7 +179,8 @@ def write_ogbench(path: Path, seed: int, rows: int, shards: dict[str, dict[str, 
     files = [path.with_name(f"{path.name}.npz"), path.with_name(f"{path.name}-val.npz")]
     for split, file in zip(_SPLITS, files, strict=True):
         parts = _of(split, shards)
-        np.savez_compressed(file, **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        np.savez_compressed(file, allow_pickle=False, **joined)
     return files
 
 

@@ -77,11 +77,12 @@ def labelled(source: Source, labels: Labels) -> Source:
         observation, next_observation = rows.observation, rows.next_observation
         of, parts, keys = f"task {number}", source.observation_parts, source.observation_keys
     placed = tasks.in_place(name, rows.observation, goal)
-    terminal = placed.all(axis=1)
-    reward = terminal - 1.0 if labels.reward == "sparse" else placed.sum(axis=1) - float(placed.shape[1])
+    terminal = np.all(placed, axis=1, keepdims=True)
+    counted = terminal if labels.reward == "sparse" else placed
+    reward = counted.sum(axis=1, dtype=np.float32) - counted.shape[1]
     label = f"{labels.reward} rewards of {of} of OGBench's {name}"
     return source._replace(
-        recorded=recorded(observation, rows.action, reward.astype(np.float32), terminal, rows.timeout, next_observation),
+        recorded=recorded(observation, rows.action, reward, terminal[:, 0], rows.timeout, next_observation),
         rewarded=True,
         env_spec=env_spec,
         observation_parts=parts,

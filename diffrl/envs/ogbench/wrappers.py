@@ -35,5 +35,5 @@ class GoalObservation(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], Any, Any, Any, dict[str, Any]]:
         """One step towards the same goal."""
-        observation, *rest = self.env.step(action)
-        return {"observation": observation, "desired_goal": self.goal}, *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return {"observation": observation, "desired_goal": self.goal}, reward, terminated, truncated, info

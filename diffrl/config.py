@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffrl.data.dataset import Transforms
+from diffrl.data.ogbench_tasks import Labels
 from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
@@ -23,7 +24,7 @@ class ConfigError(ValueError):
 
 
 @dataclasses.dataclass
-class DatasetConfig(Transforms):
+class DatasetConfig(Labels, Transforms):
     """Which data, and how they are changed before training.
 
     Attributes:

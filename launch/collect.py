@@ -5,6 +5,7 @@
     python launch/collect.py --download=D4RL/pointmaze/umaze-v2
     python launch/collect.py --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
     python launch/collect.py --recipe=d4rl/maze2d-umaze-v1 --format=d4rl   # as a file for D4RL's own users
+    python launch/collect.py --recipe=ogbench/cube-single-play-v0 --format=ogbench   # training and validation, 1.1 M rows
     python launch/collect.py --suite=small                    # every dataset that methods are judged on
 
 Interrupted, the same command goes on where it stopped. The data depend on recipe, seed and rows alone.
@@ -32,7 +33,12 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
 ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
 ID = flags.DEFINE_string("id", None, "Name to store it under; by default diffrl/<recipe>.")
-FORMAT = flags.DEFINE_string("format", MINARI, "How to store it: minari, or d4rl for one HDF5 file where the recipe is D4RL's.")
+FORMAT = flags.DEFINE_string(
+    "format",
+    MINARI,
+    "How to store it: minari; d4rl for one HDF5 file where the recipe is D4RL's; ogbench for two .npz files, training and "
+    "validation, where it is OGBench's.",
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same name.")
 DOWNLOAD = flags.DEFINE_string(
     "download", None, "Instead of simulating, fetch this dataset from Minari's server (any public id)."
@@ -82,7 +88,7 @@ def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | 
             report=progress.report,
             note=progress.note,
         )
-    _show_card(console, dataset_id, outcome, rows)
+    _show_card(console, dataset_id, outcome)
 
 
 def _suite(console: Console, name: str) -> int:
@@ -135,6 +141,7 @@ class _progress:  # noqa: N801 - reads as a function
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.bar = Progress(*columns, *times, console=console) if console.is_terminal else None
         self.task, self.done, self.last = None, 0, 0.0
+        self.first: tuple[int, float] | None = None  # rows that were there, and since when others are made
 
     def __enter__(self) -> "_progress":
         if self.bar:
@@ -150,21 +157,23 @@ class _progress:  # noqa: N801 - reads as a function
             self.bar.stop()
 
     def report(self, done: int, total: int) -> None:
+        self.first = self.first or (done, time.monotonic())
+        speed = f"{(done - self.first[0]) / max(time.monotonic() - self.first[1], 1e-9):,.0f} rows/s"
         if self.bar:
             self.task = self.bar.add_task(self.title, total=total) if self.task is None else self.task
-            self.bar.update(self.task, completed=done)
+            self.bar.update(self.task, completed=done, description=f"{self.title}, {speed}")
         elif done > self.done and (time.monotonic() - self.last > _LINE_SECONDS or done == total):
             self.done, self.last = done, time.monotonic()
-            self.console.print(f"{self.title}: {done:,}/{total:,} rows", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.title}: {done:,}/{total:,} rows, {speed}", highlight=False, soft_wrap=True)
 
 
-def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -> None:
+def _show_card(console: Console, dataset_id: str, outcome: Outcome) -> None:
     say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)  # noqa: E731
     metadata = outcome.metadata
     if outcome.existed:
         say(f"dataset {dataset_id} is there already, of the same recipe, seed and rows: nothing to do")
     else:
-        fresh = rows - outcome.reused_rows
+        fresh = outcome.made_rows
         speed = f"{fresh / max(outcome.seconds, 1e-9):,.0f} rows/s" if fresh else "no row was missing"
         kept = f", {outcome.reused_rows:,} rows kept from an earlier attempt" if outcome.reused_rows else ""
         say(f"simulated {fresh:,} rows in {outcome.seconds:.1f} s ({speed}{kept}), stored in {outcome.written:.1f} s")
@@ -175,7 +184,8 @@ def _show_card(console: Console, dataset_id: str, outcome: Outcome, rows: int) -
     else:
         say(f"  rows        {metadata['total_steps']:,} in {metadata['total_episodes']:,} episodes")
         say(f"  returns     {mine['min_return']:.4g} … {mine['mean_return']:.4g} … {mine['max_return']:.4g} (min, mean, max)")
-        say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
+        if "ref_min_score" in metadata:
+            say(f"  references  0 is {metadata['ref_min_score']:.2f}, 100 is {metadata['ref_max_score']:.2f}")
         say(f"              {metadata['ref_provenance']}")
     if "versions" in mine:  # not on cards of older releases
         say(f"  made with   {mine['versions']}; {mine['license']}")

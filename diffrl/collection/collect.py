@@ -36,13 +36,17 @@ class CollectionError(ValueError):
 
 
 class Outcome(NamedTuple):
-    """What `collect` did. `seconds` counts simulation, `written` the storing; both 0 where the dataset was there."""
+    """What `collect` did. `seconds` counts simulation, `written` the storing; both 0 where the dataset was there.
+
+    `made_rows` were simulated, `reused_rows` lay there from an earlier attempt; of validation too.
+    """
 
     path: Path
     metadata: dict
     existed: bool
     seconds: float = 0.0
     written: float = 0.0
+    made_rows: int = 0
     reused_rows: int = 0
 
 
@@ -89,11 +93,13 @@ def collect(
         staging = path.parent / _staging_name(name, recipe, seed, rows, version)
         staging.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        shards, reused = _run(recipe, recipe.shards(seed, rows), staging, workers, rows, report, note)
+        parts = recipe.shards(seed, rows)
+        shards, reused = _run(recipe, parts, staging, workers, report, note)
+        made = sum(shard.rows for shard in parts) - reused
         seconds = time.monotonic() - started
         made_by |= {"versions": version}
         if format == MINARI:
-            _write(recipe.assemble(seed, rows, shards), dataset_id, path, staging, made_by)
+            _write(recipe.assemble(seed, rows, shards), dataset_id, staging, made_by)
         else:
             private = _emptied(staging / "files")
             files = recipe.formats[format](private / path.name, seed, rows, shards)
@@ -101,7 +107,7 @@ def collect(
             shutil.rmtree(staging)
     metadata = _read_metadata(path, format)
     assert metadata is not None
-    return Outcome(_stored_at(path, metadata), metadata, False, seconds, time.monotonic() - started - seconds, reused)
+    return Outcome(_stored_at(path, metadata), metadata, False, seconds, time.monotonic() - started - seconds, made, reused)
 
 
 @contextlib.contextmanager
@@ -172,7 +178,7 @@ def _share(jobs: dict[Path, Shard], workers: int, note: Note) -> None:
 
 
 def _run(
-    recipe: Recipe, shards: list[Shard], staging: Path, workers: int, rows: int, report: Report, note: Note
+    recipe: Recipe, shards: list[Shard], staging: Path, workers: int, report: Report, note: Note
 ) -> tuple[dict[str, dict[str, np.ndarray]], int]:
     """Arrays of all shards by name, and the number of rows that were there already."""
     done: dict[str, dict[str, np.ndarray]] = {}
@@ -181,16 +187,17 @@ def _run(
         if arrays is not None:
             done[shard.name] = arrays
     finished = reused = sum(shard.rows for shard in shards if shard.name in done)
+    total = sum(shard.rows for shard in shards)
     waiting = {shard.name: shard for shard in shards if shard.name not in done}
     needs = {need: _shared_path(need, recipe) for shard in waiting.values() for need in shard.needs}
     _share({path: need for need, path in needs.items()}, workers, note)
-    report(finished, rows)
+    report(finished, total)
     calls = {name: (shard.work, (*shard.arguments, *(needs[need] for need in shard.needs))) for name, shard in waiting.items()}
     for name, arrays in _compute(calls, workers):
         _save_shard(staging / f"{name}.npz", arrays)
         done[name] = arrays
         finished += waiting[name].rows
-        report(finished, rows)
+        report(finished, total)
     return done, reused
 
 
@@ -226,42 +233,61 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _write(product: Product, dataset_id: str, path: Path, staging: Path, made_by: dict) -> None:
-    """Create the dataset under a root of its own inside the staging directory, then move it into place with one rename."""
-    import minari
-    from minari.data_collector import EpisodeBuffer
+def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> None:
+    """Create the dataset under a root of its own inside the staging directory, then move it into place with one rename.
 
+    Validation episodes become another dataset beside it, which is there first.
+    """
     private = _emptied(staging / "root")
+    splits = [(dataset_id, product.episodes)]
+    if product.validation:
+        splits.insert(0, (validation_id(dataset_id), list(product.validation)))
     with _minari_root(private), warnings.catch_warnings():
         # Minari recommends an author's address and a link to the code; the recipe's name and seed say more.
         warnings.simplefilter("ignore", UserWarning)
-        dataset = minari.create_dataset_from_buffers(
-            dataset_id,
-            [EpisodeBuffer(id=None, **episode) for episode in product.episodes],
-            env=product.env,
-            eval_env=product.eval_env,
-            algorithm_name=product.metadata["algorithm_name"],
-            description=product.description,
-            requirements=product.requirements,
-            data_format="hdf5",
-        )
-        returns = [float(np.sum(episode["rewards"])) for episode in product.episodes]
-        # Not by Minari's own arguments, for which it would make the environment once more.
-        scores = {"ref_min_score": product.reference[0], "ref_max_score": product.reference[1]}
-        extra = {**product.metadata, "min_return": min(returns), "max_return": max(returns), "license": LICENSE}
-        dataset.storage.update_metadata({**scores, "ref_provenance": product.reference_source, "diffrl": {**made_by, **extra}})
+        for id, episodes in splits:
+            _create(id, episodes, product, made_by)
         product.env.close()
         product.eval_env.close()
-    aside = staging / "replaced"
-    shutil.rmtree(aside, ignore_errors=True)
-    if path.exists():
-        path.rename(aside)
-    (private / dataset_id).rename(path)
+    aside = _emptied(staging / "replaced")
+    for id, _ in splits:
+        path = root() / id
+        if path.exists():
+            path.rename(aside / path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (private / id).rename(path)
     for parent in list(Path(dataset_id).parents)[:-1]:
         namespace = root() / parent / "namespace_metadata.json"
         if not namespace.exists():
             namespace.write_text("{}")
     shutil.rmtree(staging)
+
+
+def validation_id(dataset_id: str) -> str:
+    """Where the validation episodes of a dataset are: "namespace/name-val-v0" for "namespace/name-v0"."""
+    name, _, version = dataset_id.rpartition("-v")
+    return f"{name}-val-v{version}"
+
+
+def _create(dataset_id: str, episodes: list[dict], product: Product, made_by: dict) -> None:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    dataset = minari.create_dataset_from_buffers(
+        dataset_id,
+        [EpisodeBuffer(id=None, **episode) for episode in episodes],
+        env=product.env,
+        eval_env=product.eval_env,
+        algorithm_name=product.metadata["algorithm_name"],
+        description=product.description,
+        requirements=product.requirements,
+        data_format="hdf5",
+    )
+    returns = [float(np.sum(episode["rewards"])) for episode in episodes]
+    # Not by Minari's own arguments, for which it would make the environment once more.
+    scores = dict(zip(("ref_min_score", "ref_max_score"), product.reference or (), strict=False))
+    extra = {**product.metadata, "min_return": min(returns), "max_return": max(returns), "license": LICENSE}
+    dataset.storage.update_metadata({**scores, "ref_provenance": product.reference_source, "diffrl": {**made_by, **extra}})
 
 
 def _place(files: list[Path], path: Path, card: Path, made_by: dict, overwrite: bool) -> None:

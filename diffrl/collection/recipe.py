@@ -17,7 +17,7 @@ class Shard(NamedTuple):
 
     Attributes:
         name: of its file.
-        rows: data rows it makes; 0 for reference episodes and trainings.
+        rows: data rows it makes, of validation too; 0 for reference episodes and trainings.
         work, arguments: a function of a module and what it is called with.
         needs: work that several datasets build on (a behaviour policy's training). Its arrays are stored once, beside the
             datasets, and stay there.
@@ -35,18 +35,19 @@ class Shard(NamedTuple):
 class Product(NamedTuple):
     """What a recipe makes of its shards: the arguments of `minari.create_dataset_from_buffers`, and more metadata.
 
-    `episodes` holds per episode observations, actions, rewards, terminations and truncations. `reference` are the returns that
-    count as 0 and 100.
+    `episodes` holds per episode observations, actions, rewards, terminations and truncations, and so does `validation`, which
+    becomes a dataset of its own. `reference` are the returns that count as 0 and 100, None where returns are no score.
     """
 
     episodes: list[dict[str, Any]]
     env: Any
     eval_env: Any
     metadata: dict[str, Any]
-    reference: tuple[float, float]
+    reference: tuple[float, float] | None
     reference_source: str
     description: str
     requirements: list[str]
+    validation: tuple[dict[str, Any], ...] = ()
 
 
 # (where, and how the names begin; seed; rows; arrays by shard name) -> the files written, the one to name first.

@@ -137,6 +137,7 @@ class Source(NamedTuple):
         num_actions: how many discrete actions there are; 0 where the data do not say.
         first_action: the least of them; None where the data do not say, and then 0.
         observation_parts: as in `Spec`.
+        rewarded: whether the data have rewards; where they have none, those of the rows are 0 and stand for nothing.
         Others are those of `Card`.
     """
 
@@ -147,6 +148,7 @@ class Source(NamedTuple):
     num_actions: int = 0
     first_action: int | None = None
     observation_parts: tuple[tuple[str, int], ...] = ()
+    rewarded: bool = True
     env_spec: str | None = None
     observation_keys: tuple[str, ...] | None = None
     ref_min_score: float | None = None
@@ -191,8 +193,8 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
 
     Raises:
         DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
-            bounds, there are no rows, the returns of all episodes are equal where their range is the scale, or the transform is
-            unknown.
+            bounds, there are no rows or no rewards, the returns of all episodes are equal where their range is the scale, or the
+            transform is unknown.
     """
     t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
     _check(source)
@@ -268,6 +270,11 @@ def _check(source: Source) -> None:
     n = np.size(t.reward)
     if n == 0:
         raise DatasetError(f"dataset {source.id!r} has no transitions")
+    if not source.rewarded:
+        raise DatasetError(
+            f"dataset {source.id!r} has no rewards. OGBench's tasks give them: set --config.dataset.task=1 … 5 for one of them, "
+            "or =goals for all"
+        )
     for name in FIELDS:
         value = np.asarray(getattr(t, name))
         if value.ndim != (2 if name in ("observation", "action", "next_observation") else 1) or len(value) != n:

@@ -9,6 +9,7 @@ from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.env_spec import read
 from diffrl.envs.gymnasium_backend import BackendError, make_env
 from diffrl.envs.maze2d import registry as maze2d
+from diffrl.envs.ogbench import tasks
 from diffrl.envs.quiet import quiet_imports
 
 # Packages that add names to gymnasium when they are imported.
@@ -51,7 +52,7 @@ def env_spec_of(env_id: str) -> str:
     if module:
         _register(env_id, module)
     elif name not in gymnasium.registry:
-        for package in _REGISTERING:
+        for package in ("ogbench",) if tasks.name_in(name) else _REGISTERING:
             _register(env_id, package)
     try:
         found = gymnasium.spec(name).to_json()
@@ -98,9 +99,10 @@ def _register(env_id: str, module: str) -> None:
         with quiet_imports():
             importlib.import_module(module)
     except ImportError as error:
+        extra = "ogbench" if module == "ogbench" else "envs"
         raise DatasetError(
-            f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): pip install 'diffrl[envs]', "
-            "or install that package"
+            f"env_id {env_id!r} may need the package {module}, which cannot be imported ({error}): "
+            f"pip install 'diffrl[{extra}]', or install that package"
         ) from None
     except Exception as error:  # of a user's own code, anything
         raise DatasetError(f"env_id {env_id!r}: importing {module} failed with {type(error).__name__}: {error}") from error

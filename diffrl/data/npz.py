@@ -54,7 +54,8 @@ def load_directory(id: str) -> Source:
         if not all(np.array_equal(getattr(part, name), getattr(first, name)) for name in _BOUNDS):
             raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
     found = joined([part.recorded for part in parts])
-    return first._replace(recorded=found, id=id, description=f"{len(paths):,} files, {len(found.rows.reward):,} rows")
+    description, rewarded = f"{len(paths):,} files, {len(found.rows.reward):,} rows", all(part.rewarded for part in parts)
+    return first._replace(recorded=found, id=id, rewarded=rewarded, description=description)
 
 
 def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
@@ -65,7 +66,8 @@ def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
         kind, given = "npz file", _plain(id, arrays)
     source = from_arrays(**given, **known, id=id)
     kept, rows = len(source.transitions.reward), len(given["reward"])
-    return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
+    rewarded = bool({"reward", "rewards"} & set(arrays))
+    return source._replace(rewarded=rewarded, description=f"{kind}, {kept:,} of {rows:,} rows")
 
 
 def _plain(id: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

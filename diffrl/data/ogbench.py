@@ -26,21 +26,18 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     cuts the bootstrap; the data go on after a success, so that from there on another episode is counted. Three layouts,
     those of `ogbench.utils.load_dataset`: the regular form, with `next_observations`; the compact form, where a row whose
     `valids` is 0 holds only the final observation of a trajectory; and a file as downloaded, where the row whose `terminals`
-    is 1 does. Rows that hold only an observation are no steps, and their rewards are not counted.
+    is 1 does. Rows that hold only an observation are no steps, and their rewards are not counted. Files as downloaded have no
+    rewards: 0 stands in their place until a task gives them (`ogbench_tasks.labelled`).
 
     Raises:
-        DatasetError: there are no rewards, or another array is missing.
+        DatasetError: an array is missing.
     """
     missing = [name for name in ("observations", "actions", "terminals") if name not in arrays]
     if missing:
         raise DatasetError(f"dataset {id!r} has no {', '.join(missing)}; there are {', '.join(sorted(arrays))}")
-    if "rewards" not in arrays:
-        raise DatasetError(
-            f"dataset {id!r} is an OGBench file without rewards. OGBench computes them for its single tasks: save what "
-            "ogbench.make_env_and_datasets('…-singletask-v0') returns with numpy.savez(path, **train_dataset), and name that file"
-        )
-    given = {name: arrays[f"{name}s"] for name in ("observation", "action", "reward")}
+    given = {name: arrays[f"{name}s"] for name in ("observation", "action")}
     end = flags(id, "terminals", arrays["terminals"])
+    given["reward"] = arrays.get("rewards", np.zeros(len(end), np.float32))
     given["terminal"] = ~flags(id, "masks", arrays["masks"]) if "masks" in arrays else np.zeros(len(end), bool)
     if "next_observations" in arrays:
         return given | {"timeout": end, "next_observation": arrays["next_observations"]}

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from diffrl.data.d4rl_names import task_of
 from diffrl.data.dataset import Card
+from diffrl.envs.ogbench import tasks
 
 
 class Reference(NamedTuple):
@@ -68,7 +69,7 @@ def reference_for(card: Card) -> Reference | None:
     """
     if card.ref_min_score is not None and card.ref_max_score is not None and card.ref_min_score < card.ref_max_score:
         return Reference(card.ref_min_score, card.ref_max_score, card.ref_provenance or f"metadata of {card.id}")
-    if _is_ogbench(card):
+    if tasks.scored_by_success(card.env_spec or ""):
         return OGBENCH
     if str(json.loads(card.env_spec or "{}").get("id", "")).startswith("dmc/"):
         return DM_CONTROL
@@ -90,12 +91,6 @@ def why_no_reference(card: Card) -> str:
 def normalized(values: Float[np.ndarray, "*values"], reference: Reference) -> Float[np.ndarray, "*values"]:
     """Values of the reference's quantity on the scale where `reference.min` is 0 and `reference.max` is 100."""
     return 100.0 * (np.asarray(values, np.float64) - reference.min) / (reference.max - reference.min)
-
-
-def _is_ogbench(card: Card) -> bool:
-    """Whether the environment is one of OGBench's single tasks; its names begin like D4RL's (antmaze-…)."""
-    spec = json.loads(card.env_spec or "{}")
-    return str(spec.get("entry_point", "")).startswith("ogbench.") and "-singletask" in str(spec.get("id", ""))
 
 
 def _names(card: Card) -> list[str]:

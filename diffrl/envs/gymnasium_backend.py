@@ -14,6 +14,7 @@ from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
 
 _SUCCESS_KEYS = ("success", "is_success")
+_ARM = "ogbench.manipspace"  # OGBench's robot
 
 
 class BackendError(ValueError):
@@ -42,7 +43,7 @@ class GymnasiumEnvironments:
             BackendError: gymnasium or the package of the environment is missing or not trusted, the environment cannot be made,
                 has no time limit, or its observations or actions are not vectors.
         """
-        self._envs = [make_env(env_spec_json, max_episode_steps) for _ in range(num_envs)]
+        self._envs = _make_envs(env_spec_json, max_episode_steps, num_envs)
         env = self._envs[0]
         limit = max_episode_steps or env.spec.max_episode_steps
         if not limit:
@@ -101,7 +102,11 @@ class GymnasiumEnvironments:
 
     def _start(self, env: Any, seed: int) -> Float[np.ndarray, " observation"]:
         np.random.seed(int(seed) % 2**32)  # noqa: NPY002 - some environments (OGBench's mazes) draw their start from it
-        return flatten_one(env.reset(seed=int(seed))[0], self._keys)
+        observation = env.reset(seed=int(seed))[0]
+        if type(env.unwrapped).__module__.startswith(_ARM):
+            # A reset plays a few actions of a generator that nobody seeds, and the solver remembers them.
+            env.unwrapped.data.qacc_warmstart[:] = 0.0
+        return flatten_one(observation, self._keys)
 
     def render(self, index: int = 0) -> np.ndarray:
         """One RGB frame `[height, width, 3]` of a copy made from a spec with `render_mode="rgb_array"`."""
@@ -110,6 +115,15 @@ class GymnasiumEnvironments:
     def close(self) -> None:
         for env in self._envs:
             env.close()
+
+
+def _make_envs(env_spec_json: str, max_episode_steps: int | None, num_envs: int) -> list[Any]:
+    env = make_env(env_spec_json, max_episode_steps)
+    if type(env.unwrapped).__module__.startswith(_ARM):
+        from diffrl.envs.ogbench.copies import copies
+
+        return copies(env, num_envs)
+    return [env, *(make_env(env_spec_json, max_episode_steps) for _ in range(num_envs - 1))]
 
 
 def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:

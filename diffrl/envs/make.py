@@ -125,6 +125,7 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
             why = " (MJX refuses models with the PGS solver, Humanoid among them)" if backend == "mjx" else ""
             raise BackendError(f"--backend={backend} knows {_KNOWN_TASKS}, not {name}{why}; use --backend=auto")
     packages = ("gymnasium", "gymnasium-robotics", "mujoco") if suite_task is None else ("dm-control", "mujoco")
+    packages = ("ogbench", "mujoco") if str(spec.get("entry_point")).startswith("ogbench.") else packages
     original = "the original environment" if suite_task is None else "dm_control's own environment"
     sentence = f"{name}, {original} ({_versions(*packages)})"
     return Backend("gymnasium", sentence, host=lambda num_envs: GymnasiumEnvironments(spec_json, observation_keys, num_envs))

@@ -11,7 +11,7 @@ from typing import Any
 
 VARIABLE = "DIFFRL_ENV_PACKAGES"
 _ENVIRONMENTS = ("diffrl.envs", "gymnasium.envs", "gymnasium_robotics.envs", "ogbench")
-_WRAPPERS = ("gymnasium.wrappers",)
+_WRAPPERS = ("gymnasium.wrappers", "diffrl.envs")
 _WRITES = "RecordVideo"  # files, wherever its arguments say
 
 

@@ -15,6 +15,7 @@ from diffrl.data.columns import attach
 from diffrl.data.dataset import Card, Dataset, build
 from diffrl.data.environment import matched
 from diffrl.data.load import load
+from diffrl.data.ogbench_tasks import labelled
 from diffrl.envs import make as environments
 from diffrl.evaluation.evaluate import Options, parse_act
 from diffrl.registry import make
@@ -51,7 +52,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
         dataset = spec = card = None
         if config.dataset.id:
             source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            dataset, spec, card = build(matched(source)[0], config.dataset)
+            dataset, spec, card = build(matched(labelled(source, config.dataset))[0], config.dataset)
             del source
         if config.online.env_id:
             with opened(config.online, 1, spec, card) as world:

@@ -19,6 +19,7 @@ from diffrl.data.dataset import Source, build
 from diffrl.data.environment import matched
 from diffrl.data.in_words import in_words
 from diffrl.data.load import load
+from diffrl.data.ogbench_tasks import labelled
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving, init_from
@@ -88,7 +89,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         if config.dataset.id:
             if source is None:
                 source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            source, unmatched = matched(source)
+            source, unmatched = matched(labelled(source, config.dataset))
             dataset, spec, card = build(source, config.dataset)
             del source  # rows that go elsewhere must not stay in the host's memory too
             if unmatched:

@@ -82,8 +82,11 @@ def test_states_of_a_simulator_do_not_make_a_file_ogbenchs(tmp_path):
 def test_ogbench_without_rewards_says_what_to_do(tmp_path):
     data = contents()
     del data["rewards"], data["masks"]
-    with pytest.raises(DatasetError, match=r"without rewards.*make_env_and_datasets\('…-singletask-v0'\).*numpy\.savez"):
-        load(write(tmp_path / "a.npz", data))
+    source = load(write(tmp_path / "a.npz", data))
+    assert not source.rewarded
+    assert not load(str(tmp_path)).rewarded  # nor is a directory with such a file
+    with pytest.raises(DatasetError, match=r"has no rewards. OGBench's tasks give them: set --config.dataset.task=1 … 5"):
+        build(source, Transforms())
     with pytest.raises(DatasetError, match="has no terminals; there are actions, masks, observations, rewards"):
         load(write(tmp_path / "b.npz", {k: v for k, v in contents().items() if k not in ("terminals", "qpos")}))
 

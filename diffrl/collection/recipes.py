@@ -1,6 +1,6 @@
 """All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.collection import control, locomotion, maze2d, ogbench, pointmaze
+from diffrl.collection import classic, control, locomotion, maze2d, ogbench, pointmaze
 from diffrl.collection.recipe import Recipe
 
 _ALL = (*pointmaze.RECIPES, *locomotion.RECIPES)
@@ -12,7 +12,7 @@ _FULL = tuple(
 )
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*_ALL, *_FULL, *maze2d.RECIPES, *control.RECIPES, *ogbench.RECIPES)
+    recipe.name: recipe for recipe in (*_ALL, *_FULL, *maze2d.RECIPES, *control.RECIPES, *classic.RECIPES, *ogbench.RECIPES)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     name: tuple(each.name for each in suite) for name, suite in (("small", _SMALL), ("full", _FULL))

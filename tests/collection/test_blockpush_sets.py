@@ -1,7 +1,6 @@
-"""Block push made anew: the oracle's steps, and the moments of the published 1,000 episodes.
+"""Block push made anew: the oracle's steps, its episodes, and how close they come to the published 1,000.
 
-Published moments are of the action file that BESO's repository carries (116,793 rows, the last row of each episode left out where
-that matters). Tolerances are what 40 episodes spread, measured over parts of 120; the slow test has the whole set's.
+Published numbers are of the action file that BESO's repository carries (116,793 rows).
 """
 
 import math

@@ -29,9 +29,10 @@ _HOME = (
 )
 _FORCE, _GRIP = 1200.0, 50.0  # largest, of each joint's motor and of what holds the rod
 _SIDE = 0.04  # m, of a block
-# m. The published pushes tell the radius: a block's centre ends 26 mm ahead of the rod's axis, half a block and this.
-_ROD = {"radius": 0.0063, "length": 0.028}
-_ROD_CENTRE = 0.029  # m, below the link that carries it
+# m. No description of the original tool comes with PyBullet. Its radius is the one with which a push is as long as the published
+# ones, 16 mm; its axis lies 2 mm farther along x than the effector, with which blocks drift back along x as they do there.
+_ROD = {"radius": 0.0062, "length": 0.028}
+_ROD_CENTRE = (-0.002, 0.0, 0.029)  # in the frame of the link that carries it, whose x axis points to the arm and z down
 _COLOURS = ((0.8, 0.2, 0.2, 1.0), (0.2, 0.6, 0.2, 1.0))
 _WIDTH, _FRAME_HEIGHT = 320, 240
 
@@ -82,7 +83,7 @@ class Simulator:
             linkMasses=[0.1],
             linkCollisionShapeIndices=[shape],
             linkVisualShapeIndices=[look],
-            linkPositions=[(0, 0, _ROD_CENTRE)],
+            linkPositions=[_ROD_CENTRE],
             linkOrientations=[(0, 0, 0, 1)],
             linkInertialFramePositions=[(0, 0, 0)],
             linkInertialFrameOrientations=[(0, 0, 0, 1)],

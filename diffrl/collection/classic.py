@@ -71,7 +71,7 @@ def land(observation: Observation) -> int:
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
     task: Any = SimpleNamespace(unwrapped=SimpleNamespace(continuous=False))  # all that it asks the environment
-    return heuristic(task, observation)
+    return int(heuristic(task, observation))
 
 
 class Task(NamedTuple):

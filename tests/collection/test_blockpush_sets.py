@@ -4,6 +4,7 @@ Published numbers are of the action file that BESO's repository carries (116,793
 """
 
 import math
+import multiprocessing
 import sys
 
 import numpy as np
@@ -154,3 +155,36 @@ def test_without_pybullet_the_extra_is_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CollectionError, match=r"needs pybullet, which is not installed: pip install 'diffrl\[blockpush\]'"):
         collect(RECIPE, seed=0, rows=100, workers=1, dataset_id=RECIPE.dataset_id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_published_moments():
+    """Ends of the pushes differ somewhat: the original tool is not to be had (`envs/blockpush/simulator.py`)."""
+    pytest.importorskip("pybullet")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        parts = pool.starmap(blockpush.play, [(0, first, first + 30) for first in range(0, 120, 30)])
+    check_moments({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def check_moments(rows: dict[str, np.ndarray]) -> None:
+    length, found = norms(rows), episodes(rows)
+    lived = [episode for episode in found if rows["terminal"][episode.stop - 1]]
+    steps = np.array([episode.stop - episode.start for episode in lived])
+    assert steps.mean() == pytest.approx(114.2, abs=3.5)
+    assert steps.std() == pytest.approx(10.1, abs=1.5)
+    assert len(found) - len(lived) <= 0.05 * len(found)
+    np.testing.assert_allclose(rows["action"].mean(axis=0), [0.0006, 0.0049], atol=0.0003)
+    np.testing.assert_allclose(rows["action"].std(axis=0), [0.0103, 0.0174], rtol=0.12)
+    assert length.mean() == pytest.approx(0.0190, abs=0.0005)
+    np.testing.assert_allclose(np.percentile(length, [5, 25, 50, 75]), [0.0061, 0.0149, 0.0160, 0.03], atol=0.0005)
+    assert np.mean(np.abs(length - 0.03) < 1e-5) == pytest.approx(0.304, abs=0.012)
+    zeros = [np.flatnonzero(length[episode] == 0) for episode in found]
+    assert np.mean([len(zero) == 1 for zero in zeros]) >= 0.95
+    assert np.mean([zero[0] for zero in zeros if len(zero)]) == pytest.approx(67.8, abs=3)
+    orders = np.array([rows["order"][episode.start] for episode in found])
+    assert (np.bincount(orders, minlength=4) > 0.15 * len(found)).all()
+    end = np.array([rows["next_observation"][episode.stop - 1, EFFECTOR_TARGET] for episode in lived])
+    left = end[:, 0] < 0.4
+    np.testing.assert_allclose(end[left].mean(axis=0), [0.256, 0.1505], atol=0.03)
+    np.testing.assert_allclose(end[~left].mean(axis=0), [0.478, 0.1632], atol=0.03)

@@ -24,7 +24,7 @@ RECIPE = RECIPES["blockpush/multimodal-fixed-target-v0"]
 @pytest.fixture(scope="module")
 def rows() -> dict[str, np.ndarray]:
     pytest.importorskip("pybullet")
-    return blockpush.play(0, 0, 12)
+    return blockpush.play(0, 0, 8)
 
 
 def episodes(rows: dict[str, np.ndarray]) -> list[slice]:
@@ -110,7 +110,7 @@ def test_episodes(rows):
         assert (np.diff(entered) >= 0).all()
         paid = rows["reward"][episode]
         assert paid.sum() == pytest.approx(0.49 * entered[-1] + 0.02 * rows["terminal"][episode.stop - 1])
-    assert np.mean([(norms(rows)[episode] == 0).sum() == 1 for episode in episodes(rows)]) > 0.9
+    assert np.mean([(norms(rows)[episode] == 0).sum() == 1 for episode in episodes(rows)]) > 0.8
 
 
 def test_an_episode_depends_on_seed_and_number_alone(rows):
@@ -127,7 +127,7 @@ def test_a_dataset_and_its_environment(tmp_path, monkeypatch, rows):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.setattr(blockpush, "play", lambda seed, first, last: rows)
     outcome = collect(RECIPE, seed=0, rows=200, workers=1, dataset_id=RECIPE.dataset_id)
-    assert outcome.metadata["total_episodes"] == 12
+    assert outcome.metadata["total_episodes"] == 8
     source, why = matched(load(RECIPE.dataset_id))
     assert not why
     np.testing.assert_allclose(source.transitions.action, rows["action"])

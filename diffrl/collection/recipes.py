@@ -1,6 +1,6 @@
 """All recipes by name, and the suites made of them. Adding a recipe is adding it here."""
 
-from diffrl.collection import control, locomotion, maze2d, ogbench, pointmaze
+from diffrl.collection import blockpush, classic, control, locomotion, maze2d, ogbench, pointmaze
 from diffrl.collection.recipe import Recipe
 
 _ALL = (*pointmaze.RECIPES, *locomotion.RECIPES)
@@ -11,9 +11,9 @@ _FULL = tuple(
     for recipe in _ALL
 )
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*_ALL, *_FULL, *maze2d.RECIPES, *control.RECIPES, *ogbench.RECIPES)
-}
+_OTHERS = (*maze2d.RECIPES, *control.RECIPES, *classic.RECIPES, *blockpush.RECIPES, *ogbench.RECIPES)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_ALL, *_FULL, *_OTHERS)}
 SUITES: dict[str, tuple[str, ...]] = {
     name: tuple(each.name for each in suite) for name, suite in (("small", _SMALL), ("full", _FULL))
 }

@@ -177,12 +177,17 @@ class Transforms:
         reward_shift: added after scaling; -1 for AntMaze in IQL and SRPO.
         clip_actions: move actions beyond the bounds onto them, as the environment did when it was given them. Otherwise
             such data are refused.
+        first_episode, num_episodes: use so many episodes from this one on, counted from 0 in order of time; 0 of them for all.
+        keep_every: of each of them the first row, and each so many rows on.
     """
 
     standardize_observations: bool = False
     reward_scale: RewardScale = "none"
     reward_shift: float = setting(0.0, low=-math.inf)
     clip_actions: bool = False
+    first_episode: int = setting(0, low=0)
+    num_episodes: int = setting(0, low=0)
+    keep_every: int = 1
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
@@ -196,8 +201,9 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
             bounds, there are no rows or no rewards, the returns of all episodes are equal where their range is the scale, or the
             transform is unknown.
     """
-    t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
     _check(source)
+    source = _selected(source, transforms)
+    t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
     actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms.clip_actions)
     scale = _reward_scale(source.id, transforms.reward_scale, returns)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
@@ -295,6 +301,22 @@ def _check(source: Source) -> None:
         raise DatasetError(
             f"dataset {source.id!r}: observation {t.observation.shape} and next_observation {t.next_observation.shape} differ"
         )
+
+
+def _selected(source: Source, transforms: Transforms) -> Source:
+    first, count, every = transforms.first_episode, transforms.num_episodes, transforms.keep_every
+    if (first, count, every) == (0, 0, 1):
+        return source
+    try:
+        found = episodes.selected(source.recorded, first, count, every)
+    except ValueError as error:
+        raise DatasetError(
+            f"dataset {source.id!r}: {error} (dataset.first_episode={first}, dataset.num_episodes={count})"
+        ) from None
+    note = f"of these episodes {first} … {first + len(found.returns) - 1}" + (f", every {every}th row" if every > 1 else "")
+    if source.discrete and not source.num_actions:  # as many as occur anywhere in the data
+        source = source._replace(num_actions=int(source.transitions.action.max()) + 1 - (source.first_action or 0))
+    return source._replace(recorded=found, description="; ".join(filter(None, (source.description, note))))
 
 
 class _Actions(NamedTuple):

@@ -4,6 +4,7 @@ import importlib
 
 from diffrl.data.dataset import DatasetError
 from diffrl.envs import trust
+from diffrl.envs.blockpush import registry as blockpush
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.env_spec import read
@@ -23,27 +24,23 @@ def env_spec_of(env_id: str) -> str:
     Args:
         env_id: gymnasium's name, e.g. "Hopper-v5", or "module:Name-v0" for one that importing `module` registers; or
             "dmc/walker-walk-v0" for a task of the DeepMind Control Suite, "diffrl/CartPoleSwingUp-v0" for one of
-            `envs.control.registry`, "maze2d-umaze-v1" for D4RL's.
+            `envs.control.registry`, "maze2d-umaze-v1" for D4RL's, "blockpush/multimodal-fixed-target-v0" for block push.
 
     Raises:
         DatasetError: gymnasium, dm_control or the module is not installed, no such environment is registered, or one of a
             package of the user's own cannot be made here, could not be by the evaluator, or has no time limit.
     """
-    if env_id.startswith(dmc.PREFIX):
-        try:
-            return dmc.env_spec_of(env_id)
-        except ValueError as error:
-            raise DatasetError(str(error)) from None
+    for named in (dmc, maze2d, blockpush):
+        if env_id.startswith(named.PREFIX):
+            try:
+                return named.env_spec_of(env_id)
+            except ValueError as error:
+                raise DatasetError(str(error)) from None
     if env_id.startswith(control.PREFIX):
         try:
             return control.env_spec_of(env_id)
         except ValueError as error:
             raise DatasetError(f"env_id {env_id!r}: {error}") from None
-    if env_id.startswith(maze2d.PREFIX):
-        try:
-            return maze2d.env_spec_of(env_id)
-        except ValueError as error:
-            raise DatasetError(str(error)) from None
     try:
         import gymnasium
     except ImportError:

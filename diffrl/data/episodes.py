@@ -124,6 +124,37 @@ def joined(parts: Sequence[Recorded]) -> Recorded:
     return Recorded(rows, np.concatenate([part.returns for part in parts]), stretches, ends)
 
 
+def selected(found: Recorded, first: int, count: int, every: int) -> Recorded:
+    """Some of the episodes, and of their rows every so many.
+
+    Rows with others left out between them do not meet: each is an episode's piece of its own, that is a timeout unless terminal.
+    Returns are those of the chosen episodes, before any row of theirs is left out.
+
+    Args:
+        found: rows whose ends have flags.
+        first, count: which episodes, in order of time; a count of 0 takes all from the first on.
+        every: the first row of an episode is kept and each so many rows on.
+
+    Raises:
+        ValueError: there are fewer episodes.
+    """
+    stop = ends(found.rows)
+    start = np.append(0, stop[:-1])
+    last = first + (count or max(len(stop) - first, 1))
+    if last > len(stop):
+        raise ValueError(f"there are {len(stop)} episodes, asked for those up to {last}")
+    chosen = slice(start[first], stop[last - 1])
+    rows = Rows(*(column[chosen] for column in found.rows))
+    begin = np.repeat(start[first:last], (stop - start)[first:last]) - start[first]
+    kept = (np.arange(len(begin)) - begin) % every == 0
+    thinned = Rows(*(column[kept] for column in rows))
+    if len(found.returns) == len(stop):
+        returns = found.returns[first:last]
+    else:  # there are episodes of which no row was kept
+        returns = returns_of(rows.reward, rows.terminal | rows.timeout)
+    return Recorded(thinned if every == 1 else thinned._replace(timeout=~thinned.terminal), returns, ends=found.ends)
+
+
 def jumps(
     observation: Float[np.ndarray, "rows observation"], next_observation: Float[np.ndarray, "rows observation"]
 ) -> Bool[np.ndarray, " rows"]:

@@ -13,6 +13,8 @@ from diffrl.envs.flatten import FlattenError, flatten_one, select_keys
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
 
+# The extra of this package that brings another.
+_EXTRAS = {"ogbench": "ogbench", "dm_control": "ogbench", "Box2D": "box2d", "pygame": "box2d", "pybullet": "blockpush"}
 _SUCCESS_KEYS = ("success", "is_success")
 _ARM = "ogbench.manipspace"  # OGBench's robot
 
@@ -150,13 +152,14 @@ def make_env(env_spec_json: str, max_episode_steps: int | None = None) -> Any:
             env = gymnasium.make(spec, disable_env_checker=True, **options)
     except trust.TrustError as error:
         raise BackendError(str(error)) from None
-    except ImportError as error:
-        extra = "ogbench" if str(error.name).split(".")[0] in ("ogbench", "dm_control") else "envs"
-        extra = "dmc" if dmc.from_env_spec(env_spec_json) else extra
-        raise BackendError(
-            f"{name} needs the package {error.name}, which is not installed: pip install 'diffrl[{extra}]'"
-        ) from error
     except Exception as error:
+        # gymnasium's own environments tell of a missing package with advice that does not fit here.
+        missing = error if isinstance(error, ImportError) else error.__cause__
+        if isinstance(missing, ImportError):
+            extra = "dmc" if dmc.from_env_spec(env_spec_json) else _EXTRAS.get(str(missing.name).split(".")[0], "envs")
+            raise BackendError(
+                f"{name} needs the package {missing.name}, which is not installed: pip install 'diffrl[{extra}]'"
+            ) from error
         # Constructors of third-party environments raise anything; whoever reads this wants the name and the cause.
         raise BackendError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
     # OGBench's robot makes its action space anew for each use, from float64 bounds, and gymnasium warns of the cast.

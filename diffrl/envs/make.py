@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffrl.envs import env_spec, locomotion, pointmaze
+from diffrl.envs.blockpush import registry as blockpush
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.flatten import FlattenError, select_keys, width
@@ -124,9 +125,13 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
             # Humanoid, for one: MJX has no PGS solver.
             why = " (MJX refuses models with the PGS solver, Humanoid among them)" if backend == "mjx" else ""
             raise BackendError(f"--backend={backend} knows {_KNOWN_TASKS}, not {name}{why}; use --backend=auto")
-    packages = ("gymnasium", "gymnasium-robotics", "mujoco") if suite_task is None else ("dm-control", "mujoco")
-    packages = ("ogbench", "mujoco") if str(spec.get("entry_point")).startswith("ogbench.") else packages
-    original = "the original environment" if suite_task is None else "dm_control's own environment"
+    packages, original = ("gymnasium", "gymnasium-robotics", "mujoco"), "the original environment"
+    if suite_task is not None:
+        packages, original = ("dm-control", "mujoco"), "dm_control's own environment"
+    elif name == blockpush.ENV_ID:
+        packages, original = ("pybullet",), "built anew by diffrl in PyBullet"
+    elif str(spec.get("entry_point")).startswith("ogbench."):
+        packages = ("ogbench", "mujoco")
     sentence = f"{name}, {original} ({_versions(*packages)})"
     return Backend("gymnasium", sentence, host=lambda num_envs: GymnasiumEnvironments(spec_json, observation_keys, num_envs))
 

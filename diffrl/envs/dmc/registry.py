@@ -1,7 +1,6 @@
 """Tasks of the DeepMind Control Suite by name, and the EnvSpecs of gymnasium that stand for them."""
 
 import difflib
-import warnings
 from typing import Any
 
 from diffrl.envs import env_spec
@@ -18,8 +17,7 @@ def suite() -> Any:
     Raises:
         ImportError: dm_control is not installed.
     """
-    with quiet_imports(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_imports():
         from dm_control import suite
     return suite
 

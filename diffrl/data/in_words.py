@@ -8,8 +8,24 @@ from diffrl.types import Spec
 
 def in_words(transforms: Transforms, spec: Spec, card: Card) -> str:
     """One line: every change of the raw rows that training sees, with its values and the setting it comes from."""
-    changes = [*_rewards(transforms, card), *_observations(transforms, spec), *_actions(transforms, spec, card)]
+    changes = [
+        *_selection(transforms),
+        *_rewards(transforms, card),
+        *_observations(transforms, spec),
+        *_actions(transforms, spec, card),
+    ]
     return "training sees " + ("; ".join(changes) or "the rows as they are")
+
+
+def _selection(transforms: Transforms) -> list[str]:
+    first, count, every = transforms.first_episode, transforms.num_episodes, transforms.keep_every
+    words = []
+    if first or count:
+        which = f"{count} episodes" if count else "all episodes"
+        words.append(f"{which} from number {first} on (first_episode={first}, num_episodes={count})")
+    if every > 1:
+        words.append(f"of each episode one row in {every} (keep_every)")
+    return words
 
 
 def _rewards(transforms: Transforms, card: Card) -> list[str]:

@@ -48,7 +48,8 @@ def labelled(source: Source, labels: Labels) -> Source:
         DatasetError: the rows are none of OGBench's, or of another environment than their name says; or ogbench is missing.
     """
     if not labels.task:
-        if labels != Labels():
+        # By fields: the settings of a dataset are Labels, and more.
+        if any(getattr(labels, field.name) != field.default for field in dataclasses.fields(Labels)):
             raise DatasetError(
                 f"dataset {source.id!r}: dataset.reward and dataset.ogbench are of a task of OGBench, and dataset.task is empty: "
                 f"set {_REMEDY}"

@@ -19,6 +19,7 @@ from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 RewardScale = Literal["none", "return_range"]
+ActionBounds = Literal["known", "data"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
 MOST_ACTIONS = 10_000  # discrete ones: a row holds a number for each
@@ -38,6 +39,9 @@ class Dataset:
 
     Rows are in order of time. `episode_start` and `episode_end` `[N]`, int32, say of each row where its episode begins and one
     past where it ends; None where rows are in another order, as in the slabs of data too large for a device.
+
+    `shares` says of a mix of datasets how many rows each has, in order, and which share of the draws it gets (`data/mix.py`);
+    () for rows that are all drawn alike.
     """
 
     rows: Float[Array | np.ndarray, "rows packed"]
@@ -46,6 +50,7 @@ class Dataset:
     columns: dict[str, Array | np.ndarray] = flax.struct.field(default_factory=dict)
     episode_start: Int[Array | np.ndarray, " rows"] | None = None
     episode_end: Int[Array | np.ndarray, " rows"] | None = None
+    shares: tuple[tuple[int, float], ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
     def size(self) -> int:
@@ -83,7 +88,7 @@ class Card:
         id: name under which it was loaded.
         rows: transitions that are trained on.
         episodes: as they were recorded.
-        return_min, return_mean, return_max: over these, in the environment's own reward.
+        return_min, return_mean, return_max: over these, in the environment's own reward; 0 where there are no rewards.
         sha256: fingerprint of the raw rows (before any transform).
         action_low, action_high: the environment's action bounds; 0 and 1 where actions are discrete.
         env_spec: gymnasium EnvSpec of the evaluation environment as JSON, or None where the data name none.
@@ -92,6 +97,7 @@ class Card:
         ref_provenance: where these come from.
         description: how the data were made.
         reward_scale, reward_shift: training sees reward * scale + shift.
+        has_rewards: False for data that only imitation can learn from.
     """
 
     id: str
@@ -111,6 +117,12 @@ class Card:
     description: str = ""
     reward_scale: float = 1.0
     reward_shift: float = 0.0
+    has_rewards: bool = True
+
+    @property
+    def has_returns(self) -> bool:
+        """Whether returns were recorded: there are data, and they have rewards."""
+        return self.rows > 0 and self.has_rewards
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Card":
@@ -128,6 +140,7 @@ class Source(NamedTuple):
         num_actions: how many discrete actions there are; 0 where the data do not say.
         first_action: the least of them; None where the data do not say, and then 0.
         observation_parts: as in `Spec`.
+        shares: as in `Dataset`.
         Others are those of `Card`.
     """
 
@@ -138,6 +151,8 @@ class Source(NamedTuple):
     num_actions: int = 0
     first_action: int | None = None
     observation_parts: tuple[tuple[str, int], ...] = ()
+    shares: tuple[tuple[int, float], ...] = ()
+    has_rewards: bool = True
     env_spec: str | None = None
     observation_keys: tuple[str, ...] | None = None
     ref_min_score: float | None = None
@@ -166,19 +181,23 @@ class Transforms:
         reward_shift: added after scaling; -1 for AntMaze in IQL and SRPO.
         clip_actions: move actions beyond the bounds onto them, as the environment did when it was given them. Otherwise
             such data are refused.
+        action_bounds: "known" are those of the data's space or of the environment; "data" are the least and the largest action
+            that occurs, for actions in units of their own, such as a robot's joint angles.
     """
 
     standardize_observations: bool = False
     reward_scale: RewardScale = "none"
     reward_shift: float = setting(0.0, low=-math.inf)
     clip_actions: bool = False
+    action_bounds: ActionBounds = "known"
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     """Check raw rows and apply the transforms. The result lies in the host's memory, as a numpy array.
 
     Observations are standardised in float64 and rounded to float32 afterwards. Discrete actions become one-hot rows of 0 and 1.
-    Where neither the data nor `environment.matched` gave bounds of actions, they are -1 and 1.
+    Where neither the data nor `environment.matched` gave bounds of actions, they are -1 and 1. Mean, deviation and range are of
+    all rows, each counted once, whatever the shares of a mix.
 
     Raises:
         DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
@@ -187,8 +206,8 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     """
     t, returns = source.recorded
     _check(source)
-    actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms.clip_actions)
-    scale = _reward_scale(source.id, transforms.reward_scale, returns)
+    actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms)
+    scale = _reward_scale(source, transforms.reward_scale)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name
         trained = {
@@ -217,6 +236,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         description="; ".join(filter(None, (source.description, actions.note))),
         reward_scale=scale,
         reward_shift=transforms.reward_shift,
+        has_rewards=source.has_rewards,
     )
     spec = Spec(
         observation_dim=t.observation.shape[1],
@@ -229,12 +249,18 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         observation_max=tuple(observation.max(axis=0).tolist()),
         observation_parts=source.observation_parts,
         num_actions=actions.trained.shape[1] if source.discrete else 0,
+        has_rewards=source.has_rewards,
     )
     columns = [*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]]
     packed = np.concatenate(columns, axis=1, dtype=np.float32)
     start, end = episodes.bounds(t)
     dataset = Dataset(
-        packed, observation_dim=spec.observation_dim, action_dim=spec.action_dim, episode_start=start, episode_end=end
+        packed,
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
+        episode_start=start,
+        episode_end=end,
+        shares=source.shares,
     )
     return dataset, spec, card
 
@@ -305,9 +331,13 @@ def _one_hot(source: Source) -> _Actions:
     return _Actions(trained, np.zeros(count, np.float32), np.ones(count, np.float32))
 
 
-def _in_bounds(source: Source, clip: bool) -> _Actions:
+def _in_bounds(source: Source, transforms: Transforms) -> _Actions:
     action, note = source.transitions.action, ""
-    if source.action_low is None or source.action_high is None:
+    if transforms.action_bounds == "data":
+        low, high = action.min(axis=0), action.max(axis=0)
+        still = low == high  # what never moves lies in the middle
+        low, high, note = low - still, high + still, "bounds of actions are the data's own"
+    elif source.action_low is None or source.action_high is None:
         low, high = np.array([[-1.0], [1.0]], np.float32).repeat(action.shape[1], axis=1)
         note = "bounds of actions unknown, taken to be -1 and 1"
     else:
@@ -319,12 +349,12 @@ def _in_bounds(source: Source, clip: bool) -> _Actions:
     tolerance = 1e-5 * (high - low)
     outside = (action < low - tolerance) | (action > high + tolerance)
     beyond = int(outside.any(axis=1).sum())
-    if beyond and not clip:
+    if beyond and not transforms.clip_actions:
         row = int(np.argwhere(outside)[0][0])
         raise DatasetError(
             f"dataset {source.id!r}: {beyond} actions lie outside [{_brief(low)}, {_brief(high)}], first in row {row}: "
-            f"{_brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
-            "--config.dataset.clip_actions=true"
+            f"{_brief(action[row])}. If they are in units of their own, take their range: --config.dataset.action_bounds=data. "
+            "If they were recorded before the environment clipped them, clip them here: --config.dataset.clip_actions=true"
         )
     if beyond:
         action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{beyond:,} actions clipped to the bounds")))
@@ -349,11 +379,14 @@ def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
             )
 
 
-def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
+def _reward_scale(source: Source, name: str) -> float:
+    id, returns = source.id, source.recorded.returns
     if name not in (known := typing.get_args(RewardScale)):
         raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(known)}")
     if name == "none":
         return 1.0
+    if not source.has_rewards:
+        raise DatasetError(f"dataset {id!r} has no rewards, so nothing can scale them: --config.dataset.reward_scale=none")
     spread = float(returns.max() - returns.min())
     if spread == 0.0:
         raise DatasetError(

@@ -77,9 +77,9 @@ def unit_of(result: Result) -> str:
 
 def data_value(series: Series) -> float | None:
     """The data's own mean episode return, in the unit of `values_of`; None where that counts successes, which data do not, and
-    where there are none: a run that learnt by interaction.
+    where there are none: data without rewards, or a run that learnt by interaction.
     """
-    if not series.card.rows:
+    if not series.card.has_returns:
         return None
     reference = series.last.reference
     mean = series.card.return_mean
@@ -183,7 +183,7 @@ def rows(series: list[Series], best: bool = False) -> list[dict[str, Any]]:
             "95% low": summary.interval[0] if summary.interval else None,
             "95% high": summary.interval[1] if summary.interval else None,
             "success rate": float(result.success_rates.mean()),
-            "data return mean": one.card.return_mean if one.card.rows else None,
+            "data return mean": one.card.return_mean if one.card.has_returns else None,
             "reference": reference_in_words(result),
             "simulator": result.settings.simulator,
             "workdir": one.workdir.name,
@@ -236,7 +236,7 @@ def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[
     for row in table:
         low, high = row["95% low"], row["95% high"]
         row["95% interval"] = None if low is None else f"{low:.2f} … {high:.2f}"
-    online = not group[0].card.rows
+    measured = group[0].card.has_returns
     data = {"method": "(the data)", "return mean": group[0].card.return_mean}
     if group[0].last.reference is not None:
         data["score mean"] = data_value(group[0])
@@ -245,7 +245,7 @@ def formatted(group: list[Series], best: bool = False) -> tuple[list[str], list[
         | {"updates": step_unit(group[0])}
         | ({"best mean over training (optimistic)": "best over training (optimistic)"} if best else {})
     )
-    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, *([] if online else [data])]]
+    cells = [{name: _cell(name, row.get(name)) for name in shown} for row in [*table, *([data] if measured else [])]]
     kept = [name for name in shown if not all(row[name] in ("", "-", "as trained") for row in cells)]
     if len({row["workdir"] for row in table}) == 1:
         kept.remove("workdir")
@@ -278,7 +278,7 @@ def explanation(group: list[Series]) -> list[str]:
         f"IQM and 95 % interval (bootstrap of the mean over runs) are in units of the {unit_of(group[0].last)}; every run"
         " counts once, by the mean of its episodes at the last evaluated checkpoint.",
     ]
-    if group[0].card.rows:
+    if group[0].card.has_returns:
         lines.append(f"The data's own mean return is {group[0].card.return_mean:.2f}.")
     lines += [f"Reference: {text}." for text in dict.fromkeys(reference_in_words(one.last) for one in group)]
     lines += [f"{one.name}: {note}." for one in group for note in one.all_notes]

@@ -64,6 +64,11 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
     """
     if not slab_rows:
         return Whole(attach(dataset, algorithm.columns), mesh)
+    if dataset.shares:
+        raise ConfigError(
+            f"dataset.mix draws from all rows, so all must be on the device, and here they would come in slabs of {slab_rows:,}: "
+            f"use fewer rows, or --config.dataset.slab_rows={dataset.size}"
+        )
     for stage in algorithm.stages:
         if stage.prepare is not None or stage.batch is not None:
             why = "computes something of all rows before it starts" if stage.prepare else "draws from whole episodes"

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 from support import assert_trees_close, make_dataset, quick_compilation, runs_of, trees_equal
 
 from diffrl.algorithm import Algorithm, Stage
@@ -308,6 +309,27 @@ def test_chunks_may_be_cut_anywhere(name: str, stage: str) -> None:
     for _ in range(2):
         states, _ = half(states, case.runs.keys)
     assert trees_equal(states, case.after[stage])
+
+
+@each_method
+def test_imitation_reads_no_reward(name: str) -> None:
+    """A method may be trained on data without rewards if and only if what it computes does not depend on them."""
+    read = False
+    for stage in case_of(name).stages:
+
+        def update(reward: jax.Array, stage: Stage = stage) -> Any:
+            data = data_of(name)
+            data = dataclasses.replace(data, rows=data.rows.at[:, 2 * OBSERVATION + ACTION].set(reward))
+            data = attach(data, case_of(name).columns)
+            state = init_of(name)(runs_of(shrink(REGISTRY[name].config())))
+            state = jax.tree.map(lambda x: x[0], state)
+            columns = {} if stage.prepare is None else stage.prepare(state, data, jax.random.key(0))
+            return stage.update(state, draw(stage, data, columns, jax.random.key(1)), jax.random.key(2))
+
+        jaxpr = jax.make_jaxpr(update)(jnp.zeros(ROWS)).jaxpr
+        _, (used,) = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        read = read or used
+    assert REGISTRY[name].imitates != read
 
 
 def callbacks(jaxpr: str) -> list[str]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from row_reference import qlearning_rows, rows_of
 
-from diffrl.data.d4rl import load as load_d4rl
 from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.hdf5 import load as load_hdf5
 from diffrl.data.load import load
 
 
@@ -108,7 +108,7 @@ def test_without_timeouts_the_time_limit_cuts(tmp_path):
     path = write(tmp_path / "a.hdf5", contents(terminal=(13,), timeouts=None))
     # Steps 0–9 and 10–13 (terminal), 14–23, 24–33, 34–39: rows 9, 23, 33 and 39 have no next observation.
     expected = contents(terminal=(13,), timeout=(9, 23, 33))
-    assert [row[:5] for row in rows_of(load_d4rl(path, max_episode_steps=10).transitions)] == qlearning_rows(expected)
+    assert [row[:5] for row in rows_of(load_hdf5(path, max_episode_steps=10).transitions)] == qlearning_rows(expected)
     with pytest.raises(DatasetError, match=r"neither timeouts nor next_observations.*give dataset\.env_id"):
         load(path)
     # Hopper-v5 is cut after 1,000 steps, so that here only the end of the file is.

@@ -78,7 +78,7 @@ def test_rows_episodes_and_statistics_are_of_all(tmp_path):
 
 @pytest.mark.parametrize("other", [hdf5_file, robomimic_file, minari_dataset])
 def test_files_of_different_kinds_by_name(tmp_path, other):
-    """Bounds are known to Minari alone, and hold for both; the environment replaces what the data name."""
+    """Bounds are known to Minari alone, and hold for both."""
     npz_file(tmp_path, data(12))
     second = other(tmp_path, data(20, 100))
     config = Config(bc.Config(), DatasetConfig(id=str(tmp_path / "a.npz")))

@@ -5,8 +5,8 @@
 
 CORL's table (last checkpoint, 4 seeds x 10 episodes, mean ± std): 3.3 ± 1.8.
 Differs: CORL drops out a tenth of the policy's units in training, adds 1e-3 to the standard deviations that observations are
-divided by, learns from the actions as recorded where these are clipped to the bounds, and evaluates in D4RL's door-human-v1, whose
-model AdroitHandDoor-v1 has ported.
+divided by, learns from the actions as recorded where these are clipped to the bounds, and evaluates in D4RL's own environment,
+which AdroitHandDoor-v1 has been ported from.
 """
 
 from diffrl.algorithms import iql

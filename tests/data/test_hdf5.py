@@ -125,7 +125,10 @@ def test_env_id_makes_the_data_evaluable(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"actions": None, "terminals": None}, r"has no action \(actions, acts\); there are infos, observations, rewards, timeouts"),
+        (
+            {"actions": None, "terminals": None},
+            r"has no action \(actions, acts\); there are infos, observations, rewards",
+        ),
         ({"terminals": None, "timeouts": None}, "does not say where its episodes end"),
         ({"rewards": np.zeros((40, 2))}, r"reward has shape \(40, 2\)"),
         ({"actions": np.zeros((39, 2))}, "action has 39 rows, reward 40"),

@@ -45,8 +45,8 @@ def mix_of_three():
 
 @pytest.mark.parametrize("batch", [uniform, windows(3), goals()], ids=["uniform", "windows", "goals"])
 def test_each_dataset_is_drawn_by_its_share_and_its_rows_alike(batch):
-    dataset, _, _ = build(mix_of_three(), Transforms())
-    drawn = jax.jit(lambda key: batch(dataset, key, DRAWS))(jax.random.key(0))
+    dataset = jax.tree.map(jnp.asarray, build(mix_of_three(), Transforms())[0])
+    drawn = jax.jit(lambda data, key: batch(data, key, DRAWS))(dataset, jax.random.key(0))
     at = np.asarray(drawn.observation[:, 0])
     for low, n, share in ((0, 100, 0.3), (1000, 10, 0.5), (2000, 40, 0.2)):
         counts = np.bincount((at[(at >= low) & (at < low + n)] - low).astype(int), minlength=n)

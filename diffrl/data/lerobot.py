@@ -82,7 +82,7 @@ def _decode(id: str, name: str, column: Any) -> np.ndarray:
 
     if not hasattr(column.type, "value_type"):
         return column.to_numpy(zero_copy_only=False)
-    lengths = pyarrow.compute.list_value_length(column)
+    lengths = pyarrow.compute.list_value_length(column)  # pyright: ignore[reportAttributeAccessIssue]
     if lengths.null_count or len(lengths.unique()) > 1:
         raise DatasetError(f"dataset {id!r}: {name} has rows of different lengths")
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)

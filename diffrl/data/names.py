@@ -60,7 +60,7 @@ def arguments(id: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = dict(arrays)
     for part in ("reward", "terminal", "timeout", "done", "episode_start"):
-        if np.shape(given.get(part))[1:] == (1,):
+        if np.shape(given.get(part, ()))[1:] == (1,):
             given[part] = np.asarray(given[part])[:, 0]
     done, start = (_flag(id, part, given.pop(part, None)) for part in ("done", "episode_start"))
     if done is None and start is None:

@@ -86,7 +86,7 @@ class _Chunks(Dataset):
 
     @classmethod
     def view(cls, dataset: Dataset) -> "_Chunks":
-        return cls(dataset.rows, dataset.observation_dim, dataset.action_dim, dataset.columns, of=dataset)
+        return cls(dataset.rows, dataset.observation_dim, dataset.action_dim, dataset.columns, shares=dataset.shares, of=dataset)
 
     @property
     def size(self) -> Any:

@@ -10,8 +10,9 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from diffrl.data.dataset import Transforms
-from diffrl.data.ogbench_tasks import Labels
+from diffrl.data import load as loading
+from diffrl.data.dataset import Source, Transforms
+from diffrl.data.ogbench_tasks import Labels, labelled
 from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
@@ -28,8 +29,12 @@ class DatasetConfig(Labels, Transforms):
     """Which data, and how they are changed before training.
 
     Attributes:
-        id: a Minari dataset id, local or remote; or the path of a D4RL file (.hdf5, .h5), of an OGBench or plain .npz
-            file, or of a directory of .npz files.
+        id: a Minari dataset id, local or remote; or the path of a D4RL, plain or robomimic file (.hdf5, .h5), of an OGBench or
+            plain .npz file, of a directory of .npz files, or of a LeRobot dataset.
+        mix: further datasets and the share of the draws from each, as ("demonstrations.hdf5=0.25",); `id` has the rest
+            (`data/mix.py`).
+        observation_keys: of data whose observations have named parts, those to put together, in order; () for the loader's
+            choice.
         download: fetch the dataset from Minari's remote if it is not here.
         env_id: gymnasium's name of the environment to evaluate in, e.g. "Hopper-v5", for data that name none, or module:Name-v0
             for one of a package of your own; empty to take the one the data name.
@@ -38,9 +43,22 @@ class DatasetConfig(Labels, Transforms):
     """
 
     id: str = ""
+    mix: tuple[str, ...] = ()
+    observation_keys: tuple[str, ...] = ()
     download: bool = False
     env_id: str = ""
     slab_rows: int = setting(0, low=0, high=LARGEST_COUNT)
+
+    def source(self) -> Source:
+        """The raw rows that are named here, with the labels of the task that is.
+
+        Raises:
+            DatasetError: see `data.load.load` and `data.ogbench_tasks.labelled`.
+        """
+        rows = loading.load(
+            self.id, download=self.download, env_id=self.env_id, observation_keys=self.observation_keys, mix=self.mix
+        )
+        return labelled(rows, self)
 
 
 @dataclasses.dataclass
@@ -267,6 +285,8 @@ def validate(config: Config) -> None:
             raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
         if online.buffer_size < online.num_envs:
             raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
+        if config.dataset.mix:
+            raise ConfigError("dataset.mix and online.env_id are both set: before interaction one dataset is trained on")
     elif not config.dataset.id:
         raise ConfigError(
             "dataset.id is empty: name a Minari dataset, e.g. --config.dataset.id=diffrl/pointmaze/medium-fixedgoal-v0, or a file"
@@ -352,6 +372,8 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
 def _parse(text: str, hint: Any, name: str) -> Any:
     if hint is str or typing.get_origin(hint) is Literal:
         return text
+    if hint == tuple[str, ...] and text[:1] not in ("(", "["):
+        return tuple(filter(None, text.split(",")))
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

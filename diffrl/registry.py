@@ -18,6 +18,7 @@ class Method(NamedTuple):
         models: what makes `planning.Problem`s, of a method that plans.
         figures: the module whose `draw(out)` makes figures of its paper that need no training run, where there are some.
         actions: the kinds that it can learn, of "box" and "discrete".
+        imitates: whether it learns without rewards.
     """
 
     config: type
@@ -25,14 +26,15 @@ class Method(NamedTuple):
     models: Callable[[Any, Spec], Any] | None = None
     figures: str | None = None
     actions: tuple[str, ...] = ("box",)
+    imitates: bool = False
 
 
 REGISTRY: dict[str, Method] = {
-    "bc": Method(bc.Config, bc.make),
+    "bc": Method(bc.Config, bc.make, imitates=True),
     "cep": Method(cep.Config, cep.make),
     "dac": Method(dac.Config, dac.make),
-    "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make),
-    "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make),
+    "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
+    "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
     "iql": Method(iql.Config, iql.make),
     "qsm": Method(qsm.Config, qsm.make),
     "sac": Method(sac.Config, sac.make),
@@ -62,13 +64,18 @@ def make(config: Any, spec: Spec, action_chunk: int = 1) -> Algorithm:
         action_chunk: actions that are chosen at a time, see `action_chunks.in_chunks`.
 
     Raises:
-        ValueError: the method cannot have actions of this kind, chunks of them, or one of its settings.
+        ValueError: the method cannot have actions of this kind, chunks of them, data without rewards, or one of its settings.
     """
     name, kind = name_of(config), "discrete" if spec.num_actions else "box"
     method = REGISTRY[name]
     if kind not in method.actions:
         able = ", ".join(other for other in REGISTRY if kind in REGISTRY[other].actions) or "none"
         raise ValueError(f"{name} cannot have {kind} actions; methods that can: {able}")
+    if not spec.has_rewards and not method.imitates:
+        able = ", ".join(other for other in REGISTRY if REGISTRY[other].imitates)
+        raise ValueError(
+            f"{name} learns from rewards, and the data have none (OGBench's tasks give them: dataset.task); without: {able}"
+        )
     if action_chunk == 1:
         return in_environment_units(method.make(config, spec), spec)
     return in_environment_units(in_chunks(method.make(config, wide(spec, action_chunk)), spec, action_chunk), spec)

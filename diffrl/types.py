@@ -51,6 +51,7 @@ class Spec:
             and ("desired_goal", 2): where a goal stands. Empty for one part without a name.
         num_actions: 0 for actions in a box. n for n discrete ones: `action_dim` is n, algorithms see one-hot rows, and the
             environment gets the index of the largest entry.
+        has_rewards: False where the data have none: every reward that algorithms see is then a filler.
     """
 
     observation_dim: int
@@ -63,6 +64,7 @@ class Spec:
     observation_max: tuple[float, ...] = ()
     observation_parts: tuple[tuple[str, int], ...] = ()
     num_actions: int = 0
+    has_rewards: bool = True
 
     @classmethod
     def plain(cls, observation_dim: int, action_dim: int) -> "Spec":

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from diffrl.algorithm import Algorithm, Stage, hparams_of
 from diffrl.data.columns import windows
 from diffrl.data.dataset import Dataset
+from diffrl.data.sampling import uniform
 from diffrl.diffusion import empirical
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.schedules import TableVE
@@ -327,7 +328,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         """A point for each row, uniform in the data's box and a margin around it, and its smoothed distance to the data."""
         del state
         point_key, row_key = jax.random.split(key)
-        some = dataset[jax.random.randint(row_key, (min(REFERENCE_ROWS, dataset.size),), 0, dataset.size)]
+        some = uniform(dataset, row_key, min(REFERENCE_ROWS, dataset.size))
         reference = models.normalized(some.observation, some.action)
         edge = 0.5 + MARGIN
         points = jax.random.uniform(point_key, (dataset.size, len(models.scale)), minval=-edge, maxval=edge)

@@ -13,8 +13,8 @@ def from_arrays(
     *,
     observation: Any,
     action: Any,
-    reward: Any,
-    terminal: Any,
+    reward: Any = None,
+    terminal: Any = None,
     timeout: Any = None,
     next_observation: Any = None,
     action_low: Any = None,
@@ -35,8 +35,8 @@ def from_arrays(
     Args:
         observation: `[N, O]`, or `[N + 1, O]` for one episode with its final observation.
         action: `[N, A]`, real numbers; or `[N]` or `[N, 1]`, integers from 0 on, which stand for discrete actions.
-        reward: `[N]`.
-        terminal: `[N]` of 0 and 1; cuts the bootstrap.
+        reward: `[N]`; None for data that only imitation can learn from.
+        terminal: `[N]` of 0 and 1; cuts the bootstrap. None for none.
         timeout: `[N]` of 0 and 1; ends an episode without cutting the bootstrap. None for none. The last row ends in a
             timeout where it is not terminal.
         next_observation: `[N, O]`, or None. Where it is not the following row's an episode ends.
@@ -51,10 +51,10 @@ def from_arrays(
         DatasetError: a shape does not fit, a flag is neither 0 nor 1, no row has a next observation, or gymnasium does not know
             `env_id`.
     """
-    reward = numbers(id, "reward", reward, 1)
+    observation, action, rewarded = observations(id, "observation", observation), actions(id, action), reward is not None
+    reward = numbers(id, "reward", reward, 1) if rewarded else np.zeros(len(action), np.float32)
     if not len(reward):
         raise DatasetError(f"dataset {id!r} has no transitions")
-    observation, action = observations(id, "observation", observation), actions(id, action)
     if action.dtype.kind == "i" and not (action_low is None and action_high is None):
         raise DatasetError(f"dataset {id!r}: integers are discrete actions and have no bounds: give real numbers, or no bounds")
     count = _count(id, num_actions)
@@ -62,8 +62,10 @@ def from_arrays(
         raise DatasetError(f"dataset {id!r}: num_actions is of discrete actions, that is integers, and these are real numbers")
     if (action_low is None) != (action_high is None):
         raise DatasetError(f"dataset {id!r}: of action_low and action_high only one is there")
-    terminal = flags(id, "terminal", terminal)
-    timeout = np.zeros(len(reward), bool) if timeout is None else flags(id, "timeout", timeout)
+    terminal, timeout = (
+        np.zeros(len(reward), bool) if value is None else flags(id, name, value)
+        for name, value in (("terminal", terminal), ("timeout", timeout))
+    )
     final = next_observation is None and len(observation) == len(reward) + 1
     following = observation[1:] if final else observation
     for name, value in (("observation", following), ("action", action), ("terminal", terminal), ("timeout", timeout)):
@@ -95,6 +97,7 @@ def from_arrays(
         action_low=_bound(id, "action_low", action_low, action.shape[1]),
         action_high=_bound(id, "action_high", action_high, action.shape[1]),
         num_actions=count,
+        has_rewards=rewarded,
         env_spec=env_spec_of(env_id) if env_id else None,
         description=description,
     )

@@ -20,6 +20,7 @@ from diffrl.types import Spec, Transition, with_tuples
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 RewardScale = Literal["none", "return_range"]
+ActionBounds = Literal["known", "data"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
 TOLERANCE = 1e-5  # of actions beyond their bounds, as a share of the bounds' distance
@@ -40,6 +41,9 @@ class Dataset:
 
     Rows are in order of time. `episode_start` and `episode_end` `[N]`, int32, say of each row where its episode begins and one
     past where it ends; None where rows are in another order, as in the slabs of data too large for a device.
+
+    `shares` says of a mix of datasets how many rows each has, in order, and which share of the draws it gets (`data/mix.py`);
+    () for rows that are all drawn alike.
     """
 
     rows: Float[Array | np.ndarray, "rows packed"]
@@ -48,6 +52,7 @@ class Dataset:
     columns: dict[str, Array | np.ndarray] = flax.struct.field(default_factory=dict)
     episode_start: Int[Array | np.ndarray, " rows"] | None = None
     episode_end: Int[Array | np.ndarray, " rows"] | None = None
+    shares: tuple[tuple[int, float], ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
     def size(self) -> int:
@@ -85,7 +90,7 @@ class Card:
         id: name under which it was loaded.
         rows: transitions that are trained on.
         episodes: as they were recorded.
-        return_min, return_mean, return_max: over these, in the environment's own reward.
+        return_min, return_mean, return_max: over these, in the environment's own reward; 0 where there are no rewards.
         comparable_return: mean return of the data counted as an evaluation counts (`episodes.as_evaluated`); None where there is
             no such episode in them, or none is known.
         comparable_episodes: how many there are; None where that is not known.
@@ -98,6 +103,7 @@ class Card:
         description: how the data were made.
         reward_scale, reward_shift: training sees reward * scale + shift.
         clipped_actions: rows whose action was moved onto the bounds.
+        has_rewards: False for data that only imitation can learn from.
     """
 
     id: str
@@ -120,6 +126,12 @@ class Card:
     comparable_return: float | None = None
     comparable_episodes: int | None = None
     clipped_actions: int = 0
+    has_rewards: bool = True
+
+    @property
+    def has_returns(self) -> bool:
+        """Whether returns were recorded: there are data, and they have rewards."""
+        return self.rows > 0 and self.has_rewards
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Card":
@@ -137,7 +149,7 @@ class Source(NamedTuple):
         num_actions: how many discrete actions there are; 0 where the data do not say.
         first_action: the least of them; None where the data do not say, and then 0.
         observation_parts: as in `Spec`.
-        rewarded: whether the data have rewards; where they have none, those of the rows are 0 and stand for nothing.
+        shares: as in `Dataset`.
         Others are those of `Card`.
     """
 
@@ -148,7 +160,8 @@ class Source(NamedTuple):
     num_actions: int = 0
     first_action: int | None = None
     observation_parts: tuple[tuple[str, int], ...] = ()
-    rewarded: bool = True
+    shares: tuple[tuple[int, float], ...] = ()
+    has_rewards: bool = True
     env_spec: str | None = None
     observation_keys: tuple[str, ...] | None = None
     ref_min_score: float | None = None
@@ -179,6 +192,8 @@ class Transforms:
             such data are refused.
         first_episode, num_episodes: use so many episodes from this one on, counted from 0 in order of time; 0 of them for all.
         keep_every: of each of them the first row, and each so many rows on.
+        action_bounds: "known" are those of the data's space or of the environment; "data" are the least and the largest action
+            that occurs, for actions in units of their own, such as a robot's joint angles.
     """
 
     standardize_observations: bool = False
@@ -188,24 +203,26 @@ class Transforms:
     first_episode: int = setting(0, low=0)
     num_episodes: int = setting(0, low=0)
     keep_every: int = 1
+    action_bounds: ActionBounds = "known"
 
 
 def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     """Check raw rows and apply the transforms. The result lies in the host's memory, as a numpy array.
 
     Observations are standardised in float64 and rounded to float32 afterwards. Discrete actions become one-hot rows of 0 and 1.
-    Where neither the data nor `environment.matched` gave bounds of actions, they are -1 and 1.
+    Where neither the data nor `environment.matched` gave bounds of actions, they are -1 and 1. Mean, deviation and range are of
+    all rows, each counted once, whatever the shares of a mix.
 
     Raises:
         DatasetError: a shape does not fit, a value is not finite or beyond ±10^8 after the transforms, an action is out of
-            bounds, there are no rows or no rewards, the returns of all episodes are equal where their range is the scale, or the
+            bounds, there are no rows, the returns of all episodes are equal where their range is the scale, or the
             transform is unknown.
     """
     _check(source)
     source = _selected(source, transforms)
     t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
-    actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms.clip_actions)
-    scale = _reward_scale(source.id, transforms.reward_scale, returns)
+    actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms)
+    scale = _reward_scale(source, transforms.reward_scale)
     mean, std = _statistics(t.observation, transforms.standardize_observations)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name
         trained = {
@@ -217,7 +234,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     _check_magnitude(source.id, trained)
     observation = trained["observation"]
     steps = env_spec.read(source.env_spec or "").get("max_episode_steps")
-    comparable = None if stretches is None or not steps else episodes.as_evaluated(stretches, steps)
+    comparable = None if stretches is None or not steps or not source.has_rewards else episodes.as_evaluated(stretches, steps)
     card = Card(
         id=source.id,
         rows=len(t.reward),
@@ -239,6 +256,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         comparable_return=float(comparable.mean()) if comparable is not None and len(comparable) else None,
         comparable_episodes=None if comparable is None else len(comparable),
         clipped_actions=actions.clipped,
+        has_rewards=source.has_rewards,
     )
     spec = Spec(
         observation_dim=t.observation.shape[1],
@@ -251,12 +269,18 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
         observation_max=tuple(observation.max(axis=0).tolist()),
         observation_parts=source.observation_parts,
         num_actions=actions.trained.shape[1] if source.discrete else 0,
+        has_rewards=source.has_rewards,
     )
     columns = [*trained.values(), np.asarray(t.terminal)[:, None], np.asarray(t.timeout)[:, None]]
     packed = np.concatenate(columns, axis=1, dtype=np.float32)
     start, end = episodes.bounds(t)
     dataset = Dataset(
-        packed, observation_dim=spec.observation_dim, action_dim=spec.action_dim, episode_start=start, episode_end=end
+        packed,
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
+        episode_start=start,
+        episode_end=end,
+        shares=source.shares,
     )
     return dataset, spec, card
 
@@ -276,11 +300,6 @@ def _check(source: Source) -> None:
     n = np.size(t.reward)
     if n == 0:
         raise DatasetError(f"dataset {source.id!r} has no transitions")
-    if not source.rewarded:
-        raise DatasetError(
-            f"dataset {source.id!r} has no rewards. OGBench's tasks give them: set --config.dataset.task=1 … 5 for one of them, "
-            "or =goals for all"
-        )
     for name in FIELDS:
         value = np.asarray(getattr(t, name))
         if value.ndim != (2 if name in ("observation", "action", "next_observation") else 1) or len(value) != n:
@@ -350,14 +369,20 @@ def _one_hot(source: Source) -> _Actions:
     return _Actions(trained, np.zeros(count, np.float32), np.ones(count, np.float32))
 
 
-def action_bounds(source: Source) -> tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"], str]:
+def action_bounds(
+    source: Source, kind: ActionBounds = "known"
+) -> tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"], str]:
     """Bounds of actions in a box, and what is to be said of them.
 
     Raises:
         DatasetError: there are more or fewer than an action has numbers, or they are no bounds.
     """
-    width, note = source.transitions.action.shape[1], ""
-    if source.action_low is None or source.action_high is None:
+    action, width, note = source.transitions.action, source.transitions.action.shape[1], ""
+    if kind == "data":
+        low, high = action.min(axis=0), action.max(axis=0)
+        still = low == high  # what never moves lies in the middle
+        low, high, note = low - still, high + still, "bounds of actions are the data's own"
+    elif source.action_low is None or source.action_high is None:
         low, high = np.array([[-1.0], [1.0]], np.float32).repeat(width, axis=1)
         note = "bounds of actions unknown, taken to be -1 and 1"
     else:
@@ -369,17 +394,17 @@ def action_bounds(source: Source) -> tuple[Float[np.ndarray, " action"], Float[n
     return low, high, note
 
 
-def _in_bounds(source: Source, clip: bool) -> _Actions:
-    action, (low, high, note) = source.transitions.action, action_bounds(source)
+def _in_bounds(source: Source, transforms: Transforms) -> _Actions:
+    action, (low, high, note) = source.transitions.action, action_bounds(source, transforms.action_bounds)
     tolerance = TOLERANCE * (high - low)
     outside = (action < low - tolerance) | (action > high + tolerance)
     clipped = int(outside.any(axis=1).sum())
-    if clipped and not clip:
+    if clipped and not transforms.clip_actions:
         row = int(np.argwhere(outside)[0][0])
         raise DatasetError(
             f"dataset {source.id!r}: {clipped} actions lie outside [{brief(low)}, {brief(high)}], first in row {row}: "
-            f"{brief(action[row])}. If they were recorded before the environment clipped them, clip them here: "
-            "--config.dataset.clip_actions=true"
+            f"{brief(action[row])}. If they are in units of their own, take their range: --config.dataset.action_bounds=data. "
+            "If they were recorded before the environment clipped them, clip them here: --config.dataset.clip_actions=true"
         )
     if clipped:
         action, note = np.clip(action, low, high), "; ".join(filter(None, (note, f"{clipped:,} actions clipped to the bounds")))
@@ -404,11 +429,14 @@ def _check_magnitude(id: str, trained: dict[str, np.ndarray]) -> None:
             )
 
 
-def _reward_scale(id: str, name: str, returns: np.ndarray) -> float:
+def _reward_scale(source: Source, name: str) -> float:
+    id, returns = source.id, source.recorded.returns
     if name not in (known := typing.get_args(RewardScale)):
         raise DatasetError(f"reward_scale {name!r} is unknown; choose one of {', '.join(known)}")
     if name == "none":
         return 1.0
+    if not source.has_rewards:
+        raise DatasetError(f"dataset {id!r} has no rewards, so nothing can scale them: --config.dataset.reward_scale=none")
     spread = float(returns.max() - returns.min())
     if spread == 0.0:
         raise DatasetError(

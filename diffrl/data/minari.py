@@ -63,6 +63,9 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
         keys = select_keys(dataset.observation_space, observation_keys)
     except FlattenError as error:
         raise DatasetError(f"dataset {id!r}: {error}") from None
+    if observation_keys and keys is None:
+        given = ", ".join(observation_keys)
+        raise DatasetError(f"dataset {id!r}: observation keys {given} were given, but the observation has no keys")
     space = dataset.action_space
     discrete = type(space).__name__ == "Discrete"
     low, high = (None, None) if discrete else _action_bounds(id, space)

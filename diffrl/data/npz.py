@@ -5,22 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data import ogbench
+from diffrl.data import names, ogbench
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import DatasetError, Source
-from diffrl.data.episodes import joined
+from diffrl.data.mix import joined
 
-_REQUIRED = ("observation", "action", "reward", "terminal")
-_OPTIONAL = ("timeout", "next_observation")
 _BOUNDS = ("action_low", "action_high")
 
 
 def load_file(id: str) -> Source:
     """Read one .npz file.
 
-    Arrays are named as the arguments of `arrays.from_arrays`, in singular or plural (`observation` or `observations`, …),
-    and mean what they mean there; `action_low`, `action_high` and `num_actions` may be among them. OGBench's files are read as
-    `ogbench.arguments` says.
+    Arrays are named as the arguments of `arrays.from_arrays`, or otherwise (`names.NAMES`), and mean what they mean there;
+    `action_low`, `action_high` and `num_actions` may be among them. OGBench's files are read as `ogbench.arguments` says.
 
     Args:
         id: path of the file; also the dataset's name.
@@ -37,25 +34,14 @@ def load_directory(id: str) -> Source:
     The end of a file ends an episode, so that a file may hold one episode or several.
 
     Raises:
-        DatasetError: as `load_file`, naming the file; there is none; or two have different sizes or bounds.
+        DatasetError: as `load_file`, naming the file; there is none; or two do not fit together.
     """
     paths = sorted(Path(id).expanduser().glob("*.npz"))
     if not paths:
         raise DatasetError(f"dataset {id!r} is a directory without .npz files")
     parts = [_source(str(path), _read(str(path), path)) for path in paths]
-    first = parts[0]
-    for part in parts[1:]:
-        for name in ("observation", "action"):
-            here, there = (getattr(one.transitions, name).shape[1] for one in (part, first))
-            if here != there:
-                raise DatasetError(f"dataset {part.id!r}: {name} has {here} numbers a row, that of {first.id!r} has {there}")
-        if part.discrete != first.discrete or part.num_actions != first.num_actions:
-            raise DatasetError(f"dataset {part.id!r} has discrete actions where {first.id!r} has not, or another number of them")
-        if not all(np.array_equal(getattr(part, name), getattr(first, name)) for name in _BOUNDS):
-            raise DatasetError(f"dataset {part.id!r} has other action bounds than {first.id!r}")
-    found = joined([part.recorded for part in parts])
-    description, rewarded = f"{len(paths):,} files, {len(found.rows.reward):,} rows", all(part.rewarded for part in parts)
-    return first._replace(recorded=found, id=id, rewarded=rewarded, description=description)
+    source = joined(id, parts)
+    return source._replace(description=f"{len(paths):,} files, {len(source.transitions.reward):,} rows")
 
 
 def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
@@ -63,26 +49,11 @@ def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
     if ogbench.recognise(set(arrays)):
         kind, given = "OGBench file", ogbench.arguments(id, arrays)
     else:
-        kind, given = "npz file", _plain(id, arrays)
+        found = names.recognised(id, arrays)
+        kind, given = "npz file", names.arguments(id, {part: arrays[name] for part, name in found.items()})
     source = from_arrays(**given, **known, id=id)
-    kept, rows = len(source.transitions.reward), len(given["reward"])
-    rewarded = bool({"reward", "rewards"} & set(arrays))
-    return source._replace(rewarded=rewarded, description=f"{kind}, {kept:,} of {rows:,} rows")
-
-
-def _plain(id: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    given = {}
-    for name in (*_REQUIRED, *_OPTIONAL):
-        found = [key for key in (name, f"{name}s") if key in arrays]
-        if len(found) == 2:
-            raise DatasetError(f"dataset {id!r} has both {name} and {name}s")
-        if found:
-            given[name] = arrays[found[0]]
-    missing = [name for name in _REQUIRED if name not in given]
-    if missing:
-        there = ", ".join(sorted(arrays)) or "nothing"
-        raise DatasetError(f"dataset {id!r} has no {', '.join(missing)} (or in plural); there are {there}")
-    return given
+    kept, rows = len(source.transitions.reward), len(given["action"])
+    return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
 
 
 def _read(id: str, path: Path) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     those of `ogbench.utils.load_dataset`: the regular form, with `next_observations`; the compact form, where a row whose
     `valids` is 0 holds only the final observation of a trajectory; and a file as downloaded, where the row whose `terminals`
     is 1 does. Rows that hold only an observation are no steps, and their rewards are not counted. Files as downloaded have no
-    rewards: 0 stands in their place until a task gives them (`ogbench_tasks.labelled`).
+    rewards until a task gives them (`ogbench_tasks.labelled`).
 
     Raises:
         DatasetError: an array is missing.
@@ -37,7 +37,8 @@ def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         raise DatasetError(f"dataset {id!r} has no {', '.join(missing)}; there are {', '.join(sorted(arrays))}")
     given = {name: arrays[f"{name}s"] for name in ("observation", "action")}
     end = flags(id, "terminals", arrays["terminals"])
-    given["reward"] = arrays.get("rewards", np.zeros(len(end), np.float32))
+    if "rewards" in arrays:
+        given["reward"] = arrays["rewards"]
     given["terminal"] = ~flags(id, "masks", arrays["masks"]) if "masks" in arrays else np.zeros(len(end), bool)
     if "next_observations" in arrays:
         return given | {"timeout": end, "next_observation": arrays["next_observations"]}

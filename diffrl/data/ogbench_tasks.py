@@ -84,7 +84,7 @@ def labelled(source: Source, labels: Labels) -> Source:
     label = f"{labels.reward} rewards of {of} of OGBench's {name}"
     return source._replace(
         recorded=recorded(observation, rows.action, reward, terminal[:, 0], rows.timeout, next_observation),
-        rewarded=True,
+        has_rewards=True,
         env_spec=env_spec,
         observation_parts=parts,
         observation_keys=keys,

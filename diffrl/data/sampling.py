@@ -1,4 +1,4 @@
-"""How batches are drawn from a Dataset: the usual values of `Stage.batch`.
+"""How batches are drawn from a Dataset: the usual values of `Stage.batch`. "Uniformly" is by `rows`.
 
 Pure functions of a dataset, a key and a size; randomness is counted by whoever makes the key. What they ask of a dataset is its
 `size`, rows by index, and the bounds of a row's episode, so a buffer that grows gives the same.
@@ -9,6 +9,9 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Int
 
 from diffrl.data.dataset import FIELDS, Dataset
 from diffrl.types import Key, Transition
@@ -21,9 +24,21 @@ class BatchFn(Protocol):
     def __call__(self, dataset: Dataset, key: Key, batch_size: int) -> Transition: ...
 
 
+def rows(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " batch"]:
+    """Indices of rows drawn uniformly with replacement; of a mix, uniformly from a dataset that is drawn first, by its share."""
+    if not dataset.shares:
+        return jax.random.randint(key, (batch_size,), 0, dataset.size)
+    counts, shares = (np.array(values) for values in zip(*dataset.shares, strict=True))
+    first, bound = np.cumsum(counts) - counts, np.cumsum(shares)[:-1] * 2.0**32
+    # Both numbers in one call, which is cheaper than `randint`; the remainder favours a row by at most counts / 2^32.
+    which, row = jax.random.bits(key, (2, batch_size))
+    drawn = jnp.sum(which[:, None] >= jnp.asarray(bound, jnp.uint32), axis=1)
+    return jnp.asarray(first, jnp.int32)[drawn] + (row % jnp.asarray(counts, jnp.uint32)[drawn]).astype(jnp.int32)
+
+
 def uniform(dataset: Dataset, key: Key, batch_size: int) -> Transition:
-    """Transitions drawn uniformly with replacement."""
-    return dataset[jax.random.randint(key, (batch_size,), 0, dataset.size)]
+    """Transitions drawn by `rows`."""
+    return dataset[rows(dataset, key, batch_size)]
 
 
 def windows(length: int, start: int = 0) -> BatchFn:
@@ -48,7 +63,7 @@ def windows(length: int, start: int = 0) -> BatchFn:
         raise ValueError(f"a window needs at least one row, got length={length}")
 
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
-        row = jax.random.randint(key, (batch_size,), 0, dataset.size)
+        row = rows(dataset, key, batch_size)
         first, end = (bound[:, None] for bound in dataset.episode_of(row))
         wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
         index = jnp.clip(wanted, first, end - 1)
@@ -93,7 +108,7 @@ def goals(
 
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
         row_key, kind_key, ahead_key, other_key = jax.random.split(key, 4)
-        row, other = (jax.random.randint(key, (batch_size,), 0, dataset.size) for key in (row_key, other_key))
+        row, other = (rows(dataset, key, batch_size) for key in (row_key, other_key))
         _, end = dataset.episode_of(row)
         if discount is None:
             steps = jax.random.randint(ahead_key, (batch_size,), 1, end - row + 1)

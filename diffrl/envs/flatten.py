@@ -24,15 +24,13 @@ def select_keys(space: Any, requested: tuple[str, ...] | None = None) -> tuple[s
 
     Args:
         space: gymnasium observation space.
-        requested: the user's choice, or None for the default.
+        requested: the user's choice, or None for the default. A space without keys is one vector already.
 
     Raises:
         FlattenError: a requested key does not exist, or the space is no Box and no Dict or Tuple of such.
     """
     if not isinstance(getattr(space, "spaces", None), Mapping):
         _check(space, "observation")
-        if requested:
-            raise FlattenError(f"observation keys {', '.join(requested)} were given, but the observation has no keys")
         return None
     available = sorted(space.spaces)
     if requested:

@@ -11,7 +11,6 @@ from diffrl.data.contents import Array, contents
 from diffrl.data.dataset import FIELDS, Card, Dataset, DatasetError, Source, build
 from diffrl.data.environment import matched
 from diffrl.data.inspection import Facts, inspect
-from diffrl.data.load import load
 from diffrl.registry import REGISTRY
 from diffrl.reports.findings import Finding, of_facts, of_file, uneven
 from diffrl.training.able import EXTRAS, Verdict, judge
@@ -64,7 +63,7 @@ def check(asked: DatasetConfig, tell: Tell = lambda text, share: None) -> Check:
             return None
 
     tell("reading", 0.0)
-    loaded = attempt(lambda: load(asked.id, download=asked.download, env_id=asked.env_id))
+    loaded = attempt(lambda: asked.source())
     if loaded is None:
         path = Path(asked.id).expanduser()
         arrays = contents(path)

@@ -161,7 +161,7 @@ def data_pieces(card: Card) -> list[Float[np.ndarray, "time 2"]] | str:
     try:
         from diffrl.data.load import load
 
-        transitions = load(card.id, observation_keys=card.observation_keys).transitions
+        transitions = load(card.id, observation_keys=card.observation_keys or ()).transitions
     # Any failure to load costs one panel, never the report.
     except Exception as error:
         return f"the data panel is left out, {card.id} could not be loaded: {error}"

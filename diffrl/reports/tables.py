@@ -277,7 +277,7 @@ def explanation(group: list[Series]) -> list[str]:
         f"IQM and 95 % interval (bootstrap of the mean over runs) are in units of the {unit_of(group[0].last)}; every run"
         " counts once, by the mean of its episodes at the last evaluated checkpoint.",
     ]
-    if group[0].card.rows:
+    if group[0].card.has_returns:
         lines.append(about_data(group[0].card))
     lines += [f"Reference: {text}." for text in dict.fromkeys(reference_in_words(one.last) for one in group)]
     lines += [f"{one.name}: {note}." for one in group for note in one.all_notes]

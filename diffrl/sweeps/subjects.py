@@ -14,8 +14,6 @@ from diffrl.config import ConfigError, override, to_json
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Card, Dataset, build
 from diffrl.data.environment import matched
-from diffrl.data.load import load
-from diffrl.data.ogbench_tasks import labelled
 from diffrl.envs import make as environments
 from diffrl.evaluation.evaluate import Options, parse_act
 from diffrl.registry import make
@@ -51,9 +49,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
         config = together[0].config
         dataset = spec = card = None
         if config.dataset.id:
-            source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            dataset, spec, card = build(matched(labelled(source, config.dataset))[0], config.dataset)
-            del source
+            dataset, spec, card = build(matched(config.dataset.source())[0], config.dataset)
         if config.online.env_id:
             with opened(config.online, 1, spec, card) as world:
                 spec, card = world.spec, world.card

@@ -54,7 +54,7 @@ def judge(config: Config, spec: Spec, dataset: Dataset) -> Verdict:
         mesh = make_mesh(config.num_seeds, batch_devices=config.batch_devices)
         slab_rows = rows_per_slab(config.dataset.slab_rows, described, mesh)
         if slab_rows:
-            check_slabs(algorithm, slab_rows, dataset.size)
+            check_slabs(algorithm, slab_rows, dataset)
         key = jax.random.key(0)
         state = jax.eval_shape(algorithm.init, key, algorithm.hparams)
         reads: set[str] = set()

@@ -64,25 +64,30 @@ def open_rows(dataset: Dataset, algorithm: Algorithm, slab_rows: int, mesh: Mesh
     """
     if not slab_rows:
         return Whole(attach(dataset, algorithm.columns), mesh)
-    check_slabs(algorithm, slab_rows, dataset.size)
+    check_slabs(algorithm, slab_rows, dataset)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         dataset = attach(dataset, algorithm.columns)
     dataset = dataclasses.replace(dataset, episode_start=None, episode_end=None)  # rows will not be in order of time
     return Slabs(dataset, slab_rows, mesh, directory)
 
 
-def check_slabs(algorithm: Algorithm, slab_rows: int, rows: int) -> None:
+def check_slabs(algorithm: Algorithm, slab_rows: int, dataset: Dataset) -> None:
     """That a method can draw from slabs of so many of the rows.
 
     Raises:
-        ConfigError: a stage needs all rows at once.
+        ConfigError: a stage needs all rows at once, or they are a mix.
     """
+    if dataset.shares:
+        raise ConfigError(
+            f"dataset.mix draws from all rows, so all must be on the device, and here they would come in slabs of {slab_rows:,}: "
+            f"use fewer rows, or --config.dataset.slab_rows={dataset.size}"
+        )
     for stage in algorithm.stages:
         if stage.prepare is not None or stage.batch is not None:
             why = "computes something of all rows before it starts" if stage.prepare else "draws from whole episodes"
             raise ConfigError(
                 f"stage {stage.name!r} {why}, so all must be on the device, and here they would come in slabs of {slab_rows:,}: "
-                f"use fewer rows, or --config.dataset.slab_rows={rows}"
+                f"use fewer rows, or --config.dataset.slab_rows={dataset.size}"
             )
 
 

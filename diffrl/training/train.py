@@ -18,8 +18,6 @@ from diffrl.data import columns
 from diffrl.data.dataset import Source, build
 from diffrl.data.environment import matched
 from diffrl.data.in_words import in_words
-from diffrl.data.load import load
-from diffrl.data.ogbench_tasks import labelled
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving, init_from
@@ -69,6 +67,8 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
     """
     # ---------------------------------------------------------------- is there anything to do, and may we?
     if source is not None:
+        if config.dataset.mix:
+            raise ConfigError("dataset.mix is of data by name, and rows in memory were given: mix them by data.mix.mixed")
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, id=source.id))
     validate(config)
     runs, online = make_runs(config), config.online
@@ -88,16 +88,15 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         dataset = spec = card = world = None
         if config.dataset.id:
             if source is None:
-                source = load(config.dataset.id, download=config.dataset.download, env_id=config.dataset.env_id)
-            source, unmatched = matched(labelled(source, config.dataset))
+                source = config.dataset.source()
+            source, unmatched = matched(source)
             dataset, spec, card = build(source, config.dataset)
             del source  # rows that go elsewhere must not stay in the host's memory too
             if unmatched:
                 display.say(unmatched)
-            display.say(
-                f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, "
-                f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
-            )
+            returns = f"returns {card.return_min:.4g} … {card.return_mean:.4g} … {card.return_max:.4g}"
+            returns = returns if card.has_returns else "no rewards"
+            display.say(f"dataset {card.id}: {card.rows:,} rows, {card.episodes:,} episodes, {returns}")
             display.say(in_words(config.dataset, spec, card))
         mesh = make_mesh(runs.size, batch_devices=config.batch_devices)
         if online.env_id:

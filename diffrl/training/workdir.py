@@ -86,8 +86,8 @@ def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RES
     Raises:
         WorkdirError: they differ in more than `ignore`; the message lists the differences.
     """
-    # Settings that are younger than the workdir have their defaults there.
-    there = to_json(load(path.parent)) if path.name == "config.json" else json.loads(path.read_text())
+    # What is younger than the workdir has its default there.
+    there = to_json(load(path.parent)) if path.name == "config.json" else _defaults(path.name) | json.loads(path.read_text())
     saved, wanted = flatten(there), flatten(json.loads(json.dumps(values)))
     different = [
         name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
@@ -98,6 +98,11 @@ def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RES
             f"{path.parent} was started with another {path.stem}:{lines}\n"
             "Use another --workdir, or the settings it was started with"
         )
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    fields = dataclasses.fields({"dataset.json": Card, "spec.json": Spec}[name])
+    return json.loads(json.dumps({field.name: field.default for field in fields if field.default is not dataclasses.MISSING}))
 
 
 def _versions() -> dict[str, Any]:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_trees_close, make_dataset, quick_compilation, runs_of, trees_equal
+from jax.interpreters import partial_eval
+from support import assert_trees_close, make_dataset, quick_compilation, runs_of, trees_equal, unchecked
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.columns import attach
@@ -319,6 +320,29 @@ def test_chunks_may_be_cut_anywhere(name: str, stage: str) -> None:
     for _ in range(2):
         states, _ = chunk_of(name, stage, 1, UPDATES // 2)(states, keys)
     assert trees_equal(states, chunk_of(name, stage, 1, UPDATES)(before, keys)[0])
+
+
+def reads_rewards(name: str, stage: Stage) -> bool:
+    """Whether an update depends on the rewards of a batch, or on columns, which may be made of them."""
+
+    def batch(state: Any, key: jax.Array) -> Any:
+        columns = {} if stage.prepare is None else stage.prepare(state, data_of(name), key)
+        return draw(stage, data_of(name), columns, key)
+
+    with unchecked():
+        key = jax.random.key(0)
+        state = jax.eval_shape(case_of(name).init, key, case_of(name).hparams)
+        given = state, jax.eval_shape(batch, state, key), key
+        jaxpr = jax.make_jaxpr(stage.update)(*given).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(given)]
+    return any(one and path.startswith(("[1].reward", "[1].extras")) for path, one in zip(paths, used, strict=True))
+
+
+@each_method
+def test_methods_that_imitate_read_no_rewards(name: str) -> None:
+    """Data without rewards hold zeros in their place: exactly the methods that never look may be trained on them."""
+    assert REGISTRY[name].imitates != any(reads_rewards(name, stage) for stage in case_of(name).stages)
 
 
 def callbacks(jaxpr: str) -> list[str]:

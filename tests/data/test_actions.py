@@ -7,7 +7,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from every_loader import FILES, OF_NEXT, arrays_in_memory, hdf5_file, minari_dataset, npz_directory, npz_file
+from every_loader import FILES, OF_NEXT, WITHOUT_NEXT, arrays_in_memory, hdf5_file, minari_dataset, npz_directory, npz_file
 from gymnasium.spaces import Box, Discrete
 from minari.data_collector import EpisodeBuffer
 
@@ -47,11 +47,19 @@ def test_actions_beyond_the_bounds_are_clipped_where_that_is_asked_for(tmp_path,
         build(source, config.dataset)
     assert "\n" not in str(refused.value)
     # What the message names is a setting, and it helps.
-    override(config, str(refused.value).split("--config.")[1])
+    _, range_of_data, clip = str(refused.value).split("--config.")
+    override(config, clip)
     dataset, spec, card = build(source, config.dataset)
     np.testing.assert_allclose(dataset[:].action, np.clip(action, -1, 1), atol=1e-6)
     assert (spec.action_low, spec.action_high) == ((-1, -1), (1, 1))
     assert card.description.endswith("4 actions clipped to the bounds")
+    own = DatasetConfig(id="a")
+    override(Config(bc.Config(), own), range_of_data.split(". ")[0])
+    dataset, spec, card = build(source, own)
+    np.testing.assert_allclose(spec.action_low, (-1.37, -0.5), rtol=1e-6)  # the second never moves: one unit to each side
+    np.testing.assert_allclose(spec.action_high, (1.27, 1.5), rtol=1e-6)
+    np.testing.assert_allclose(dataset[:].action, np.stack([np.linspace(-1, 1, 12), np.zeros(12)], axis=1), atol=1e-6)
+    assert card.description.endswith("bounds of actions are the data's own")
     # The fingerprint is of the rows as they were found.
     assert card.sha256 == build(source._replace(action_low=np.full(2, -2.0), action_high=np.full(2, 2.0)), Transforms())[2].sha256
 
@@ -82,7 +90,7 @@ def test_bounds_are_the_environments_where_the_data_have_none(tmp_path, loader, 
     assert "unknown" not in card.description
 
 
-@pytest.mark.parametrize("loader", FILES)
+@pytest.mark.parametrize("loader", WITHOUT_NEXT)
 def test_without_an_environment_bounds_are_taken_to_be_1(tmp_path, loader):
     source, unmatched = matched(loader(tmp_path, rows()))
     _, spec, card = build(source, Transforms())
@@ -175,7 +183,7 @@ def test_files_of_a_directory_have_the_same_kind_of_actions(tmp_path):
     np.savez(tmp_path / "b.npz", **rows(action=np.zeros(12, int)))
     assert build(load(str(tmp_path)), Transforms())[1].num_actions == 3  # over all files
     np.savez(tmp_path / "b.npz", **rows(action=np.zeros((12, 1))))
-    with pytest.raises(DatasetError, match=r"b\.npz' has discrete actions where .*a\.npz' has not, or another number"):
+    with pytest.raises(DatasetError, match=r"b\.npz' has real actions, .*a\.npz' has discrete ones"):
         load(str(tmp_path))
 
 

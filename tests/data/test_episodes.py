@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from every_loader import ALL, FILES, OF_NEXT, ogbench_file
+from every_loader import ALL, FILES, OF_NEXT, WITHOUT_NEXT, lerobot_directory, ogbench_file
 
 from diffrl.data import columns, episodes
 from diffrl.data.arrays import from_arrays
@@ -49,7 +49,7 @@ def test_jumps_end_episodes(tmp_path, loader):
     np.testing.assert_allclose(columns.returns_to_go(dataset, 1.0)[::2] / card.reward_scale, [4, 8, 4, 12, 8, 4])
 
 
-@pytest.mark.parametrize("loader", ALL)
+@pytest.mark.parametrize("loader", [*ALL, lerobot_directory])
 def test_termination_wins_over_timeout(tmp_path, loader):
     """One row that is both: it stays, its terminal with it, and nothing is bootstrapped from it."""
     given = {"observation": np.arange(3.0)[:, None], "action": np.zeros((3, 1)), "reward": np.array([0.0, 0.0, 1.0])}
@@ -63,7 +63,7 @@ def test_termination_wins_over_timeout(tmp_path, loader):
     assert source.recorded.returns.tolist() == [1]
 
 
-@pytest.mark.parametrize("loader", FILES)
+@pytest.mark.parametrize("loader", WITHOUT_NEXT)
 def test_statistics_are_of_the_episodes_as_recorded(tmp_path, loader):
     """Returns 10, 100, 18, 17; without next observations the last row of each is dropped, and with it one whole episode."""
     reward = np.array([6.0, 4.0, 100.0, 17.0, 1.0, 11.0, 6.0])
@@ -87,7 +87,8 @@ def test_a_row_is_dropped_only_where_its_next_observation_is_missing(tmp_path, l
     assert whole.transitions.reward.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert np.flatnonzero(whole.transitions.timeout).tolist() == [1, 6]
     if loader in FILES:
-        short = loader(tmp_path, given)
+        (folder := tmp_path / "short").mkdir()
+        short = loader(folder, given)
         assert short.transitions.reward.tolist() == [0, 2, 3, 4, 5]
         assert short.transitions.timeout.tolist() == [True, False, False, False, True]
         assert short.transitions.terminal.tolist() == [False, False, True, False, False]

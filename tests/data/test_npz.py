@@ -160,12 +160,13 @@ def test_directory_of_episodes_with_final_observations(tmp_path):
         (episode(0, 0), r"b\.npz' has no transitions"),
         (episode(0, 2, observation=np.zeros((2, 5)), next_observation=np.zeros((2, 5))), r"b\.npz': observation has 5 numbers"),
         (episode(0, 2, action_low=-1.0, action_high=2.0), r"b\.npz' has other action bounds than .*a\.npz"),
-        ({"reward": np.zeros(2)}, r"b\.npz' has no observation, action, terminal \(or in plural\); there are reward"),
+        ({"reward": np.zeros(2)}, r"b\.npz' has no observation \(.*\) and no action \(actions, acts\); there are reward"),
+        ({name: value for name, value in episode(0, 2).items() if name != "reward"}, r"b\.npz' has no rewards and .*a\.npz' has"),
         (episode(0, 1, next_observation=np.zeros((2, 2)), reward=np.zeros(2)), r"b\.npz': observation has 1 rows, reward 2"),
     ],
 )
 def test_bad_files_of_a_directory_are_named(tmp_path, second, message):
-    write(tmp_path / "a.npz", episode(0, 3))
+    write(tmp_path / "a.npz", episode(0, 3, action_low=-1.0, action_high=1.0))
     write(tmp_path / "b.npz", second)
     with pytest.raises(DatasetError, match=message):
         load(str(tmp_path))

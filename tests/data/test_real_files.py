@@ -1,0 +1,55 @@
+"""Files that others made, where they are at hand: `shared/data` beside the repository."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffrl.algorithms import bc, iql
+from diffrl.config import Config, ConfigError, DatasetConfig
+from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.environment import matched
+from diffrl.data.load import load
+from diffrl.registry import make
+from diffrl.training.train import train
+
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def file(name: str) -> str:
+    if not (FOLDER / name).exists():
+        pytest.skip(f"{FOLDER / name} is not here")
+    return str(FOLDER / name)
+
+
+def test_human_demonstrations_of_a_door():
+    """D4RL's door-human: 25 demonstrations without next observations, actions as the glove gave them."""
+    source, unmatched = matched(load(file("door-human.hdf5"), env_id="AdroitHandDoor-v1"))
+    assert unmatched == ""
+    with pytest.raises(
+        DatasetError, match=r"door-human.hdf5': 5478 actions lie outside \[-1, 1\], .*config\.dataset\.clip_actions=true$"
+    ):
+        build(source, Transforms())
+    dataset, spec, card = build(source, Transforms(clip_actions=True))
+    assert (spec.observation_dim, spec.action_dim, card.rows, card.episodes) == (39, 28, 6729 - 25, 25)
+    assert (round(card.return_min), round(card.return_mean), round(card.return_max)) == (230, 794, 1496)
+    assert np.abs(dataset[:].action).max() == 1.0
+    assert not source.transitions.terminal.any()
+    for config in (bc.Config(), iql.Config()):
+        make(config, spec)
+
+
+def test_expert_of_cartpole(tmp_path):
+    """Stable-baselines' file: discrete actions, `obs` and `episode_starts`."""
+    path = file("expert_cartpole.npz")
+    source, unmatched = matched(load(path, env_id="CartPole-v1"))
+    dataset, spec, card = build(source, Transforms())
+    assert (unmatched, spec.num_actions, spec.observation_dim) == ("", 2, 4)
+    assert (card.rows, card.episodes, card.return_min, card.return_max) == (49527 - 100, 100, 27, 500)
+    np.testing.assert_array_equal(dataset[:].action.sum(axis=1), 1)
+    with np.load(path) as arrays:
+        np.testing.assert_array_equal(source.recorded.returns, arrays["episode_returns"])
+    config = Config(bc.Config(), DatasetConfig(id=path, env_id="CartPole-v1"))
+    with pytest.raises(ConfigError, match="bc cannot have discrete actions; methods that can: "):
+        train(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()

@@ -51,5 +51,6 @@ def _actions(transforms: Transforms, spec: Spec, card: Card) -> list[str]:
     low, high = np.asarray(card.action_low), np.asarray(card.action_high)
     changes = [f"of {card.clipped_actions:,} rows moved onto the bounds (clip_actions)"] if transforms.clip_actions else []
     if (low != -1.0).any() or (high != 1.0).any():
-        changes.append(f"mapped from {brief(low)} … {brief(high)} to -1 … 1")
+        whose = ", the least and largest that occur (action_bounds=data)" if transforms.action_bounds == "data" else ""
+        changes.append(f"mapped from {brief(low)} … {brief(high)} to -1 … 1{whose}")
     return [f"actions {', then '.join(changes)}"] if changes else []

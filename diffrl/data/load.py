@@ -50,10 +50,10 @@ def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple
         return toys.load(id)
     try:
         path = Path(id).expanduser()
-        there = path.exists()
+        there, folder = path.exists(), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # of a name that no file can have, or no user
         raise DatasetError(f"dataset {id[:100]!r} cannot be looked for: {error}") from None
-    if there and lerobot.recognise(path):
+    if folder and lerobot.recognise(path):
         return lerobot.load_directory(id, observation_keys)
     is_path = there or path.suffix in (*_HDF5, ".npz") or id.startswith(("/", ".", "~"))
     # A Minari id may happen to name a directory here too.
@@ -61,14 +61,14 @@ def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple
         return minari.load(id, download=download, observation_keys=observation_keys or None)
     if (path / "data" / "metadata.json").exists():
         return minari.load(str(path.absolute()), observation_keys=observation_keys or None)
-    if not path.exists():
+    if not there:
         raise DatasetError(f"dataset {id!r}: there is no such file or directory ({path.absolute()})")
-    if path.suffix in _HDF5 and not there:
+    if path.suffix in _HDF5 and not folder:
         limit = None if env_spec is None else json.loads(env_spec).get("max_episode_steps")
         return hdf5.load(id, max_episode_steps=limit, observation_keys=observation_keys)
     if observation_keys:
         raise DatasetError(f"dataset {id!r}: observation keys were given, but a file of arrays has none")
-    if there:
+    if folder:
         return npz.load_directory(id)
     if path.suffix == ".npz":
         return npz.load_file(id)

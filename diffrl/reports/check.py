@@ -63,7 +63,7 @@ def check(asked: DatasetConfig, tell: Tell = lambda text, share: None) -> Check:
             return None
 
     tell("reading", 0.0)
-    loaded = attempt(lambda: asked.source())
+    loaded = attempt(asked.source)
     if loaded is None:
         path = Path(asked.id).expanduser()
         arrays = contents(path)

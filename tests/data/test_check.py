@@ -135,7 +135,7 @@ BROKEN = {
         "observation, action, terminal is not among",
     ),
     "no rows": (file(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
-    "no arrays": (npz, "has no observation, action, reward, terminal (or in plural); there are nothing"),
+    "no arrays": (npz, "has no observation (observations, obs) and no action (actions, acts); there are nothing"),
     "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
     "pickled episodes": (file(observation=np.array([{}] * N, object)), "'observation' can be read by running a pickle only"),
     "rows without any next": (unconnected, "every episode is one row long. Add next_observation"),
@@ -324,7 +324,7 @@ def test_the_program_says_all_of_it_and_how_it_ended(trusting, capsys, monkeypat
         flags.FLAGS["out"].unparse()
         assert run(npz(obs=np.zeros((3, 2)))) == 2
         shown = capsys.readouterr().out
-        assert "has no observation" in shown
+        assert "has no action" in shown
         assert re.search(r"obs\s.*3 × 2.*float64", shown)
         assert "these data cannot be trained on" in shown
         assert run(npz(**whole()), overrides=("dataset.env_id=maze2d-umaze-v1",)) == 2

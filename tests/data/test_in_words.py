@@ -29,6 +29,7 @@ CHANGES = {
     "reward_scale": ("return_range", ["rewards times 31.25", "1000 over 32, by which returns differ"]),
     "reward_shift": (-1.0, ["rewards plus -1"]),
     "clip_actions": (True, ["actions of 4 rows moved onto the bounds"]),
+    "action_bounds": ("data", ["the least and largest that occur"]),
     "first_episode": (1, ["all episodes from number 1 on"]),
     "num_episodes": (2, ["2 episodes from number 0 on"]),
     "keep_every": (3, ["of each episode one row in 3"]),

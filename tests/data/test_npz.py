@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from row_reference import ogbench_rows, rows_of
 
+from diffrl.algorithms import td3_bc
 from diffrl.data.dataset import DatasetError, Transforms, build
 from diffrl.data.load import load
+from diffrl.registry import make
 
 LENGTHS = (4, 2, 6)  # rows of each trajectory in a downloaded file; the last holds only the final observation
 
@@ -83,10 +85,10 @@ def test_ogbench_without_rewards_says_what_to_do(tmp_path):
     data = contents()
     del data["rewards"], data["masks"]
     source = load(write(tmp_path / "a.npz", data))
-    assert not source.rewarded
-    assert not load(str(tmp_path)).rewarded  # nor is a directory with such a file
-    with pytest.raises(DatasetError, match=r"has no rewards. OGBench's tasks give them: set --config.dataset.task=1 … 5"):
-        build(source, Transforms())
+    assert not source.has_rewards
+    assert not load(str(tmp_path)).has_rewards  # nor has a directory with such a file
+    with pytest.raises(ValueError, match=r"the data have none \(OGBench's tasks give them: dataset.task\)"):
+        make(td3_bc.Config(), build(source, Transforms())[1])
     with pytest.raises(DatasetError, match="has no terminals; there are actions, masks, observations, rewards"):
         load(write(tmp_path / "b.npz", {k: v for k, v in contents().items() if k not in ("terminals", "qpos")}))
 

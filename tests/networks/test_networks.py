@@ -1,4 +1,4 @@
-"""Sizes, initialisation and arithmetic of the networks (SRPO, Appendix C and the authors' `model.py`; card section 3)."""
+"""Sizes, initialisation and arithmetic of the networks (SRPO, Appendix C and the authors' `model.py`)."""
 
 import re
 from typing import Any

@@ -326,6 +326,11 @@ def _selected(source: Source, transforms: Transforms) -> Source:
     first, count, every = transforms.first_episode, transforms.num_episodes, transforms.keep_every
     if (first, count, every) == (0, 0, 1):
         return source
+    if source.shares:  # which count the rows of its parts
+        raise DatasetError(
+            f"dataset {source.id!r}: episodes or rows of a mix cannot be chosen: leave out dataset.mix, or dataset.first_episode, "
+            "num_episodes and keep_every"
+        )
     try:
         found = episodes.selected(source.recorded, first, count, every)
     except ValueError as error:

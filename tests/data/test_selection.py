@@ -8,6 +8,7 @@ from every_loader import ALL, OF_NEXT
 
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.mix import mixed
 
 LENGTHS = (3, 1, 4, 6)  # the second and the last end in a terminal
 
@@ -83,3 +84,11 @@ def test_actions_are_as_many_as_occur_in_all_of_the_data():
 def test_episodes_that_are_not_there(chosen):
     with pytest.raises(DatasetError, match=r"there are 4 episodes, asked for those up to 5 \(dataset.first_episode="):
         built(from_arrays(**rows()), **chosen)
+
+
+@pytest.mark.parametrize("chosen", [{"first_episode": 1}, {"num_episodes": 1}, {"keep_every": 2}], ids=str)
+def test_of_a_mix_nothing_is_chosen(chosen):
+    """Shares count the rows of its parts: of other rows they would be wrong without a word."""
+    parts = [from_arrays(observation=np.arange(6.0)[:, None], action=np.zeros((6, 1)), timeout=np.arange(6) % 3 == 2)] * 2
+    with pytest.raises(DatasetError, match="of a mix cannot be chosen: leave out dataset.mix, or"):
+        build(mixed(parts, {"b": 0.25}), Transforms(**chosen))

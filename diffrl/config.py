@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffrl.data import load as loading
-from diffrl.data.dataset import Source, Transforms
+from diffrl.data.build import Transforms
+from diffrl.data.dataset import Source
 from diffrl.data.ogbench_tasks import Labels, labelled
 from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting

@@ -24,7 +24,7 @@ def from_arrays(
     env_id: str = "",
     description: str = "",
 ) -> Source:
-    """Rows of any array library, episodes one after another, as a Source for `dataset.build` or `training.train`.
+    """Rows of any array library, episodes one after another, as a Source for `build.build` or `training.train`.
 
     `episodes.recorded` says where episodes end and which rows are kept. Without `next_observation` the next observation is
     the following row's, and the last row of an episode that ended by timeout has none and is dropped, as in D4RL's
@@ -130,7 +130,7 @@ def actions(id: str, value: Any) -> np.ndarray:
 
 
 def numbers(id: str, name: str, value: Any, axes: int) -> np.ndarray:
-    """A field as float32 with so many axes; what float32 cannot hold becomes infinite, which `dataset.build` refuses by row.
+    """A field as float32 with so many axes; what float32 cannot hold becomes infinite, which `build.build` refuses by row.
 
     Raises:
         DatasetError: the shape does not fit, or it holds no real numbers.

@@ -15,7 +15,7 @@ class Rows(NamedTuple):
     """Raw transitions as a loader finds them: a Transition's fields as numpy arrays `[N, ...]`.
 
     Actions are real numbers `[N, A]`, or integers `[N, 1]` where they are discrete. Shapes and values are not to be trusted
-    before `dataset.build` has checked them.
+    before `build.build` has checked them.
     """
 
     observation: np.ndarray
@@ -182,7 +182,7 @@ def _goes_on(observation: np.ndarray, next_observation: np.ndarray | None, cut: 
 
 def _meets(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Whether rows of observations are equal up to `TOLERANCE`."""
-    with np.errstate(over="ignore", invalid="ignore"):  # `dataset.build` says which values are not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # `build.build` says which values are not finite
         return np.linalg.norm((one - other) / np.maximum(1.0, np.abs(other)), axis=1) <= TOLERANCE
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from diffrl.data.dataset import Card, Transforms, brief
+from diffrl.data.build import Transforms, brief
+from diffrl.data.dataset import Card
 from diffrl.types import Spec
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffrl.data import episodes
-from diffrl.data.dataset import TOLERANCE, Source, action_bounds
+from diffrl.data.build import TOLERANCE, action_bounds
+from diffrl.data.dataset import Source
 from diffrl.data.episodes import Ends, Rows
 
 _COLUMNS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")

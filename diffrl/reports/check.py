@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from diffrl.config import Config, DatasetConfig
+from diffrl.data.build import build
 from diffrl.data.contents import Array, contents
-from diffrl.data.dataset import FIELDS, Card, Dataset, DatasetError, Source, build
+from diffrl.data.dataset import FIELDS, Card, Dataset, DatasetError, Source
 from diffrl.data.environment import matched
 from diffrl.data.inspection import Facts, inspect
 from diffrl.registry import REGISTRY

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from diffrl.algorithm import Algorithm
 from diffrl.config import ConfigError, override, to_json
+from diffrl.data.build import build
 from diffrl.data.columns import attach
-from diffrl.data.dataset import Card, Dataset, build
+from diffrl.data.dataset import Card, Dataset
 from diffrl.data.environment import matched
 from diffrl.envs import make as environments
 from diffrl.evaluation.evaluate import Options, parse_act

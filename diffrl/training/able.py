@@ -45,7 +45,7 @@ def judge(config: Config, spec: Spec, dataset: Dataset) -> Verdict:
 
     Args:
         config: of the training.
-        spec, dataset: as `dataset.build` gives them.
+        spec, dataset: as `build.build` gives them.
     """
     try:
         validate(config)

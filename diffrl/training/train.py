@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, to_json, validate
 from diffrl.data import columns
-from diffrl.data.dataset import Source, build
+from diffrl.data.build import build
+from diffrl.data.dataset import Source
 from diffrl.data.environment import matched
 from diffrl.data.in_words import in_words
 from diffrl.logging.console import TrainingDisplay

@@ -13,7 +13,7 @@ from diffrl.collection.classic import TASKS
 from diffrl.collection.collect import CollectionError, collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.data.environment import matched
 from diffrl.envs import make
 from diffrl.envs.gymnasium_backend import BackendError, make_env

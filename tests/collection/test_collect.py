@@ -15,7 +15,7 @@ from diffrl.collection import maze_simulation
 from diffrl.collection.collect import CollectionError, collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.envs import make
 from diffrl.envs.pointmaze import from_env_spec
 

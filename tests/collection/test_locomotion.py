@@ -12,7 +12,7 @@ from diffrl.collection.collect import CollectionError, collect, prepare
 from diffrl.collection.recipe import RecipeError
 from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.data import minari as loader
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.data.scores import TABLE, reference_for
 
 STEPS = 12 * ppo.NUM_ENVS * ppo.HORIZON

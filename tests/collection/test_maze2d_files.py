@@ -13,7 +13,7 @@ from diffrl.collection import maze2d
 from diffrl.collection.collect import CollectionError, collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.data.env_id import env_spec_of
 from diffrl.data.load import load
 from diffrl.data.scores import TABLE, reference_for

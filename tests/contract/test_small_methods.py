@@ -20,7 +20,8 @@ from diffrl import registry
 from diffrl.algorithms import bc
 from diffrl.config import Config
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Source, build
+from diffrl.data.build import build
+from diffrl.data.dataset import Source
 from diffrl.envs.env_spec import read
 from diffrl.envs.make import Backend
 from diffrl.envs.protocol import Step

@@ -14,7 +14,8 @@ from minari.data_collector import EpisodeBuffer
 from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig, override
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.environment import matched
 from diffrl.data.load import load
 

@@ -8,7 +8,8 @@ from gymnasium.envs.registration import EnvSpec
 from row_reference import rows_of
 
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.env_id import env_spec_of
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from every_loader import ALL, FILES, OF_NEXT
 
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.data.episodes import Stretches, as_evaluated
 
 

@@ -20,7 +20,7 @@ from diffrl import cli, registry
 from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig, override
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import build
+from diffrl.data.build import build
 from diffrl.data.load import load
 from diffrl.registry import REGISTRY
 from diffrl.reports import check as checking

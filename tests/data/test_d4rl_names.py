@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffrl.config import OnlineConfig
+from diffrl.data.build import Transforms, build
 from diffrl.data.d4rl_names import env_id_of, task_of
-from diffrl.data.dataset import Transforms, build
 from diffrl.data.env_id import env_spec_of
 from diffrl.data.environment import matched
 from diffrl.data.load import load

@@ -1,4 +1,4 @@
-"""Packing, transforms, fingerprints and the checks of `dataset.build`."""
+"""Packing, transforms, fingerprints and the checks of `build.build`."""
 
 import dataclasses
 import json
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from diffrl.data import episodes
-from diffrl.data.dataset import FIELDS, Card, DatasetError, Source, Transforms, build, fingerprint
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import FIELDS, Card, DatasetError, Source, fingerprint
 from diffrl.data.episodes import Recorded, Rows
 from diffrl.types import Spec
 

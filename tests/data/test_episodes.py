@@ -8,7 +8,7 @@ from every_loader import ALL, FILES, OF_NEXT, WITHOUT_NEXT, lerobot_directory, o
 
 from diffrl.data import columns, episodes
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.training.devices import make_mesh
 from diffrl.training.slabs import Whole
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from row_reference import qlearning_rows, rows_of
 
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.hdf5 import load as load_hdf5
 from diffrl.data.load import load
 

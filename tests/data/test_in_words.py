@@ -7,7 +7,7 @@ import pytest
 
 from diffrl import cli
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.data.in_words import in_words
 
 

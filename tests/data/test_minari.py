@@ -11,7 +11,8 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from diffrl.data import minari as loader
-from diffrl.data.dataset import DatasetError, Transforms, build, fingerprint
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError, fingerprint
 from diffrl.envs.flatten import flatten, flatten_one
 
 ACTIONS = Box(np.array([-1, -2], np.float32), np.array([1, 2], np.float32))

@@ -11,7 +11,8 @@ from diffrl.action_chunks import _Chunks
 from diffrl.algorithms import bc
 from diffrl.config import Config, ConfigError, DatasetConfig, OnlineConfig, override, validate
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.load import load
 from diffrl.data.mix import mixed
 from diffrl.data.sampling import goals, rows, uniform, windows

@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.load import load
 
 N = 6

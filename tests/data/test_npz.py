@@ -5,7 +5,8 @@ import pytest
 from row_reference import ogbench_rows, rows_of
 
 from diffrl.algorithms import td3_bc
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.load import load
 from diffrl.registry import make
 

@@ -7,7 +7,8 @@ import pytest
 
 from diffrl.config import Config, ConfigError, DatasetConfig, override, validate
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.load import load
 from diffrl.data.ogbench_tasks import GOAL_DISCOUNT, Labels, labelled
 from diffrl.data.scores import OGBENCH, Reference, reference_for

@@ -7,7 +7,8 @@ import pytest
 
 from diffrl.algorithms import bc, iql
 from diffrl.config import Config, ConfigError, DatasetConfig
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.registry import make

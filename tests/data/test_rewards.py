@@ -9,7 +9,8 @@ from support import quick_compilation
 from diffrl.algorithms import bc, iql
 from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.registry import REGISTRY, make
 from diffrl.training.train import train
 

@@ -7,7 +7,7 @@ import pytest
 
 from diffrl.algorithm import Algorithm, in_environment_units, no_carry
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Transforms, build
+from diffrl.data.build import Transforms, build
 from diffrl.types import Spec
 
 HOUR = 3600.0

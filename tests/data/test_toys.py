@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from diffrl.data.dataset import DatasetError, Transforms, build
+from diffrl.data.build import Transforms, build
+from diffrl.data.dataset import DatasetError
 from diffrl.data.toys import TOYS, EnergyOf, load, points_of, truth
 
 EIGHT = {

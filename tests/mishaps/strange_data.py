@@ -13,7 +13,8 @@ from support import quick_compilation, runs_of
 
 from diffrl.algorithms import bc, iql
 from diffrl.data import columns, episodes
-from diffrl.data.dataset import LARGEST, Dataset, DatasetError, Source, Transforms, build
+from diffrl.data.build import LARGEST, Transforms, build
+from diffrl.data.dataset import Dataset, DatasetError, Source
 from diffrl.registry import make
 from diffrl.training.chunk import make_chunk
 from diffrl.training.devices import make_mesh

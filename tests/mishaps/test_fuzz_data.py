@@ -12,7 +12,7 @@ from strange_data import FAULTS, FIELDS, IN_MEMORY, TRANSFORMS, A, Arrays, N, da
 
 from diffrl.data import hdf5, npz
 from diffrl.data.arrays import from_arrays
-from diffrl.data.dataset import Transforms
+from diffrl.data.build import Transforms
 
 
 def test_whole_data_pass() -> None:

@@ -18,7 +18,8 @@ from minari.data_collector import EpisodeBuffer
 from strange_data import FAULTS, A, O, few, many, refused_or_trained
 
 from diffrl.data import minari as minari_loader
-from diffrl.data.dataset import DatasetError, Transforms
+from diffrl.data.build import Transforms
+from diffrl.data.dataset import DatasetError
 
 Box, Dict, Tuple, Discrete = (getattr(gymnasium.spaces, name) for name in ("Box", "Dict", "Tuple", "Discrete"))
 GOAL = Dict({name: Box(-9, 9, (2,), np.float32) for name in ("observation", "achieved_goal", "desired_goal")})

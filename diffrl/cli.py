@@ -61,15 +61,18 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from diffrl.data.replay import ReplayError
     from diffrl.envs.gymnasium_backend import BackendError
     from diffrl.evaluation.evaluate import EvaluationError
+    from diffrl.evaluation.results import ResultError
+    from diffrl.evaluation.video import VideoError
     from diffrl.logging.writers import LogError
+    from diffrl.records import RecordError
+    from diffrl.reports.tables import ReportError
     from diffrl.training.checkpoint import CheckpointError
     from diffrl.training.devices import DeviceError
     from diffrl.training.workdir import WorkdirError
 
     data_errors = (CollectionError, DatasetError, RecipeError, BackendError)
-    training_errors = (configs.ConfigError, DeviceError, WorkdirError, CheckpointError, ReplayError, LogError)
-
-    return (*data_errors, *training_errors, EvaluationError)
+    training_errors = (configs.ConfigError, DeviceError, WorkdirError, CheckpointError, ReplayError, LogError, RecordError)
+    return (*data_errors, *training_errors, EvaluationError, ResultError, VideoError, ReportError)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -3,17 +3,18 @@
 import ast
 import dataclasses
 import difflib
-import json
 import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from diffrl import records
 from diffrl.data import load as loading
 from diffrl.data.build import Transforms
 from diffrl.data.dataset import Source
 from diffrl.data.ogbench_tasks import Labels, labelled
+from diffrl.records import RecordError
 from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting
 
@@ -185,7 +186,7 @@ def to_json(config: Config) -> dict[str, Any]:
     """Plain dictionary; `algorithm.name` names the method."""
     values = dataclasses.asdict(config)
     values["algorithm"] = {"name": algorithm_name(config), **values["algorithm"]}
-    return json.loads(json.dumps(values))
+    return records.plain(values)
 
 
 def from_json(values: dict[str, Any]) -> Config:
@@ -194,9 +195,10 @@ def from_json(values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: an unknown method or field, or a value of the wrong type.
     """
-    algorithm = dict(values["algorithm"])
-    name = algorithm.pop("name")
-    if name not in REGISTRY:
+    algorithm = values.get("algorithm")
+    algorithm = dict(algorithm) if isinstance(algorithm, dict) else {}
+    name = algorithm.pop("name", None)
+    if not isinstance(name, str) or name not in REGISTRY:
         raise ConfigError(f"unknown method {name!r}; known: {', '.join(REGISTRY)}")
     config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig())
     _fill(config.algorithm, algorithm, "algorithm.")
@@ -214,11 +216,13 @@ def load(workdir: Path) -> Config:
     if not path.is_file():
         raise ConfigError(f"{workdir} is not a training directory: it has no config.json")
     try:
-        return from_json(json.loads(path.read_text()))
-    except ConfigError:
-        raise
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:  # no JSON, or not of a config
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        config = from_json(records.read(path, dict[str, Any]))
+        validate(config)
+    except RecordError as error:
+        raise ConfigError(f"{error}; put a copy of it back") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; put a copy of it back") from error
+    return config
 
 
 def override(config: Any, assignment: str) -> None:

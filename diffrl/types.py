@@ -7,6 +7,8 @@ import flax.struct
 from jax import Array
 from jaxtyping import Bool, Float
 
+from diffrl.records import Finite, Natural, Width
+
 Params = Any  # a tree of arrays: one network's trainable parameters
 # Fields of a State are typed loosely: trees of shapes, shardings and axes pass through the same classes.
 Count = Any  # int32 scalar
@@ -54,17 +56,25 @@ class Spec:
         has_rewards: False where the data have none: every reward that algorithms see is then a filler.
     """
 
-    observation_dim: int
-    action_dim: int
-    observation_mean: tuple[float, ...]
-    observation_std: tuple[float, ...]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    observation_min: tuple[float, ...] = ()
-    observation_max: tuple[float, ...] = ()
-    observation_parts: tuple[tuple[str, int], ...] = ()
-    num_actions: int = 0
+    observation_dim: Width
+    action_dim: Width
+    observation_mean: tuple[Finite, ...]
+    observation_std: tuple[Finite, ...]
+    action_low: tuple[Finite, ...]
+    action_high: tuple[Finite, ...]
+    observation_min: tuple[Finite, ...] = ()
+    observation_max: tuple[Finite, ...] = ()
+    observation_parts: tuple[tuple[str, Width], ...] = ()
+    num_actions: Natural = 0
     has_rewards: bool = True
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            of, _, statistic = name.rpartition("_")
+            if statistic in ("mean", "std", "low", "high") or (statistic in ("min", "max") and values):
+                width = self.action_dim if of == "action" else self.observation_dim
+                if len(values) != width:
+                    raise ValueError(f"{name} has {len(values)} numbers, where {of}_dim is {width}")
 
     @classmethod
     def plain(cls, observation_dim: int, action_dim: int) -> "Spec":
@@ -93,17 +103,3 @@ class Spec:
             begin += width
         known = ", ".join(part for part, _ in self.observation_parts) or "none with a name"
         raise ValueError(f"the observation has no part {name!r}; it has {known}")
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Spec":
-        """Inverse of `dataclasses.asdict` after a trip through JSON."""
-        return cls(**with_tuples(values))
-
-
-def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; the dataclasses it comes from hold tuples."""
-
-    def fixed(value: Any) -> Any:
-        return tuple(map(fixed, value)) if isinstance(value, list) else value
-
-    return {name: fixed(value) for name, value in values.items()}

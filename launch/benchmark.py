@@ -16,7 +16,6 @@ for 10 to 40 s. The data are random numbers of the given sizes: cost depends on 
 
 import functools
 import importlib
-import json
 import platform
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from diffrl import cli
+from diffrl import cli, files, records
 from diffrl import config as configs
 from diffrl.registry import REGISTRY
 from diffrl.training import devices
@@ -113,7 +112,6 @@ def _measure(console: Console) -> None:
     out, problem = Path(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
     wanted = {name: _config(name) for name in CONFIG.value}
     measurements = _measurements(problem, wanted)
-    out.mkdir(parents=True, exist_ok=True)
 
     machine = timing.machine()
     ceiling, bandwidth = limits.rates()
@@ -139,8 +137,8 @@ def _measure(console: Console) -> None:
         console.print(table)
         done.append(section)
         results[section.name] = [row._asdict() for row in section.rows]
-        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        (out / "results.md").write_text(page.markdown(head, done))
+        records.write(out / "results.json", results)
+        files.write(out / "results.md", page.markdown(head, done).encode())
         _draw(section, out)
     console.print(f"wrote {out / 'results.json'}, {out / 'results.md'} and pictures", highlight=False)
 

@@ -29,8 +29,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
+    from diffrl import files
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
-    from diffrl.evaluation.results import atomically
     from diffrl.studies import toys
 
     workdirs = [Path(match) for pattern in argv[1:] for match in sorted(glob.glob(pattern))]  # noqa: PTH207
@@ -40,7 +40,6 @@ def main(argv: list[str]) -> None:
     devices.configure(cpu_devices=1)
     console = Console(width=None if sys.stdout.isatty() else 140)
     out = Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
     with console.status("sampling and measuring"):
         cells = toys.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
         written = [toys.picture(toy, rows, out / f"{toy}.png") for toy, rows in cells.items()]
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
             found = toys.modes(workdir, out / f"modes-{workdir.parent.name}-{workdir.name}.png")
             written += [found] if found else []
     markdown = toys.to_markdown(cells) + "\n".join(f"![{path.stem}]({path.name})\n" for path in written)
-    atomically(out / "lab.md", lambda file: file.write(markdown.encode()))
+    files.write(out / "lab.md", markdown.encode())
     console.print(Markdown(toys.to_markdown(cells)))
     for path in [out / "lab.md", *written]:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

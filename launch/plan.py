@@ -10,7 +10,6 @@ dataset and compares every plan's promised return over its horizon with the one 
 Writes plans.md, plans.json and pictures. Exit code 2, with one line, for what the user can mend.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -37,8 +36,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Of starts and of planning.")
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     cli.no_more_arguments(argv)
+    from diffrl import files, records
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
-    from diffrl.evaluation.results import atomically
     from diffrl.studies import planning, planning_plots
     from diffrl.training.trained import Trained
 
@@ -64,7 +63,6 @@ def main(argv: list[str]) -> None:
                 outcomes.append(planning.open_loop(trained, act, **options))
         if not console.is_terminal:
             console.print(planning.to_markdown(outcomes[-1:]).splitlines()[-1], highlight=False, soft_wrap=True)
-    out.mkdir(parents=True, exist_ok=True)
     written = [planning_plots.promises(outcomes, out / "promises.png")]
     task = planning.task_of(trained)
     if task is not None and not CLOSED.value:
@@ -74,8 +72,8 @@ def main(argv: list[str]) -> None:
             written.append(planning_plots.fields(trained, task, out / "scores.png"))
     table = planning.to_markdown(outcomes)
     markdown = f"# {trained.card.id}\n\n{table}\n" + "".join(f"![{path.stem}]({path.name})\n" for path in written)
-    atomically(out / "plans.md", lambda file: file.write(markdown.encode()))
-    atomically(out / "plans.json", lambda file: file.write(json.dumps([one.to_json() for one in outcomes]).encode()))
+    files.write(out / "plans.md", markdown.encode())
+    records.write(out / "plans.json", [one.to_json() for one in outcomes])
     console.print(Markdown(table))
     for path in [out / "plans.md", *written]:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -31,9 +31,7 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl import cli
-from diffrl.config import ConfigError
-from diffrl.evaluation.results import atomically
+from diffrl import cli, files
 from diffrl.reports import plots, suite_plots, suite_tables, tables
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
@@ -75,11 +73,10 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
         ReportError: a directory is no workdir, or nothing was evaluated.
     """
     series = tables.read(workdirs)
-    out.mkdir(parents=True, exist_ok=True)
     markdown = tables.to_markdown(series, best)
     colour = plots.colours(series)
     written = [out / "results.csv"]
-    atomically(written[0], lambda file: file.write(tables.to_csv(tables.rows(series, best)).encode()))
+    files.write(written[0], tables.to_csv(tables.rows(series, best)).encode())
     for number, (setting, group) in enumerate(tables.by_setting(series).items()):
         _print(group, console, best)
         if improvement and len(group) > 1:
@@ -93,7 +90,7 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
     for picture in written[1:]:
         markdown += f"\n![{picture.stem}]({picture.name})\n"
     written.append(out / "results.md")
-    atomically(written[-1], lambda file: file.write(markdown.encode()))
+    files.write(written[-1], markdown.encode())
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -105,12 +102,11 @@ def report_suite(workdirs: list[Path], out: Path, console: Console) -> None:
     """
     series = tables.read(workdirs)
     suite = gather(series)
-    out.mkdir(parents=True, exist_ok=True)
     pictures = suite_plots.draw(suite, plots.colours(series), out)
     markdown = suite_tables.to_markdown(suite, [path.name for path in pictures])
     written = [out / "suite.csv", *pictures, out / "suite.md"]
-    atomically(written[0], lambda file: file.write(suite_tables.to_long_csv(suite).encode()))
-    atomically(written[-1], lambda file: file.write(markdown.encode()))
+    files.write(written[0], suite_tables.to_long_csv(suite).encode())
+    files.write(written[-1], markdown.encode())
     header, rows = suite_tables.formatted(suite)
     table = Table(*(Column(name, justify="right" if i else "left", no_wrap=not i) for i, name in enumerate(header)))
     for row in rows:
@@ -137,7 +133,6 @@ def report_figures(method: str, out: Path, console: Console) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     devices.configure(cpu_devices=1)
-    out.mkdir(parents=True, exist_ok=True)
     for path in importlib.import_module(modules[method]).draw(out):
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
         if path.suffix == ".md":
@@ -173,32 +168,26 @@ def _print(group: list[Series], console: Console, best: bool) -> None:
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     console = Console(width=None if sys.stdout.isatty() else 140)
-    try:
-        out, named = Path(OUT.value), WORKDIRS.value + argv[1:]
-        if FIGURES.value is not None:
-            if named:
-                raise ReportError("--figures needs no workdir: drop one or the other")
-            return report_figures(FIGURES.value, out, console)
-        if SWEEP.value is not None:
-            if named:
-                raise ReportError("--sweep needs no workdir: drop one or the other")
-            return sweep_report.write(
-                Path(SWEEP.value), out if flags.FLAGS["out"].present else Path(SWEEP.value) / "report", console
-            )
-        workdirs = workdirs_of(named)
-        if SUITE.value and BEST.value:
-            raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")
-        if SUITE.value:
-            report_suite(workdirs, out, console)
-        else:
-            report(workdirs, out, console, BEST.value, IMPROVEMENT.value, DATA.value)
-    except (ConfigError, ReportError) as error:
-        cli.fail(str(error))
+    out, named = Path(OUT.value), WORKDIRS.value + argv[1:]
+    for name, value in (("figures", FIGURES.value), ("sweep", SWEEP.value)):
+        if value is not None and named:
+            raise ReportError(f"--{name} needs no workdir: drop one or the other")
+    if SUITE.value and BEST.value:
+        raise ReportError("--suite reports the last checkpoint only: drop --best, or drop --suite for one report per dataset")
+    if FIGURES.value is not None:
+        report_figures(FIGURES.value, out, console)
+    elif SWEEP.value is not None:
+        sweep = Path(SWEEP.value)
+        sweep_report.write(sweep, out if flags.FLAGS["out"].present else sweep / "report", console)
+    elif SUITE.value:
+        report_suite(workdirs_of(named), out, console)
+    else:
+        report(workdirs_of(named), out, console, BEST.value, IMPROVEMENT.value, DATA.value)
 
 
 def run() -> None:
     """Entry point of `diffrl-report`."""
-    app.run(main, flags_parser=cli.parse_flags)
+    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Everything is checked before anything is trained. The same command goes on where
 everything saved (then OUT/report is missing), 2 for what the user can mend, 3 where the sweep is complete but runs diverged.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 from rich.console import Console
 
-from diffrl import cli
+from diffrl import cli, records
 from diffrl.config import ConfigError
 from diffrl.envs.make import BACKENDS
 from diffrl.training import devices
@@ -143,7 +142,7 @@ def show(forecasts: list["Forecast"], console: Console) -> None:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     if JSON.value:
         try:
-            Path(JSON.value).write_text(json.dumps(forecast.to_json(forecasts, limit), indent=2) + "\n")
+            records.write(Path(JSON.value), forecast.to_json(forecasts, limit))
         except OSError as error:
             raise ConfigError(f"cannot write --json={JSON.value}: {error.strerror}") from error
 

@@ -52,9 +52,10 @@ def main(argv: list[str], overrides: list[str]) -> int:
 
     outcome = train(config, Path(WORKDIR.value), evaluate=mean_returns)
     if outcome.complete and EXPORT.value:
-        from diffrl.collection import collect, from_replay
+        from diffrl.collection import collect
+        from diffrl.training.online import export
 
-        recipe, rows = from_replay.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
+        recipe, rows = export.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
         made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
     return cli.DIVERGED if outcome.complete and outcome.diverged else 0

@@ -21,6 +21,8 @@ ROOMS = [
     {"data"},
     {"objectives", "networks", "envs", "diffusion", "planning"},
     {"logging", "learner", "settings", "types"},
+    {"records"},
+    {"files"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import jax
 
 from diffrl import config as configs
-from diffrl import registry
+from diffrl import records, registry
 from diffrl.algorithms import diffusion_bc
 from diffrl.data.dataset import Card
 from diffrl.envs.protocol import Step
-from diffrl.training.checkpoint import Checkpoints
+from diffrl.training.checkpoint import Checkpoints, Progress
 from diffrl.training.runs import make_runs
+from diffrl.training.workdir import Versions
 from diffrl.types import Spec
 
 MAZE = [[1, 1, 1, 1, 1], [1, "r", 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
@@ -70,8 +71,9 @@ def describe(workdir: Path, config: configs.Config, the_card: Card, observation_
         ("config.json", configs.to_json(config)),
         ("spec.json", dataclasses.asdict(Spec.plain(observation_dim, action_dim))),
         ("dataset.json", dataclasses.asdict(the_card)),
+        ("versions.json", Versions({}, "3.11", "cpu", 1, x64=False)),
     ):
-        (workdir / name).write_text(json.dumps(values))
+        records.write(workdir / name, values)
 
 
 def save_checkpoint(workdir: Path, step: int, stage_index: int = 1, num_stages: int = 2) -> None:
@@ -79,8 +81,8 @@ def save_checkpoint(workdir: Path, step: int, stage_index: int = 1, num_stages: 
     config = configs.load(workdir)
     state, policy = initial(json.dumps(configs.to_json(config)), (workdir / "spec.json").read_text(), step)
     checkpoints = Checkpoints(workdir, write=True)
-    metadata = {"step": step, "stage": f"stage{stage_index}", "stage_index": stage_index, "num_stages": num_stages}
-    checkpoints.save(step, state, policy, metadata)
+    rows = tuple(range(make_runs(config).size))
+    checkpoints.save(state, policy, Progress(step, f"stage{stage_index}", stage_index, num_stages, rows))
     checkpoints.close()
 
 
@@ -88,7 +90,7 @@ def save_checkpoint(workdir: Path, step: int, stage_index: int = 1, num_stages: 
 def initial(config_json: str, spec_json: str, step: int):
     """State and policy of all runs, other ones for another step."""
     config = configs.from_json(json.loads(config_json))
-    runs, algorithm = make_runs(config), registry.make(config.algorithm, Spec.from_json(json.loads(spec_json)))
+    runs, algorithm = make_runs(config), registry.make(config.algorithm, records.parse(spec_json, Spec, "spec"))
     state = jax.vmap(algorithm.init)(jax.vmap(lambda key: jax.random.fold_in(key, step))(runs.keys), runs.hparams)
     return {"step": state.step}, jax.vmap(algorithm.policy)(state)  # the evaluator reads no state
 

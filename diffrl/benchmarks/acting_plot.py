@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from diffrl.benchmarks.stages import ActionTime, axes_of
-from diffrl.reports.style import STYLE
+from diffrl.reports.style import STYLE, save
 
 
 def _number(value: str) -> float | str:
@@ -36,5 +36,5 @@ def draw(rows: list[ActionTime], variants: list[str], path: Path) -> Path:
             axes.set_ylabel(f"ms per call, batch {batch}")
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=8)
-        figure.savefig(path)
+        save(figure, path)
     return path

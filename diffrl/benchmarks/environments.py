@@ -1,7 +1,6 @@
 """Environment steps per second of every simulator, with a policy that chooses every action, as an evaluation has."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffrl.envs import make
+from diffrl import records
+from diffrl.envs import env_spec, make
 from diffrl.envs.gymnasium_backend import BackendError, make_env
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.envs.quiet import quiet_imports
@@ -80,14 +80,14 @@ def lasting_spec(task: str) -> str:
                 import gymnasium_robotics
 
                 gymnasium.register_envs(gymnasium_robotics)
-        spec = json.loads(gymnasium.spec(task).to_json())
+        spec = env_spec.read(gymnasium.spec(task).to_json())
     except ImportError as error:
         raise BackendError(f"{task} needs {error.name}: pip install 'diffrl[envs]', or measure none with --tasks=") from error
     except gymnasium.error.Error as error:
         raise BackendError(f"--tasks: {error}") from error
     if task.startswith(("Hopper", "Walker2d")):
         spec["kwargs"]["terminate_when_unhealthy"] = False
-    return json.dumps(spec)
+    return records.foreign_text(spec)
 
 
 def _action_dim(spec: str) -> int:

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMeth
 from diffrl.benchmarks.scaling import Point
 from diffrl.benchmarks.stages import HOST_LOOP, StageTime
 from diffrl.reports.markdown import table
-from diffrl.reports.style import STYLE
+from diffrl.reports.style import STYLE, save
 
 
 class Row(Protocol):
@@ -70,7 +70,7 @@ def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
         relative.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0]))
         relative.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         relative.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -94,7 +94,7 @@ def draw_scaling(points: Sequence[Point], title: str, path: Path) -> Path:
             panels[0, column].set_ylim(0.5 / most, 2.0 / least)  # one scale, on which noise does not look like growth
             for panel in panels[:, column]:
                 panel.set_xticks(values[:: 1 + len(values) // 6])
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 

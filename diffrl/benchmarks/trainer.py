@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import subprocess
 import sys
 import tempfile
@@ -12,19 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffrl import records
 from diffrl.benchmarks.scaling import resize
 from diffrl.benchmarks.stages import Problem
 from diffrl.config import Config, DatasetConfig, to_json
+from diffrl.logging.writers import METRICS
+from diffrl.training.workdir import TIMINGS, Timing
 
 CHUNKS = 500  # timed, of one update each
 TRAIN = """
-import json, pathlib, sys
+import pathlib, sys
 from diffrl import config
 from diffrl.training import devices
 folder = pathlib.Path(sys.argv[1])
 devices.configure(cache_dir=folder / "cache")
 from diffrl.training.train import train
-train(config.from_json(json.loads((folder / "start.json").read_text())), folder / sys.argv[2])
+train(config.load(folder), folder / sys.argv[2])
 """
 
 
@@ -58,12 +60,12 @@ def starts(name: str, config: Config, problem: Problem) -> list[StartTime]:
     resize(config.algorithm, "updates", 2)
     with tempfile.TemporaryDirectory() as folder:
         config = _on_file(config, problem, Path(folder), updates_per_chunk=2)
-        (Path(folder) / "start.json").write_text(json.dumps(to_json(config)))
+        records.write(Path(folder) / "config.json", to_json(config))
         return [StartTime(name, programs, *_start(Path(folder), programs)) for programs in ("compiled", "cached")]
 
 
 def _start(folder: Path, workdir: str) -> tuple[float, float]:
-    metrics = folder / workdir / "metrics" / "train.jsonl"
+    metrics = folder / workdir / METRICS
     began, first = time.perf_counter(), None
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", TRAIN, str(folder), workdir], stdout=log, stderr=log)
@@ -90,8 +92,8 @@ def host_overhead(config: Config, counts: list[int]) -> list[HostTime]:
         with tempfile.TemporaryDirectory() as folder:
             small = _on_file(small, Problem(1, 1, 10), Path(folder), num_seeds=count, updates_per_chunk=1)
             train(small, Path(folder) / "run")
-            timings = json.loads((Path(folder) / "run" / "metrics" / "timings.jsonl").read_text().splitlines()[0])
-        found.append(HostTime(count, timings["seconds"] / CHUNKS))
+            timing = next(records.lines(Path(folder) / "run" / TIMINGS, Timing, []))
+        found.append(HostTime(count, timing.seconds / CHUNKS))
     return found
 
 

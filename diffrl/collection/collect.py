@@ -5,7 +5,6 @@ Imports neither JAX nor a simulator: worker processes start from it.
 
 import concurrent.futures
 import contextlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffrl import files, records
 from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
@@ -91,7 +91,7 @@ def collect(
         version = recipe.fingerprint()
         name = path.name if format == MINARI else f"{path.name}.{format}"
         staging = path.parent / _staging_name(name, recipe, seed, rows, version)
-        staging.mkdir(parents=True, exist_ok=True)
+        files.inside(staging / "shard", root())
         started = time.monotonic()
         parts = recipe.shards(seed, rows)
         shards, reused = _run(recipe, parts, staging, workers, report, note)
@@ -102,8 +102,8 @@ def collect(
             _write(recipe.assemble(seed, rows, shards), dataset_id, staging, made_by)
         else:
             private = _emptied(staging / "files")
-            files = recipe.formats[format](private / path.name, seed, rows, shards)
-            _place(files, path, _card(path, format), made_by, overwrite)
+            written = recipe.formats[format](private / path.name, seed, rows, shards)
+            _place(written, path, _card(path, format), made_by, overwrite)
             shutil.rmtree(staging)
     metadata = _read_metadata(path, format)
     assert metadata is not None
@@ -162,15 +162,14 @@ def _made_by(recipe: Recipe, seed: int, rows: int) -> dict:
 
 
 def _shared_path(need: Shard, recipe: Recipe) -> Path:
-    parts = [need.name, *map(str, need.arguments), recipe.fingerprint().replace(", ", "-").replace(" ", "")]
-    return root() / ".shared" / ("_".join(parts) + ".npz")
+    parts = [need.name, *map(str, need.arguments), recipe.fingerprint()]
+    return root() / ".shared" / (files.slug("_".join(parts), 200) + ".npz")
 
 
 def _share(jobs: dict[Path, Shard], workers: int, note: Note) -> None:
     """Work that is not there yet, stored where `_shared_path` says."""
     missing = {path: shard for path, shard in jobs.items() if not path.exists()}
-    for path, shard in missing.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for shard in missing.values():
         note(shard.note)
     by_name = {str(path): shard for path, shard in missing.items()}
     for name, arrays in _compute({name: (shard.work, shard.arguments) for name, shard in by_name.items()}, workers):
@@ -259,7 +258,7 @@ def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> N
     for parent in list(Path(dataset_id).parents)[:-1]:
         namespace = root() / parent / "namespace_metadata.json"
         if not namespace.exists():
-            namespace.write_text("{}")
+            files.write(namespace, b"{}", root())
     shutil.rmtree(staging)
 
 
@@ -290,17 +289,17 @@ def _create(dataset_id: str, episodes: list[dict], product: Product, made_by: di
     dataset.storage.update_metadata({**scores, "ref_provenance": product.reference_source, "diffrl": {**made_by, **extra}})
 
 
-def _place(files: list[Path], path: Path, card: Path, made_by: dict, overwrite: bool) -> None:
+def _place(written: list[Path], path: Path, card: Path, made_by: dict, overwrite: bool) -> None:
     """Move finished files to where the dataset `path` would be; the card, which says that all are there, comes last."""
-    taken = [file.name for file in files if path.with_name(file.name).exists()]
+    taken = [file.name for file in written if path.with_name(file.name).exists()]
     if taken and not overwrite:
         there = path.with_name(taken[0])
         raise CollectionError(f"{there} exists and was not made by a recipe: add --overwrite, or --id for another name")
-    metadata = {"total_steps": made_by["rows"], "diffrl": {**made_by, "license": LICENSE, "files": [file.name for file in files]}}
-    half = files[0].with_name(card.name)
-    half.write_text(json.dumps(metadata, indent=1))
+    made = {**made_by, "license": LICENSE, "files": [file.name for file in written]}
+    half = written[0].with_name(card.name)
+    records.write(half, {"total_steps": made_by["rows"], "diffrl": made})
     card.unlink(missing_ok=True)
-    for file in files:
+    for file in written:
         file.replace(path.with_name(file.name))
     half.replace(card)
 
@@ -333,8 +332,7 @@ def _check_id(dataset_id: str) -> Path:
 
 
 def _staging_name(name: str, recipe: Recipe, seed: int, rows: int, version: str) -> str:
-    parts = [name, recipe.name.replace("/", "-"), f"seed{seed}", f"rows{rows}", version.replace(", ", "-").replace(" ", "")]
-    return "." + "_".join(parts)
+    return "." + files.slug("_".join([name, recipe.name, f"seed{seed}", f"rows{rows}", version]), 200)
 
 
 def _card(path: Path, format: str) -> Path:
@@ -344,8 +342,8 @@ def _card(path: Path, format: str) -> Path:
 
 def _stored_at(path: Path, metadata: dict) -> Path:
     """The folder or the file that a dataset is loaded from."""
-    files = (metadata.get("diffrl") or {}).get("files")
-    return path.with_name(files[0]) if files else path
+    listed = (metadata.get("diffrl") or {}).get("files")
+    return path.with_name(Path(listed[0]).name) if listed else path
 
 
 def _read_metadata(path: Path, format: str = MINARI) -> dict | None:
@@ -354,8 +352,8 @@ def _read_metadata(path: Path, format: str = MINARI) -> dict | None:
     if not (path if format == MINARI else card).exists():
         return None
     try:
-        return json.loads(card.read_text())
-    except (OSError, json.JSONDecodeError):
+        return dict(records.foreign(records.content(card), card))
+    except (records.RecordError, TypeError, ValueError):
         return {}
 
 
@@ -366,17 +364,14 @@ def _summary(made_by: dict) -> str:
 
 
 def _save_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    half = path.with_suffix(".half")
-    with half.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    half.replace(path)
+    files.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), root())
 
 
 def _load_shard(path: Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile):  # a disk that lost power; made again
+        with files.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (EOFError, ValueError, zipfile.BadZipFile):  # a disk that lost power; made again
         return None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from diffrl.data.episodes import Recorded, Rows
-from diffrl.types import Transition, with_tuples
+from diffrl.records import Finite, Natural
+from diffrl.types import Transition
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 
@@ -96,36 +97,31 @@ class Card:
     """
 
     id: str
-    rows: int
-    episodes: int
-    return_min: float
-    return_mean: float
-    return_max: float
+    rows: Natural
+    episodes: Natural
+    return_min: Finite
+    return_mean: Finite
+    return_max: Finite
     sha256: str
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
+    action_low: tuple[Finite, ...]
+    action_high: tuple[Finite, ...]
     env_spec: str | None = None
     observation_keys: tuple[str, ...] | None = None
-    ref_min_score: float | None = None
-    ref_max_score: float | None = None
+    ref_min_score: Finite | None = None
+    ref_max_score: Finite | None = None
     ref_provenance: str = ""
     description: str = ""
-    reward_scale: float = 1.0
-    reward_shift: float = 0.0
-    comparable_return: float | None = None
-    comparable_episodes: int | None = None
-    clipped_actions: int = 0
+    reward_scale: Finite = 1.0
+    reward_shift: Finite = 0.0
+    comparable_return: Finite | None = None
+    comparable_episodes: Natural | None = None
+    clipped_actions: Natural = 0
     has_rewards: bool = True
 
     @property
     def has_returns(self) -> bool:
         """Whether returns were recorded: there are data, and they have rewards."""
         return self.rows > 0 and self.has_rewards
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Card":
-        """Inverse of `dataclasses.asdict` after a trip through JSON."""
-        return cls(**with_tuples(values))
 
 
 class Source(NamedTuple):

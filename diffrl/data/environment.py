@@ -1,10 +1,9 @@
 """Data and the environment their policies will act in, compared before anything is trained on the one for the other."""
 
-import json
-
 import numpy as np
 
 from diffrl.data.dataset import DatasetError, Source
+from diffrl.envs import env_spec
 from diffrl.envs.flatten import FlattenError
 from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.make import Interface, interface
@@ -65,7 +64,7 @@ def _with_bounds(source: Source, there: Interface) -> Source:
 
 
 def _differs(source: Source, why: str) -> DatasetError:
-    name = json.loads(source.env_spec or "{}").get("id", "?")
+    name = env_spec.read(source.env_spec).get("id", "?")
     return DatasetError(
         f"dataset {source.id!r} is not of its environment {name}, where its policies would be evaluated: {why}. Name the right "
         "one: --config.dataset.env_id=…"

@@ -1,12 +1,12 @@
 """One entry to all kinds of data: what a dataset's id names, and who reads it."""
 
-import json
 from pathlib import Path
 
 from diffrl.data import hdf5, lerobot, minari, npz, toys
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.env_id import env_spec_of
 from diffrl.data.mix import mixed, shares
+from diffrl.envs.env_spec import read as read_env_spec
 
 _HDF5 = (".hdf5", ".h5")
 
@@ -64,7 +64,7 @@ def _read(id: str, download: bool, env_spec: str | None, observation_keys: tuple
     if not there:
         raise DatasetError(f"dataset {id!r}: there is no such file or directory ({path.absolute()})")
     if path.suffix in _HDF5 and not folder:
-        limit = None if env_spec is None else json.loads(env_spec).get("max_episode_steps")
+        limit = read_env_spec(env_spec).get("max_episode_steps")
         return hdf5.load(id, max_episode_steps=limit, observation_keys=observation_keys)
     if observation_keys:
         raise DatasetError(f"dataset {id!r}: observation keys were given, but a file of arrays has none")

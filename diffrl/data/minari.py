@@ -1,6 +1,5 @@
 """Minari datasets, local or remote, as raw transitions."""
 
-import json
 import os
 import queue
 import socket
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffrl import records
 from diffrl.data import arrow
 from diffrl.data.arrays import actions, flags, numbers
 from diffrl.data.dataset import DatasetError, Source
@@ -51,7 +51,7 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
             raise DatasetError(f"dataset {id!r} is not on this machine (looked in {path}). {how_to_get(id)}")
         _download(id)
     try:
-        metadata: dict[str, Any] = json.loads((path / "data" / "metadata.json").read_text())
+        metadata: dict[str, Any] = _metadata(path)
         # Where one is missing Minari makes the environment to ask it, and with it runs whatever code the file names.
         missing = [name for name in ("observation_space", "action_space") if not isinstance(metadata.get(name), str)]
         dataset = None if missing else MinariDataset(path / "data")
@@ -177,6 +177,11 @@ def _action_bounds(id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+def _metadata(path: Path) -> dict[str, Any]:
+    file = path / "data" / "metadata.json"
+    return dict(records.foreign(records.content(file), file))
+
+
 def _score(id: str, metadata: dict[str, Any], name: str) -> float | None:
     score = metadata.get(name)
     if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite(score)):
@@ -192,7 +197,8 @@ def _moves_goal(env_spec: str | None) -> bool:
 def _modern(env_spec: str | None) -> str | None:
     if env_spec is None:
         return None
-    return without_display(json.dumps({key: value for key, value in json.loads(env_spec).items() if key not in _OLD_SPEC_KEYS}))
+    known = {key: value for key, value in read(env_spec).items() if key not in _OLD_SPEC_KEYS}
+    return without_display(records.foreign_text(known))
 
 
 def _download(id: str) -> None:

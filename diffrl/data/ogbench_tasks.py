@@ -1,7 +1,6 @@
 """Rows of OGBench labelled with a task: one set of trajectories serves five single tasks and the goal-conditioned form."""
 
 import dataclasses
-import json
 from typing import Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from diffrl.data import episodes
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.episodes import recorded
+from diffrl.envs import env_spec as env_specs
 from diffrl.envs.ogbench import tasks
 
 GOAL_KEYS = ("observation", "desired_goal")
@@ -96,7 +96,7 @@ def labelled(source: Source, labels: Labels) -> Source:
 
 
 def _name(source: Source) -> str:
-    name = tasks.name_in(str(json.loads(source.env_spec or "{}").get("id", ""))) or tasks.name_in(source.id)
+    name = tasks.name_in(str(env_specs.read(source.env_spec).get("id", ""))) or tasks.name_in(source.id)
     if name is None:
         raise DatasetError(
             f"dataset {source.id!r}: dataset.task is a task of OGBench, and nothing says of which of its environments the rows "

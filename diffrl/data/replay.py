@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from diffrl import files
 from diffrl.data.columns import ColumnsFn
 from diffrl.data.dataset import Dataset
 from diffrl.types import Transition
@@ -212,7 +213,6 @@ def save_rows(path: Path, rows: Float[Array, "runs envs capacity packed"], start
     start = max(start, stop - capacity)
     slots = np.arange(start, stop) % capacity
     new = np.asarray(rows[:, :, slots])
-    path.mkdir(parents=True, exist_ok=True)
     _write(path / f"{start:012d}-{stop:012d}.npy", new)
 
 
@@ -225,14 +225,14 @@ def load_rows(path: Path, stop: int, capacity: int | None = None) -> Float[np.nd
     Raises:
         ReplayError: a part is missing or damaged.
     """
-    files = {}
+    found = {}
     for file in sorted(path.glob("*.npy")) if path.is_dir() else []:
         match = _FILE.fullmatch(file.name)
         if match is not None:
-            files[int(match[2])] = (int(match[1]), file)
+            found[int(match[2])] = (int(match[1]), file)
     parts, at = [], stop
-    while at > 0 and at in files:
-        at, file = files[at]
+    while at > 0 and at in found:
+        at, file = found[at]
         try:
             parts.insert(0, np.load(file, allow_pickle=False))
         except (OSError, ValueError) as error:
@@ -277,7 +277,4 @@ def give_up_episodes(path: Path, stop: int) -> None:
 
 
 def _write(path: Path, rows: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.stem}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, rows, allow_pickle=False)
-    temporary.replace(path)
+    files.write(path, lambda file: np.save(file, rows, allow_pickle=False), path.parents[1])

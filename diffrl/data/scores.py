@@ -3,25 +3,32 @@
 Raw returns are always stored beside; a score can be computed anew from any other reference.
 """
 
-import json
+import dataclasses
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from diffrl.data.d4rl_names import task_of
 from diffrl.data.dataset import Card
+from diffrl.envs import env_spec
 from diffrl.envs.ogbench import tasks
+from diffrl.records import Finite
 
 
-class Reference(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Reference:
     """Values that count as 0 and 100, with their source; of a mean episode return, or of a rate of success."""
 
-    min: float
-    max: float
+    min: Finite
+    max: Finite
     source: str
     quantity: Literal["return", "success"] = "return"
+
+    def __post_init__(self) -> None:
+        if not self.min < self.max:
+            raise ValueError(f"min {self.min} is not below max {self.max}")
 
 
 _D4RL = "D4RL, REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (Fu et al. 2020, arXiv 2004.07219)"
@@ -71,7 +78,7 @@ def reference_for(card: Card) -> Reference | None:
         return Reference(card.ref_min_score, card.ref_max_score, card.ref_provenance or f"metadata of {card.id}")
     if tasks.scored_by_success(card.env_spec or ""):
         return OGBENCH
-    if str(json.loads(card.env_spec or "{}").get("id", "")).startswith("dmc/"):
+    if str(env_spec.read(card.env_spec).get("id", "")).startswith("dmc/"):
         return DM_CONTROL
     for name in _names(card):
         if name in TABLE:
@@ -97,7 +104,7 @@ def _names(card: Card) -> list[str]:
     """Names to look up, without version, from the most to the least specific: of the environment, or where the data name none
     of the file.
     """
-    spec = json.loads(card.env_spec or "{}")
+    spec = env_spec.read(card.env_spec)
     name = task_of(card.id) if card.env_spec is None else re.sub(r"-v\d+$", "", str(spec.get("id", "")).rsplit("/", 1)[-1])
     names = [name]
     if name.startswith("AntMaze_"):

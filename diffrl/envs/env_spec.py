@@ -1,7 +1,8 @@
 """gymnasium's EnvSpec as text, read without gymnasium: what the backends recognise environments by."""
 
-import json
 from typing import Any
+
+from diffrl import records
 
 # Wrappers that change neither what is observed nor what is rewarded; the time limit is read from the spec itself.
 HARMLESS_WRAPPERS = frozenset({"OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "TimeLimit"})
@@ -9,11 +10,11 @@ HARMLESS_WRAPPERS = frozenset({"OrderEnforcing", "PassiveEnvChecker", "RecordEpi
 _SHOWING = frozenset({"HumanRendering", "RenderCollection"})
 
 
-def read(text: str) -> dict[str, Any]:
-    """The fields of `EnvSpec.to_json()`; {} where the text is something else."""
+def read(text: str | None) -> dict[str, Any]:
+    """The fields of `EnvSpec.to_json()`; {} where there is no text, or it is something else."""
     try:
-        spec = json.loads(text)
-    except (json.JSONDecodeError, TypeError):
+        spec = records.foreign(text or "", "EnvSpec")
+    except records.RecordError:
         return {}
     return spec if isinstance(spec, dict) and _well_formed(spec) else {}
 
@@ -28,7 +29,7 @@ def without_display(text: str) -> str:
         return text
     kwargs = {name: value for name, value in (spec.get("kwargs") or {}).items() if name != "render_mode"}
     kept = [wrapper for wrapper in wrappers(spec) if wrapper["name"] not in _SHOWING]
-    return json.dumps({**spec, "kwargs": kwargs, "additional_wrappers": kept})
+    return records.foreign_text({**spec, "kwargs": kwargs, "additional_wrappers": kept})
 
 
 def wrappers(spec: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Pictures of the states that any simulator has computed, drawn by the original environment's renderer without a display."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from diffrl import records
 from diffrl.envs import env_spec
 from diffrl.envs.gymnasium_backend import make_env
 
@@ -47,7 +47,7 @@ def drawing(env_spec_json: str) -> str:
     """The same EnvSpec, for an environment that draws, and whose view follows the robot."""
     spec = env_spec.read(env_spec_json)
     view = {"camera_name": "track"} if str(spec.get("entry_point")).startswith(_LEFT_BEHIND) else {}
-    return json.dumps({**spec, "kwargs": {**view, **(spec.get("kwargs") or {}), "render_mode": "rgb_array"}})
+    return records.foreign_text({**spec, "kwargs": {**view, **(spec.get("kwargs") or {}), "render_mode": "rgb_array"}})
 
 
 class Camera:

@@ -19,6 +19,8 @@ from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
 from diffrl.evaluation import results, rollout, terminal
 from diffrl.evaluation.results import Result, Settings
+from diffrl.records import RecordError
+from diffrl.training import checkpoint
 from diffrl.training.checkpoint import CheckpointError
 from diffrl.training.trained import Act, Trained
 from diffrl.training.workdir import WorkdirError
@@ -86,7 +88,7 @@ def evaluate_workdir(workdir: Path, options: Options, console: Console | None = 
         evaluator = _Evaluator(workdir, options, console)
     except CheckpointError as error:
         raise EvaluationError(f"{error}; --watch waits for them") from error
-    except (ConfigError, WorkdirError, BackendError) as error:
+    except (ConfigError, WorkdirError, RecordError, BackendError) as error:
         raise EvaluationError(str(error)) from error
     found: dict[tuple[int, str], Result] = {}
     skipped: set[int] = set()
@@ -168,12 +170,12 @@ class _Evaluator:
     def evaluate(self, step: int) -> list[Result]:
         """Results of one checkpoint, one per variant; none if it is gone."""
         existing = {variant.label: self._existing(step, variant.settings) for variant in self.variants}
-        policies, metadata = None, {}
+        policies = progress = None
         if any(result is None for result in existing.values()):
             results.make_folder(self.workdir, step)  # says before the episodes, not after them, that it cannot
             try:
                 policies = self.trained.restore(step)
-                metadata = self.checkpoints.metadata(step)
+                progress = self.checkpoints.progress(step)
             except (CheckpointError, OSError) as error:
                 if not self._is_gone(step):
                     raise EvaluationError(f"checkpoint {step} cannot be restored: {error}") from error
@@ -185,7 +187,8 @@ class _Evaluator:
             if result is not None:
                 self.console.print(f"update {step}: {variant.label} exists, skipped (--force evaluates again)", highlight=False)
             else:
-                result = self._roll_out(step, variant, policies, metadata)
+                assert progress is not None
+                result = self._roll_out(step, variant, policies, progress)
                 self.console.print(f"update {step}: {terminal.one_line(result)}", highlight=False)
             found.append(result)
         return found
@@ -196,7 +199,7 @@ class _Evaluator:
             return None
         try:
             result = results.load(path)
-        except results.ResultError:
+        except RecordError:
             return None  # not ours or damaged: evaluate again
         same = result.settings == settings and result.seeds == list(self.runs.seeds) and result.hparams == list(self.runs.points)
         return result if same else None
@@ -210,7 +213,7 @@ class _Evaluator:
             time.sleep(0.1)
         return False
 
-    def _roll_out(self, step: int, variant: _Variant, policies: Any, metadata: dict[str, Any]) -> Result:
+    def _roll_out(self, step: int, variant: _Variant, policies: Any, progress: checkpoint.Progress) -> Result:
         env = self.backend.device if self.backend.device is not None else self._host_envs()
         if variant.label not in self.rollouts:
             self.rollouts[variant.label] = make_rollout(
@@ -230,11 +233,11 @@ class _Evaluator:
                 rolled = self.rollouts[variant.label](policies, seeds, self.options.seed, lambda n: bar.advance(task, n))
         returns = rolled.returns.astype(np.float64)
         stopped = [""] * len(seeds)
-        for run, at in metadata.get("dropped", {}).items():
-            stopped[int(run)] = f"dropped at update {at}"
-        for run, at in metadata.get("diverged", {}).items():
-            stopped[int(run)] = f"diverged before {at}"
-            returns[int(run)] = np.nan  # its last finite policy is no result of the method
+        for run, at in progress.dropped.items():
+            stopped[run] = f"dropped at update {at}"
+        for run, at in progress.diverged.items():
+            stopped[run] = f"diverged before {at}"
+            returns[run] = np.nan  # its last finite policy is no result of the method
         result = Result(
             step=step,
             settings=variant.settings,

@@ -1,20 +1,20 @@
 """The files an evaluation leaves: `evaluations/<step>/<label>.json` (scores) and `.npz` (a few trajectories)."""
 
 import dataclasses
-import hashlib
-import json
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from diffrl import files, records
 from diffrl.data.scores import Reference, normalized
 from diffrl.evaluation.statistics import summarise
+from diffrl.records import Finite, Natural, Width
+
+AGAIN = "delete it and evaluate again"
 
 
 class ResultError(ValueError):
@@ -35,8 +35,8 @@ class Settings:
 
     backend: str
     simulator: str
-    episodes: int
-    seed: int
+    episodes: Width
+    seed: Natural
     act: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -47,11 +47,7 @@ class Settings:
     @property
     def label(self) -> str:
         """File name without extension: readable, and different for different overrides."""
-        label = f"{self.backend}-{self.episodes}episodes-seed{self.seed}"
-        if self.act:
-            slug = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{name}-{value}" for name, value in self.act))[:48].strip("-.")
-            label += f"-{slug}-{hashlib.sha256(json.dumps(self.act).encode()).hexdigest()[:8]}"
-        return label
+        return files.slug("-".join([f"{self.backend}-{self.episodes}episodes-seed{self.seed}", *map("=".join, self.act)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +111,7 @@ def make_folder(workdir: Path, step: int) -> None:
     """
     folder = workdir / "evaluations" / str(step)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.inside(folder / "result", workdir)
     except OSError as error:
         raise ResultError(f"cannot write results to {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -130,54 +126,36 @@ def save(workdir: Path, result: Result, observations: Float[np.ndarray, "runs re
     """
     path = path_of(workdir, result.step, result.settings)
     make_folder(workdir, result.step)
-    text = json.dumps(_to_json(result), indent=1, allow_nan=False)
     try:
         if observations.size:
-            atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, observations=observations))
-        atomically(path, lambda file: file.write(text.encode()))
+            pieces = path.with_suffix(".npz")
+            files.write(pieces, lambda file: np.savez_compressed(file, observations=observations), workdir)
+        records.write(path, _recorded(result), workdir)
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror}") from error
     return path
-
-
-def atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place and move it there: a reader sees the old file, the new one, or none."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        # mkstemp makes files for the owner alone; results are read by others.
-        os.chmod(name, 0o644)  # noqa: PTH101
-        os.replace(name, path)  # noqa: PTH105
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path) -> Result:
     """Read a result file.
 
     Raises:
-        ResultError: it is no result file of ours.
+        RecordError: it is no result file of ours.
     """
-    try:
-        values = json.loads(path.read_text())
-        runs, settings, reference = values["runs"], values["settings"], values["reference"]
-        settings["act"] = tuple((name, value) for name, value in settings["act"].items())
-        return Result(
-            step=values["step"],
-            settings=Settings(**settings),
-            reference=None if reference is None else Reference(**reference),
-            reference_note=values["reference_note"],
-            seeds=[run["seed"] for run in runs],
-            hparams=[run["hparams"] for run in runs],
-            returns=np.array([run["returns"] for run in runs], np.float64),  # null becomes NaN
-            lengths=np.array([run["lengths"] for run in runs], np.int32),
-            successes=np.array([run["successes"] for run in runs], bool),
-            stopped=tuple(run.get("stopped", "") for run in runs),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultError(f"{path} is not a result of an evaluation ({error}); delete it and evaluate again") from error
+    saved = records.read(path, _Recorded, AGAIN)
+    runs = saved.runs
+    return Result(
+        step=saved.step,
+        settings=saved.settings,
+        reference=saved.reference,
+        reference_note=saved.reference_note,
+        seeds=[run.seed for run in runs],
+        hparams=[run.hparams for run in runs],
+        returns=np.array([run.returns for run in runs], np.float64),  # None becomes NaN
+        lengths=np.array([run.lengths for run in runs]),
+        successes=np.array([run.successes for run in runs], bool),
+        stopped=tuple(run.stopped for run in runs),
+    )
 
 
 def load_all(workdir: Path) -> list[Result]:
@@ -195,41 +173,52 @@ def trajectories(workdir: Path, result: Result) -> Float[np.ndarray, "runs recor
         return file["observations"]
 
 
-def _to_json(result: Result) -> dict[str, Any]:
-    settings = dataclasses.asdict(result.settings) | {"act": dict(result.settings.act)}
-    reference = result.reference
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run's episodes, as they are written; the return of a run that diverged is None."""
+
+    seed: Natural
+    hparams: dict[str, Finite]
+    returns: list[Finite | None]
+    lengths: list[Width]
+    successes: list[bool]
+    stopped: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
+    """A result as it is written; `summary` is for readers of the file."""
+
+    step: Natural
+    settings: Settings
+    reference: Reference | None
+    reference_note: str
+    summary: dict[str, Any]
+    runs: list[_Run]
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("runs is empty")
+        episodes = self.settings.episodes
+        for number, run in enumerate(self.runs):
+            for name in ("returns", "lengths", "successes"):
+                if len(values := getattr(run, name)) != episodes:
+                    raise ValueError(f"run {number} has {len(values)} {name}, and episodes is {episodes}")
+
+
+def _recorded(result: Result) -> _Recorded:
     scores = result.mean_scores
-    return {
-        "step": result.step,
-        "settings": settings,
-        "reference": None if reference is None else reference._asdict(),
-        "reference_note": result.reference_note,
-        "summary": {
-            "episode_return": _nulls(summarise(result.mean_returns)._asdict()),
-            "normalized_score": None if scores is None else _nulls(summarise(scores)._asdict()),
-            "success_rate": float(result.success_rates.mean()),
-        },
-        "runs": [
-            {
-                "seed": seed,
-                "hparams": hparams,
-                "returns": _nulls(result.returns[run].tolist()),
-                "lengths": result.lengths[run].tolist(),
-                "successes": result.successes[run].tolist(),
-                **({"stopped": result.stopped[run]} if any(result.stopped[run : run + 1]) else {}),
-            }
-            for run, (seed, hparams) in enumerate(zip(result.seeds, result.hparams, strict=True))
-        ],
+    summary = {
+        "episode_return": summarise(result.mean_returns)._asdict(),
+        "normalized_score": None if scores is None else summarise(scores)._asdict(),
+        "success_rate": float(result.success_rates.mean()),
     }
-
-
-def _nulls(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _nulls(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulls(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    stopped = result.stopped or ("",) * len(result.seeds)
+    finite = [[value if np.isfinite(value) else None for value in returns] for returns in result.returns.tolist()]
+    of_runs = zip(result.seeds, result.hparams, finite, result.lengths.tolist(), result.successes.tolist(), stopped, strict=True)
+    return _Recorded(
+        result.step, result.settings, result.reference, result.reference_note, summary, [_Run(*values) for values in of_runs]
+    )
 
 
 def points(result: Result) -> Iterator[tuple[dict[str, float], np.ndarray]]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffrl import files
 from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs import rendering
@@ -43,7 +44,7 @@ def record(workdir: Path, result: Result) -> list[Path]:
     """
     drawable = rendering.prepare_offscreen()
     try:
-        return [_write(*episode) for episode in _episodes(workdir, result)]
+        return [_write(workdir, *episode) for episode in _episodes(workdir, result)]
     except VideoError:
         raise
     # Renderers fail in many ways (no EGL, no driver, no window); none of them may cost the evaluation.
@@ -158,7 +159,7 @@ def _driven(
         _check(scored, total)
 
 
-def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> Path:
+def _write(workdir: Path, path: Path, frames: Iterator[np.ndarray], fps: float) -> Path:
     """Encode frame by frame: an episode's frames together would fill a gigabyte."""
     import imageio.v2 as imageio
 
@@ -166,6 +167,9 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> Path:
     options: Any = {"fps": fps, "codec": "libx264"} if mp4 else {"duration": 1000 / fps, "loop": 0}
     suffix = ".mp4" if mp4 else ".gif"
     partial = path.with_name(f".{path.name}.partial{suffix}")
+    whole = path.with_name(path.name + suffix)  # labels hold dots, which with_suffix would take for a suffix
+    for target in (partial, whole):
+        files.inside(target, workdir)
     try:
         with warnings.catch_warnings():
             # JAX warns of any fork; the encoder's is followed by exec at once, which is safe.
@@ -174,7 +178,6 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> Path:
             with imageio.get_writer(partial, **options) as writer:
                 for frame in frames:
                     writer.append_data(frame)
-        # Labels hold dots, which with_suffix would take for a suffix.
-        return partial.replace(path.with_name(path.name + suffix))
+        return partial.replace(whole)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,11 +1,16 @@
 """Where metrics go: JSON lines always; TensorBoard and Weights & Biases on request. One protocol."""
 
-import json
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+from diffrl import files, records
+from diffrl.records import Natural
+
+METRICS = Path("metrics", "train.jsonl")
 
 
 class LogError(RuntimeError):
@@ -21,6 +26,19 @@ class Entry(NamedTuple):
     runs: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A line of METRICS: one metric of one run, the mean of a chunk that ended at `step`; None where it was not finite."""
+
+    step: Natural
+    stage: str
+    run: Natural
+    seed: Natural
+    hparams: dict[str, float]
+    name: str
+    value: float | None
+
+
 @runtime_checkable
 class Writer(Protocol):
     def write(self, entry: Entry) -> None: ...
@@ -29,29 +47,26 @@ class Writer(Protocol):
 
 
 class JsonLinesWriter:
-    """`metrics/train.jsonl`, long format: one line per step, run and name. Holds no clock, so that a resumed run writes
-    the very lines the uninterrupted one would have written. A value that is not finite is written as null.
+    """METRICS of a workdir, long format: one line per step, run and name. Holds no clock, so that a resumed run writes
+    the very lines the uninterrupted one would have written.
+
+    Attributes:
+        notes: what was wrong with lines that an earlier start left.
     """
 
-    def __init__(self, path: Path, seeds: list[int], points: list[dict[str, float]], resume_step: int) -> None:
-        self.runs = [
-            {"run": run, "seed": seed, "hparams": point} for run, (seed, point) in enumerate(zip(seeds, points, strict=True))
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _truncate(path, resume_step)
-        self.file = path.open("a")
+    def __init__(self, workdir: Path, seeds: list[int], points: list[dict[str, float]], resume_step: int) -> None:
+        self.runs = list(zip(seeds, points, strict=True))
+        self.notes: list[str] = []
+        if (workdir / METRICS).exists():
+            _truncate(workdir, resume_step, self.notes)
+        self.file = files.extend(workdir / METRICS, workdir)
 
     def write(self, entry: Entry) -> None:
         for name, values in entry.metrics.items():
             for run, value in zip(entry.runs, values.tolist(), strict=True):
-                row = {
-                    "step": entry.step,
-                    "stage": entry.stage,
-                    **self.runs[run],
-                    "name": name,
-                    "value": value if math.isfinite(value) else None,
-                }
-                self.file.write(json.dumps(row) + "\n")
+                seed, point = self.runs[run]
+                metric = Metric(entry.step, entry.stage, run, seed, point, name, value if math.isfinite(value) else None)
+                self.file.write(records.line(metric))
         self.file.flush()
 
     def close(self) -> None:
@@ -108,15 +123,7 @@ class WandbWriter:
         self.run.finish()
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Drop lines after `step`, and a last line that a killed process left half written."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+def _truncate(workdir: Path, step: int, notes: list[str]) -> None:
+    """Drop lines after `step`, and what a killed process or a bad disk left that is no line."""
+    kept = [metric for metric in records.lines(workdir / METRICS, Metric, notes) if metric.step <= step]
+    files.write(workdir / METRICS, lambda file: file.writelines(map(records.line, kept)), workdir)

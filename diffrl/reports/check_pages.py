@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from diffrl import files
 from diffrl.envs.env_spec import read
-from diffrl.evaluation.results import atomically
 from diffrl.reports import markdown
 from diffrl.reports.check import Check, looks_at, remark
 from diffrl.reports.findings import in_words
-from diffrl.reports.style import DATA, STYLE
+from diffrl.reports.style import DATA, STYLE, save
 
 BINS, BAR = 8, 24  # of a histogram, and characters of its longest bar
 COLOURS = {"stop": "bold red", "look": "yellow", "note": "dim"}
@@ -131,7 +131,7 @@ def write(check: Check, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = [] if check.facts is None else [draw(check, out / "check.png")]
     text = to_markdown(check, written[0].name if written else None)
-    atomically(out / "check.md", lambda file: file.write(text.encode()))
+    files.write(out / "check.md", text.encode())
     return [out / "check.md", *written]
 
 
@@ -146,8 +146,8 @@ def draw(check: Check, path: Path) -> Path:
             axis.set_xlabel(title)
             axis.set_ylabel("episodes")
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.suptitle(printable(check.asked.id).replace("$", r"\$"), fontsize=10, x=0.01, ha="left")
-        figure.savefig(path)
+        figure.suptitle(printable(check.asked.id), fontsize=10, x=0.01, ha="left")
+        save(figure, path)
     return path
 
 

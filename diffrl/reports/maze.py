@@ -1,13 +1,12 @@
 """Where walls, positions and goals are, for the pictures of PointMaze and AntMaze (gymnasium-robotics) and maze2d (D4RL)."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from diffrl.data.dataset import Card
-from diffrl.envs import pointmaze
+from diffrl.envs import env_spec, pointmaze
 from diffrl.envs.maze2d import registry as maze2d
 
 _WIDTHS = {"achieved_goal": 2, "desired_goal": 2}  # of Dict observations; "observation" has the rest
@@ -42,7 +41,7 @@ class Maze(NamedTuple):
 
 def maze_of(card: Card, observation_dim: int) -> Maze | None:
     """The maze a dataset was recorded in, None where its environment is none or its observations hold no position."""
-    spec = json.loads(card.env_spec or "{}")
+    spec = env_spec.read(card.env_spec)
     kwargs = spec.get("kwargs") or {}
     text = card.env_spec or ""
     point = pointmaze.from_env_spec(text, card.observation_keys) or maze2d.from_env_spec(text)

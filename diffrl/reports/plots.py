@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 from diffrl.data.dataset import Card
 from diffrl.evaluation import results, statistics
 from diffrl.reports.maze import Maze, maze_of
-from diffrl.reports.style import DATA, GOAL, STYLE, WALL
+from diffrl.reports.style import DATA, GOAL, STYLE, WALL, save
 from diffrl.reports.tables import Series, data_value, step_unit, unit_of, values_of
 
 MAX_PANELS = 8  # of one maze picture
@@ -47,7 +47,7 @@ def learning_curves(group: list[Series], colour: dict[str, str], path: Path) -> 
         axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
         axes.set_title(f"{group[0].card.id}\n{group[0].last.settings.simulator}", loc="left")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -99,7 +99,7 @@ def maze_picture(
             empty.set_axis_off()
         more = f" (first {MAX_PANELS} of {len(panels)})" if len(panels) > MAX_PANELS else ""
         figure.suptitle(f"{group[0].card.id}{more}\n{group[0].last.settings.simulator}", fontsize=10, x=0.01, ha="left")
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 

@@ -1,6 +1,9 @@
-"""What all pictures look like."""
+"""What all pictures look like, and their writing."""
 
+from pathlib import Path
 from typing import Any
+
+from diffrl import files
 
 STYLE: Any = {
     "font.size": 10,
@@ -11,5 +14,11 @@ STYLE: Any = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 150,
+    "text.parse_math": False,  # names of data and simulators are shown as they are
 }
 WALL, DATA, GOAL = "#3b4252", "#8a93a3", "#d1495b"
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture, of the kind that the path's ending says; see `files.write`."""
+    files.write(path, lambda file: figure.savefig(file, format=path.suffix.removeprefix(".")))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from diffrl.reports import suite as suites
-from diffrl.reports.style import STYLE
+from diffrl.reports.style import STYLE, save
 from diffrl.reports.suite import Estimate, Suite
 
 GRID = "#e5e7eb"
@@ -42,7 +42,7 @@ def draw(suite: Suite, colour: dict[str, str], out: Path) -> list[Path]:
             what = f"{len(suite.shared)} datasets" if len(suite.shared) > 1 else suite.shared[0].dataset
             figure.suptitle(f"{_TITLES[name]}, {what}", fontsize=10, x=0.01, ha="left")
             paths.append(out / f"suite-{name}.png")
-            figure.savefig(paths[-1])
+            save(figure, paths[-1])
     return paths
 
 

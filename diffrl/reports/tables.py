@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffrl.config import algorithm_name
+from diffrl.config import ConfigError, algorithm_name
 from diffrl.data.dataset import Card
 from diffrl.data.scores import normalized
 from diffrl.envs import env_spec
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
+from diffrl.records import RecordError
 from diffrl.reports import markdown
 from diffrl.training.runs import in_words
 from diffrl.training.trained import Trained
@@ -109,7 +110,7 @@ def _read_one(workdir: Path, last: int | None) -> list[Series]:
     try:
         trained = Trained.open(workdir)
         found = [result for result in results.load_all(workdir) if last is None or result.step <= last]
-    except (WorkdirError, results.ResultError, OSError) as error:
+    except (WorkdirError, ConfigError, RecordError, OSError) as error:
         raise ReportError(f"{workdir}: {error}") from error
     method = algorithm_name(trained.config)
     grouped: dict[tuple[str, str], list[Result]] = {}

@@ -18,7 +18,7 @@ from diffrl.envs.control.base import ControlTask
 from diffrl.envs.control.cart_pole import CartPoleSwingUp
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
-from diffrl.reports.style import DATA, STYLE
+from diffrl.reports.style import DATA, STYLE, save
 from diffrl.studies.planning import Outcome, Units, models_of
 from diffrl.training.trained import Trained
 
@@ -44,7 +44,7 @@ def paths(outcomes: list[Outcome], task: ControlTask, path: Path, axes_of: tuple
         panels[0].legend(list(unique.values()), list(unique), fontsize=7)
         for axes in panels[len(outcomes) :]:
             axes.axis("off")
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -83,7 +83,7 @@ def fields(trained: Trained, task: ControlTask, path: Path) -> Path:
             axes.quiver(grid[:, 0], grid[:, 1], step[:, 0], step[:, 1], color=DATA, width=0.004)
             axes.set_title(f"σ = {problem.sigmas[level]:.3g} of the range")
             axes.set_aspect("equal")
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -113,7 +113,7 @@ def promises(outcomes: list[Outcome], path: Path) -> Path:
             right.annotate(str(number + 1), (milliseconds, np.nanmean(one.kept)), fontsize=8, **offset)
         right.set(xlabel="ms per plan", ylabel="true cost")
         right.set_xlim(left=0.0)
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -131,7 +131,7 @@ def phases(outcomes: list[Outcome], task: ControlTask, path: Path) -> Path:
                 _plans_and_truths(axes, one, (x, y))
                 axes.set(xlabel=names[0], ylabel=names[1])
         _common_legend(figure, panels[0, 0])
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -158,7 +158,7 @@ def cart_pole_snapshots(outcomes: list[Outcome], task: ControlTask, path: Path) 
             row[0].set_title(f"{one.act}: {name}", fontsize=8, loc="left", color=colour)
         for axes, step in zip(panels[-1], steps, strict=True):
             axes.set_xlabel(f"step {step}, {cart_pole.DT * step:.1f} s", fontsize=8)
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -187,7 +187,7 @@ def pusher_strips(outcomes: list[Outcome], task: ControlTask, path: Path) -> Pat
         for axes, step in zip(panels[-1], steps, strict=True):
             axes.set_xlabel(f"step {step}", fontsize=8)
         _common_legend(figure, panels[0, 0])
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -205,7 +205,7 @@ def image_strips(outcomes: list[Outcome], task: ControlTask, path: Path) -> Path
             row[0].set_title(f"{one.act}: {name}", fontsize=8, loc="left", color=colour)
         for axes, step in zip(panels[-1], steps, strict=True):
             axes.set_xlabel(f"step {step}", fontsize=8)
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.stats import norm, spearmanr
 
-from diffrl.evaluation.results import atomically
-from diffrl.reports.style import DATA, STYLE
+from diffrl import files
+from diffrl.reports.style import DATA, STYLE, save
 from diffrl.studies import scores, uncertainty
 from diffrl.studies.scores import HIGH, LOW, RADIUS, Ascent, Energies
 from diffrl.studies.uncertainty import Uncertainty
@@ -38,7 +38,7 @@ def draw(out: Path, seed: int = 0) -> Iterator[Path]:
         pictures[name] = make(out / f"{name}.png")
         yield out / f"{name}.png"
     text = "".join(f"![{name}]({name}.png)\n\n" + "".join(f"- {line}\n" for line in said) for name, said in pictures.items())
-    atomically(out / "figures.md", lambda file: file.write(f"# Scores and distances to data\n\n{text}".encode()))
+    files.write(out / "figures.md", f"# Scores and distances to data\n\n{text}".encode())
     yield out / "figures.md"
 
 
@@ -53,20 +53,20 @@ def draw_energies(found: Energies, path: Path) -> Lines:
     with matplotlib.rc_context(STYLE):
         figure, (left, middle, right) = _panels(1, 3, 3.6)
         left.plot(found.x, found.likelihood, color=EXACT)
-        left.set_title(f"$p_\\sigma$, σ = {scores.SIGMA}")
-        middle.plot(found.x, found.minus_log_likelihood, color=EXACT, label=r"$-\log p_\sigma$")
-        middle.plot(found.x, found.energy, color=LEARNT, linestyle="--", label=r"$E_\sigma$, softmin of the distance")
+        left.set_title(f"p_σ, σ = {scores.SIGMA}")
+        middle.plot(found.x, found.minus_log_likelihood, color=EXACT, label="-log p_σ")
+        middle.plot(found.x, found.energy, color=LEARNT, linestyle="--", label="E_σ, softmin of the distance")
         middle.set_title("one up to a constant")
         right.plot(found.x, found.gradient, color=EXACT, linewidth=2.5, alpha=0.5, label="exact")
         for name, values, colour, style in gradients:
             right.plot(found.x, values, color=colour, linestyle=style, linewidth=1.2, label=name)
-        right.set_title(r"$\nabla E_\sigma = -\nabla \log p_\sigma$")
+        right.set_title("∇E_σ = -∇ log p_σ")
         for axes in (left, middle, right):
             axes.plot(points, np.full(len(points), axes.get_ylim()[0]), "k^", markersize=5, clip_on=False)
             axes.set_xlabel("x (▲ data)")
         for axes in (middle, right):
             axes.legend(fontsize=8)
-        figure.savefig(path)
+        save(figure, path)
     gap = found.minus_log_likelihood - found.energy
     lines = [f"-log p - E is {gap.mean():.4f} everywhere, within {np.ptp(gap):.1g}."]
     for name, values, *_ in gradients:
@@ -100,7 +100,7 @@ def draw_uncertainties(x: Float[np.ndarray, " n"], found: tuple[Uncertainty, ...
                 yscale="log", ylim=(floor, 1e3), xlabel="x", title=f"{one.needed:.3g} times the uncertainty covers the error"
             )
         panels[1][0].legend(fontsize=8, loc="upper center", ncols=2)
-        figure.savefig(path)
+        save(figure, path)
     lines = []
     for one in found:
         lines.append(
@@ -120,7 +120,7 @@ def draw_uniform(end: Float[np.ndarray, " chains"], path: Path) -> Lines:
         axes.plot(x, blurred_uniform(x), color=EXACT, label=f"U[{LOW:g}, {HIGH:g}] blurred by {BLURRED:g}")
         axes.set(xlabel="x", ylabel="density", ylim=(0.0, 0.42))
         axes.legend(fontsize=8, loc="upper center", ncols=2)
-        figure.savefig(path)
+        save(figure, path)
     expected = ((HIGH - LOW) ** 2 / 12.0 + BLURRED**2) ** 0.5
     return [f"Langevin chains end with mean {end.mean():.2f} (exact 5) and deviation {end.std():.3f} (exact {expected:.3f})."]
 
@@ -147,7 +147,7 @@ def draw_circle(found: Ascent, path: Path) -> Lines:
                 f"Ascent along the {name} score ends at radii {radius.min():.3f} to {radius.max():.3f} (circle: {RADIUS:g})."
             )
         figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
-        figure.savefig(path)
+        save(figure, path)
     return lines
 
 

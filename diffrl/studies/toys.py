@@ -22,7 +22,7 @@ from diffrl.diffusion.guidance import softmax_of
 from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.statistics import interval
 from diffrl.reports.markdown import table
-from diffrl.reports.style import STYLE
+from diffrl.reports.style import STYLE, save
 from diffrl.studies.distances import mmd, sliced_wasserstein
 from diffrl.training.runs import in_words
 from diffrl.training.trained import Act, Trained
@@ -206,7 +206,7 @@ def picture(toy: str, rows: list[Cell], path: Path, seed: int = 0) -> Path:
             grid[0, column].set_title(f"β = {beta:g}")
         for row, name in enumerate([*methods, "truth"]):
             grid[row, 0].set_ylabel(name)
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 
@@ -239,5 +239,5 @@ def modes(workdir: Path, path: Path) -> Path | None:
             axes.scatter(x[:, 0], x[:, 1], s=9, color="#d1495b", zorder=3)
             axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
             axes.set_title(label)
-        figure.savefig(path)
+        save(figure, path)
     return path

@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 from diffrl.config import ConfigError
+from diffrl.records import Natural, Width
 from diffrl.sweeps.plan import Group
 from diffrl.training.runs import Axis, Point
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Part:
     """A share of a group's runs: some of its seeds with some of its points."""
 
-    first_seed: int
-    num_seeds: int
+    first_seed: Natural
+    num_seeds: Width
     points: list[Point]
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from diffrl.evaluation import statistics
 from diffrl.reports import tables
-from diffrl.reports.style import STYLE
+from diffrl.reports.style import STYLE, save
 from diffrl.sweeps.results import Cell
 
 MAX_LINES = 10  # of one panel
@@ -99,7 +99,7 @@ def _picture(cells: list[Cell], name: str, path: Path) -> Path:
             _panel(axes.pop(0), group, name, dataset)
         for empty in axes:
             empty.set_axis_off()
-        figure.savefig(path)
+        save(figure, path)
     return path
 
 

@@ -3,17 +3,46 @@
 By it the same command goes on where it stopped, and another one is refused in the same directory.
 """
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from diffrl import files, records
 from diffrl.config import RESUMABLE, ConfigError, flatten, to_json
-from diffrl.sweeps.parts import Part, split_group
+from diffrl.records import Natural
+from diffrl.sweeps.parts import Part, split_group, whole
 from diffrl.sweeps.plan import Group, Plan
-from diffrl.training.workdir import write_json
 
 NAME = "sweep.json"
 SHOWN = 10  # differences
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedGroup:
+    """A group as it was planned (`plan.Group`), with how it was split and the directories of its trainings below the sweep's."""
+
+    label: str
+    settings: dict[str, str]
+    runs: Natural
+    parts: list[Part]
+    trainings: list[str]
+    config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.parts or not self.trainings:
+            raise ValueError(f"group {self.label!r} has no parts or no trainings")
+        for name in (self.label, *self.trainings):
+            if not files.below(name):
+                raise ValueError(f"{name!r} is no directory below the sweep's")
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The content of `sweep.json`; the attributes are those of `plan.Plan`."""
+
+    axes: dict[str, list[str]]
+    act: list[str]
+    groups: list[SavedGroup]
 
 
 def save(out: Path, plan: Plan, parts: dict[str, list[Part]]) -> None:
@@ -22,22 +51,26 @@ def save(out: Path, plan: Plan, parts: dict[str, list[Part]]) -> None:
     Raises:
         ConfigError: the directory cannot be written to.
     """
-    groups = [
-        {
-            "label": group.label,
-            "settings": group.settings,
-            "runs": group.num_runs,
-            "parts": [part._asdict() for part in parts[group.label]],
-            "trainings": [one.label for one in split_group(group, parts[group.label])],
-            "config": to_json(group.config),
-        }
-        for group in plan.groups
-    ]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / NAME, {"axes": plan.axes, "act": list(plan.act), "groups": groups})
+        records.write(out / NAME, _saved(plan, parts))
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _saved(plan: Plan, parts: dict[str, list[Part]]) -> Saved:
+    groups = [
+        SavedGroup(
+            group.label,
+            group.settings,
+            group.num_runs,
+            parts[group.label],
+            [one.label for one in split_group(group, parts[group.label])],
+            to_json(group.config),
+        )
+        for group in plan.groups
+    ]
+    return Saved(plan.axes, list(plan.act), groups)
 
 
 def resume(out: Path, plan: Plan) -> dict[str, list[Part]] | None:
@@ -49,34 +82,26 @@ def resume(out: Path, plan: Plan) -> dict[str, list[Part]] | None:
     if not (out / NAME).exists():
         return None
     saved = load(out)
-    now = {"axes": plan.axes, "act": list(plan.act), "groups": [_identity(g.label, to_json(g.config)) for g in plan.groups]}
-    then = saved | {"groups": [_identity(group["label"], group["config"]) for group in saved["groups"]]}
-    before, after = _flat(then), _flat(now)
+    whole_groups = {group.label: [whole(group)] for group in plan.groups}
+    before, after = _flat(saved), _flat(_saved(plan, whole_groups))
     different = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if different:
         lines = "".join(f"\n  {name}: {before.get(name)!r} there, {after.get(name)!r} now" for name in different[:SHOWN])
         more = f"\n  and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise ConfigError(f"{out} holds another sweep:{lines}{more}\nUse another --out, or the command it was started with")
-    return {group["label"]: [Part(**part) for part in group["parts"]] for group in saved["groups"]}
+    return {group.label: group.parts for group in saved.groups}
 
 
-def load(out: Path) -> dict[str, Any]:
+def load(out: Path) -> Saved:
     """The file's content.
 
     Raises:
-        ConfigError: it is not there or damaged.
+        ConfigError: it is not there.
+        RecordError: it is damaged.
     """
-    path = out / NAME
-    if not path.exists():
+    if not (out / NAME).exists():
         raise ConfigError(f"{out} holds no sweep: it has no {NAME}; launch/sweep.py writes it")
-    try:
-        values = json.loads(path.read_text())
-        for group in values["groups"]:
-            if not (group["label"] and group["trainings"] and group["config"] and [Part(**part) for part in group["parts"]]):
-                raise KeyError("groups")
-        return values
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error!r}") from error
+    return records.read(out / NAME, Saved, "delete it, and the command that made it writes it again")
 
 
 def trainings(groups: list[Group], parts: dict[str, list[Part]]) -> list[Group]:
@@ -84,13 +109,10 @@ def trainings(groups: list[Group], parts: dict[str, list[Part]]) -> list[Group]:
     return [one for group in groups for one in split_group(group, parts[group.label])]
 
 
-def _identity(label: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return label, {name: value for name, value in flatten(config).items() if name not in RESUMABLE}
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Axes first: where they differ they say it best."""
-    flat = {f"axis {name}": ",".join(listed) for name, listed in values["axes"].items()} | {"act": values["act"]}
-    for label, config in values["groups"]:
-        flat |= {f"{label}: {name}": value for name, value in config.items()}
+def _flat(saved: Saved) -> dict[str, Any]:
+    """What makes the sweep, by name. Axes first: where they differ they say it best."""
+    flat: dict[str, Any] = {f"axis {name}": ",".join(listed) for name, listed in saved.axes.items()} | {"act": saved.act}
+    for group in saved.groups:
+        values = flatten(group.config).items()
+        flat |= {f"{group.label}: {name}": value for name, value in values if name not in RESUMABLE}
     return flat

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl.evaluation.results import atomically
+from diffrl import files
 from diffrl.reports import markdown, tables
 from diffrl.sweeps import plot
 from diffrl.sweeps.results import Cell, StageTime, SweepResults, read
@@ -35,8 +35,8 @@ def write(sweep: Path, out: Path, console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
     pictures = plot.draw(found.cells, out)
     written = [out / "sweep.csv", *pictures, out / "sweep.md"]
-    atomically(written[0], lambda file: file.write(to_csv(found.cells).encode()))
-    atomically(written[-1], lambda file: file.write(to_markdown(found, [path.name for path in pictures]).encode()))
+    files.write(written[0], to_csv(found.cells).encode())
+    files.write(written[-1], to_markdown(found, [path.name for path in pictures]).encode())
     for label, cells in found.groups.items():
         header, rows = formatted(cells)
         _print(console, f"{label}: {cells[0].card.id}", header, rows, best_of(cells))

@@ -1,13 +1,13 @@
 """The results of a sweep's trainings, put together: parts of a group merged, evaluations that cannot be compared left out."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from diffrl import records
 from diffrl.data.dataset import Card
 from diffrl.evaluation.evaluate import parse_act
 from diffrl.evaluation.results import Result
@@ -15,7 +15,9 @@ from diffrl.evaluation.statistics import Summary, summarise
 from diffrl.reports import tables
 from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import record
+from diffrl.sweeps.record import SavedGroup
 from diffrl.training.runs import in_words
+from diffrl.training.workdir import TIMINGS, Timing
 
 
 class Cell(NamedTuple):
@@ -99,8 +101,8 @@ def read(sweep: Path) -> SweepResults:
         ReportError: nothing of it was evaluated.
     """
     saved = record.load(sweep)
-    groups, acts = saved["groups"], parse_act(tuple(saved["act"]))
-    labels = [label for group in groups for label in group["trainings"]]
+    groups, acts = saved.groups, parse_act(tuple(saved.act))
+    labels = [label for group in groups for label in group.trainings]
     evaluated = [label for label in labels if any((sweep / label).glob("evaluations/*/*.json"))]
     if not evaluated:
         raise ReportError(f"nothing of {sweep} has been evaluated; repeat its launch/sweep.py, or run launch/evaluate.py")
@@ -110,7 +112,7 @@ def read(sweep: Path) -> SweepResults:
         notes.append(f"not evaluated: {', '.join(missing)}")
     cells = []
     for group in groups:
-        workdirs = [sweep / label for label in group["trainings"]]
+        workdirs = [sweep / label for label in group.trainings]
         merged: dict[tuple, list[Series]] = {}
         for one in kept:
             if one.workdir in workdirs:
@@ -122,7 +124,8 @@ def read(sweep: Path) -> SweepResults:
     notes += dict.fromkeys(
         f"{one.workdir.relative_to(sweep)}: {note}" for one in kept for note in one.notes if "diverged" not in note
     )
-    return SweepResults(cells, [time for group in groups for time in _times(sweep, group)], notes)
+    times = [time for group in groups for time in _times(sweep, group, notes)]
+    return SweepResults(cells, times, notes)
 
 
 def _one_protocol(series: list[Series]) -> tuple[list[Series], list[str]]:
@@ -145,7 +148,7 @@ def _one_protocol(series: list[Series]) -> tuple[list[Series], list[str]]:
     return [one for one in series if protocol(one) == chosen], notes
 
 
-def _cell(group: dict[str, Any], parts: list[Series]) -> Cell:
+def _cell(group: SavedGroup, parts: list[Series]) -> Cell:
     """The runs of one point, of all parts, by seed."""
     found = [one.last for one in parts]
     seeds = [seed for result in found for seed in result.seeds]
@@ -161,38 +164,32 @@ def _cell(group: dict[str, Any], parts: list[Series]) -> Cell:
             for name in ("returns", "lengths", "successes")
         },
     )
-    return Cell(group["label"], group["settings"], parts[0].card, merged)
+    return Cell(group.label, group.settings, parts[0].card, merged)
 
 
-def _times(sweep: Path, group: dict[str, Any]) -> list[StageTime]:
-    stages: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for label in group["trainings"]:
-        path = sweep / label / "metrics" / "timings.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            entry = json.loads(line)
-            stages.setdefault(entry["stage"], []).append((label, entry))
+def _times(sweep: Path, group: SavedGroup, notes: list[str]) -> list[StageTime]:
+    stages: dict[str, list[tuple[str, Timing]]] = {}
+    for label in group.trainings:
+        path = sweep / label / TIMINGS
+        for timing in records.lines(path, Timing, notes) if path.exists() else ():
+            stages.setdefault(timing.stage, []).append((label, timing))
     found = []
     for stage, entries in stages.items():
         # A training has a line for each start, and for each time that runs were dropped; its runs count once.
         runs: dict[str, int] = {}
         distinct: dict[str, int] = {}
-        for label, entry in entries:
-            runs[label] = max(runs.get(label, 0), entry["runs"])
-            distinct[label] = max(distinct.get(label, 0), _distinct(entry))
+        for label, one in entries:
+            runs[label] = max(runs.get(label, 0), one.runs)
+            distinct[label] = max(distinct.get(label, 0), one.distinct_runs)
         found.append(
             StageTime(
-                group["label"],
+                group.label,
                 stage,
                 sum(runs.values()),
                 sum(distinct.values()),
-                sum(entry["seconds"] for _, entry in entries),
-                sum(entry.get("compile_seconds", 0.0) for _, entry in entries),
-                sum(entry["seconds"] * (entry["runs"] / _distinct(entry) - 1) for _, entry in entries),
+                sum(one.seconds for _, one in entries),
+                sum(one.compile_seconds for _, one in entries),
+                sum(one.seconds * (one.runs / one.distinct_runs - 1) for _, one in entries),
             )
         )
     return found
-
-
-def _distinct(entry: dict[str, Any]) -> int:
-    """Runs really trained; a line from before runs were shared does not say."""
-    return entry.get("distinct_runs", entry["runs"])

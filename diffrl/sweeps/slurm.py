@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import diffrl
+from diffrl import files
 from diffrl.config import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def submit(jobs: Sequence[Job], folder: Path, options: Mapping[str, str], *, pla
     folder.mkdir(parents=True, exist_ok=True)
     scripts = [folder / f"{name}.sbatch" for name in names]
     for script, job in zip(scripts, jobs, strict=True):
-        script.write_text(sbatch_script(job, options, folder))
+        files.write(script, sbatch_script(job, options, folder).encode())
     if shutil.which("sbatch") is None:
         print(f'no sbatch here; where there is one: for s in {shlex.quote(str(folder))}/*.sbatch; do sbatch "$s"; done')
         return []

@@ -5,12 +5,11 @@ All are looked at before the first group starts, so that a mistake in the last o
 
 import copy
 import itertools
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from diffrl.algorithm import Algorithm
-from diffrl.config import ConfigError, override, to_json
+from diffrl.config import ConfigError, override
 from diffrl.data.build import build
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Card, Dataset
@@ -44,8 +43,7 @@ def subjects(groups: list[Group]) -> Iterator[tuple[Group, Subject]]:
     """
     by_data: dict[str, list[Group]] = {}
     for group in groups:
-        values = to_json(group.config)
-        by_data.setdefault(json.dumps([values["dataset"], values["online"]]), []).append(group)
+        by_data.setdefault(repr((group.config.dataset, group.config.online)), []).append(group)
     for together in by_data.values():
         config = together[0].config
         dataset = spec = card = None

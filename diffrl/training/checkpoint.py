@@ -1,5 +1,6 @@
 """Checkpoints: items `state`, `policy` and `metadata` per step, asynchronous and atomic. The only file that imports orbax."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -12,11 +13,54 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax import Array
 
+from diffrl import files, records
+from diffrl.records import Natural
 from diffrl.types import Policy, State
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, cannot be read or cannot be written; the message names it and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The training that another one started from (`training/init_from.py`): fields of its State, after so many updates."""
+
+    workdir: str
+    step: Natural
+    fields: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a training was when a checkpoint was saved.
+
+    Attributes:
+        step: updates of every run, over all stages; online, steps of the environment after these.
+        stage, stage_index, num_stages: where among the stages that was.
+        rows: of each run, its row in the saved states: equal runs share one.
+        diverged, dropped: by run, the step at which it stopped.
+        slab_rows: rows on a device at a time (`training/slabs.py`); 0 for all.
+        init_from: what it started from, if not from fresh networks.
+        checksums: of the arrays of each item, by path.
+    """
+
+    step: Natural
+    stage: str
+    stage_index: Natural
+    num_stages: Natural
+    rows: tuple[Natural, ...] = ()
+    diverged: dict[Natural, Natural] = dataclasses.field(default_factory=dict)
+    dropped: dict[Natural, Natural] = dataclasses.field(default_factory=dict)
+    slab_rows: Natural = 0
+    init_from: Origin | None = None
+    checksums: dict[str, dict[str, Natural]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rows and set(self.rows) != set(range(max(self.rows) + 1)):
+            raise ValueError("rows leaves out rows of the saved states")
+        if unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]:
+            raise ValueError(f"run {unknown[0]} stopped, and there are {len(self.rows)} runs")
 
 
 class Checkpoints:
@@ -41,6 +85,8 @@ class Checkpoints:
         self.path = Path(workdir).absolute() / "checkpoints"
         if not write and not self.path.is_dir():
             raise CheckpointError(f"{workdir} has no checkpoints yet")
+        if write:
+            files.inside(self.path / "step", self.path.parent)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep or None,
             create=write,
@@ -59,20 +105,20 @@ class Checkpoints:
         """Notice steps that another process saved or removed."""
         _beside_removals(self._manager.reload)
 
-    def save(self, step: int, state: State, policy: Policy, metadata: dict[str, Any]) -> None:
+    def save(self, state: State, policy: Policy, progress: Progress) -> None:
         """Start saving; returns when the arrays are copied. They must not be donated before: pass a snapshot.
 
         Raises:
             CheckpointError: this save could not begin or the one before it did not end, as when the disk is full.
         """
-        checksums = {"state": _checksums(state), "policy": _checksums(policy)}
+        progress = dataclasses.replace(progress, checksums={"state": _checksums(state), "policy": _checksums(policy)})
         try:
             self._manager.save(
-                step,
+                progress.step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
                     policy=ocp.args.StandardSave(policy),  # pyright: ignore[reportCallIssue]
-                    metadata=ocp.args.JsonSave(metadata | {"checksums": checksums}),  # pyright: ignore[reportCallIssue]
+                    metadata=ocp.args.JsonSave(records.plain(progress)),  # pyright: ignore[reportCallIssue]
                 ),
             )
         except Exception as error:  # orbax, tensorstore and the file system each raise their own kinds
@@ -86,9 +132,24 @@ class Checkpoints:
         """The policy of all runs; optimisers and critics are not read."""
         return self._restore_arrays(step, "policy", abstract)
 
-    def metadata(self, step: int) -> dict[str, Any]:
+    def progress(self, step: int) -> Progress:
         """What was said of a step when it was saved."""
-        return self._restore(step, "metadata", ocp.args.JsonRestore())  # pyright: ignore[reportCallIssue]
+        values = self._restore(step, "metadata", ocp.args.JsonRestore())  # pyright: ignore[reportCallIssue]
+        try:
+            return records.convert(values, Progress, "its description")
+        except records.RecordError as error:
+            raise self._damaged(step, "metadata", str(error)) from error
+
+    def rows(self, step: int, num_runs: int) -> tuple[int, ...]:
+        """Of each run, its row in the states that were saved at a step.
+
+        Raises:
+            CheckpointError: it is of another number of runs, or cannot be read.
+        """
+        rows = self.progress(step).rows
+        if len(rows) != num_runs:
+            raise self._damaged(step, "metadata", f"it has {len(rows)} runs, not {num_runs}")
+        return rows
 
     def wait(self) -> None:
         """Until the save under way is on disk.
@@ -108,12 +169,9 @@ class Checkpoints:
 
     def _restore_arrays(self, step: int, item: str, abstract: Any) -> Any:
         restored = self._restore(step, item, ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
-        expected = self.metadata(step).get("checksums", {}).get(item)  # none in checkpoints from before there were any
-        if expected is not None:
-            found = _checksums(restored)
-            bad = [name for name in expected if found.get(name) != expected[name]]
-            if bad:
-                raise self._damaged(step, item, f"{len(bad)} arrays are not what was saved, first {bad[0]}")
+        expected, found = self.progress(step).checksums.get(item, {}), _checksums(restored)
+        if bad := [name for name in found if found[name] != expected.get(name)]:
+            raise self._damaged(step, item, f"{len(bad)} arrays are not what was saved, first {bad[0]}")
         return restored
 
     def _restore(self, step: int, item: str, args: Any) -> Any:

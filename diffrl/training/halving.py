@@ -1,13 +1,14 @@
 """Successive halving: at a rung, the hyper-parameter points that look worst stop, and the program shrinks."""
 
-import json
 import math
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from diffrl import records
 from diffrl.config import Config, ConfigError
+from diffrl.logging.writers import METRICS, Metric
 from diffrl.training.runs import Runs
 
 EVALUATION = "evaluation"
@@ -98,13 +99,11 @@ def _metric(workdir: Path, criterion: str, step: int) -> dict[int, float]:
     sign, name = (-1.0, criterion[1:]) if criterion.startswith("-") else (1.0, criterion)
     found: dict[int, float] = {}
     names = set()
-    with (workdir / "metrics" / "train.jsonl").open() as file:
-        for line in file:
-            row = json.loads(line)
-            if row["step"] == step:
-                names.add(row["name"])
-                if row["name"] == name:
-                    found[row["run"]] = sign * row["value"] if row["value"] is not None else math.nan
+    for row in records.lines(workdir / METRICS, Metric, []):
+        if row.step == step:
+            names.add(row.name)
+            if row.name == name:
+                found[row.run] = math.nan if row.value is None else sign * row.value
     if not found:
         raise ConfigError(f"halving.criterion {criterion!r} is no metric of this stage; it has {', '.join(sorted(names))}")
     return found

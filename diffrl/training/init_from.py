@@ -1,7 +1,6 @@
 """Starting from what another training made (`config.init_from`): a behaviour model, critics, any fields of its State."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +9,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from diffrl import config as configs
+from diffrl import records
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.registry import make
-from diffrl.training.checkpoint import Checkpoints
+from diffrl.training.checkpoint import Checkpoints, Origin
 from diffrl.training.cohort import Cohort
 from diffrl.training.devices import RUN
 from diffrl.training.runs import Runs, abstract_states, make_runs
+from diffrl.training.workdir import LOST, check_precision
 from diffrl.types import Spec, State
 
 OWN = ("step", "hparams")  # of the runs that start, whatever they start from
@@ -29,12 +30,12 @@ class Given(NamedTuple):
     Attributes:
         fields: of the State, by name, `[rows, ...]`.
         rows: of each run, its row in them.
-        note: where they are from, for the metadata of checkpoints.
+        origin: where they are from.
     """
 
     fields: dict[str, Any]
     rows: tuple[int, ...]
-    note: dict[str, Any]
+    origin: Origin
 
     def into(self, states: State, cohort: Cohort, mesh: Mesh) -> State:
         """Fresh states of a cohort's members, padded, with these fields."""
@@ -58,7 +59,8 @@ def read(config: Config, spec: Spec, algorithm: Algorithm, runs: Runs, mesh: Mes
     other = configs.load(there)
     if other.online.env_id:
         raise ConfigError(f"init_from.workdir: {there} was trained by interaction: take a training on a dataset")
-    other_spec = _spec(there)
+    other_spec = records.read(there / "spec.json", Spec, LOST)
+    check_precision(there)
     for name in UNITS:
         if getattr(spec, name) != getattr(other_spec, name):
             raise ConfigError(
@@ -71,11 +73,10 @@ def read(config: Config, spec: Spec, algorithm: Algorithm, runs: Runs, mesh: Mes
 
     checkpoints = Checkpoints(there)
     step = asked.step or checkpoints.steps()[-1]
-    saved = checkpoints.metadata(step)
-    index = saved.get("rows", range(other_runs.size))
+    index = checkpoints.rows(step, other_runs.size)
     state = checkpoints.restore_state(step, abstract_states(other_algorithm, other_runs, max(index) + 1, mesh))
-    note = {"workdir": str(there), "step": step, "fields": list(asked.fields)}
-    return Given({name: getattr(state, name) for name in asked.fields}, tuple(index[run] for run in matched), note)
+    origin = Origin(str(there), step, asked.fields)
+    return Given({name: getattr(state, name) for name in asked.fields}, tuple(index[run] for run in matched), origin)
 
 
 def match(theirs: list[int], ours: list[int], there: Path) -> list[int]:
@@ -133,11 +134,3 @@ def _shapes(tree: Any) -> dict[str, str]:
 
 def _state(algorithm: Algorithm, runs: Runs) -> State:
     return jax.eval_shape(algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
-
-
-def _spec(workdir: Path) -> Spec:
-    path = workdir / "spec.json"
-    try:
-        return Spec.from_json(json.loads(path.read_text()))
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"init_from.workdir: {path} cannot be read: {error}") from error

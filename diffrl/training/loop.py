@@ -11,16 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from diffrl import records
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.config import Config
 from diffrl.logging.console import TrainingDisplay, duration
-from diffrl.training.checkpoint import Checkpoints
+from diffrl.training.checkpoint import Checkpoints, Origin, Progress
 from diffrl.training.cohort import Cohort, place_rows, rows_of
 from diffrl.training.devices import fetch, is_primary, sharding_of
 from diffrl.training.preemption import Preemption
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
-from diffrl.training.workdir import append_json
+from diffrl.training.workdir import TIMINGS, Timing
 from diffrl.types import Metrics, Policy, State
 
 ONLINE = "online"  # the name of a training's part by interaction
@@ -101,19 +102,26 @@ class Saver:
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, algorithm: Algorithm, runs: Runs, mesh: Mesh, metadata: dict[str, Any] | None = None
+        self,
+        checkpoints: Checkpoints,
+        algorithm: Algorithm,
+        runs: Runs,
+        mesh: Mesh,
+        slab_rows: int = 0,
+        init_from: Origin | None = None,
     ) -> None:
         self.checkpoints, self.algorithm, self.runs, self.mesh = checkpoints, algorithm, runs, mesh
-        self.metadata = metadata or {}
+        self.slab_rows, self.init_from = slab_rows, init_from
         self.snapshots: dict[Cohort, Any] = {}
 
-    def __call__(self, step: int, population: Population, metadata: dict[str, Any], beside: Any = None) -> None:
+    def __call__(self, population: Population, progress: Progress, beside: Any = None) -> None:
         """`beside` is a tree `[R, ...]`, padded, that is saved with the states: the environments of an interaction."""
         cohort = population.cohort
         if cohort not in self.snapshots:
             self.snapshots[cohort] = self._snapshot(cohort)
         rows, policies = self.snapshots[cohort](population.states, population.parked, beside)
-        self.checkpoints.save(step, rows, policies, {"step": step, "rows": list(cohort.index), **self.metadata, **metadata})
+        known = {"rows": tuple(cohort.index), "slab_rows": self.slab_rows, "init_from": self.init_from}
+        self.checkpoints.save(rows, policies, dataclasses.replace(progress, **known))
 
     def _snapshot(self, cohort: Cohort) -> Any:
         index, hparams = np.array(cohort.index), jax.device_get(self.runs.hparams)
@@ -162,8 +170,8 @@ class Phase(Protocol):
         """Dispatch a chunk of so many turns from a step on; metrics `[M, ...]` are those of the cohort's members, padded."""
         ...
 
-    def save(self, step: int, metadata: dict[str, Any]) -> None:
-        """Start saving a checkpoint."""
+    def save(self, progress: Progress) -> None:
+        """Start saving a checkpoint; the runs' rows in it are added."""
         ...
 
 
@@ -182,7 +190,7 @@ class Loop:
         dropped: dict[int, int],
     ) -> None:
         self.config, self.num_stages, self.mesh, self.display, self.report = config, num_stages, mesh, display, report
-        self.timings, self.preemption, self.dropped = workdir / "metrics" / "timings.jsonl", preemption, dropped
+        self.workdir, self.preemption, self.dropped = workdir, preemption, dropped
 
     def run(self, segment: Segment, phase: Phase, step: int) -> int:
         """From `step` to the segment's end, the first signal, or the divergence of all runs; returns the step reached."""
@@ -220,10 +228,8 @@ class Loop:
         """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
         if pending is not None:
             self._report(pending)
-            stopped = {"diverged": self.report.diverged, "dropped": self.dropped}
-            named = {kind: {str(run): step for run, step in runs.items()} for kind, runs in stopped.items()}
-            stage = {"stage": self.segment.name, "stage_index": self.segment.index, "num_stages": self.num_stages}
-            self.phase.save(pending[0], stage | named)
+            segment, stopped = self.segment, (dict(self.report.diverged), dict(self.dropped))
+            self.phase.save(Progress(pending[0], segment.name, segment.index, self.num_stages, (), *stopped))
 
     def _report(self, pending: tuple[int, Metrics] | None) -> None:
         """Metrics of all runs that stand: equal runs have those of the one that is trained for them."""
@@ -235,19 +241,9 @@ class Loop:
 
     def _time(self, first: int, step: int, compiling: float, seconds: float, distinct: int) -> None:
         name, unit = self.segment.name, self.segment.unit
-        append_json(
-            self.timings,
-            {
-                "stage": name,
-                "from": first,
-                "to": step,
-                "runs": len(self.standing),
-                "distinct_runs": distinct,
-                "compile_seconds": round(compiling, 3),
-                "seconds": round(seconds, 3),
-                f"{unit}_per_second": round((step - first) / seconds, 3),
-            },
-        )
+        rate = round((step - first) / seconds, 3)
+        timing = Timing(name, unit, first, step, len(self.standing), distinct, round(compiling, 3), round(seconds, 3), rate)
+        records.append(self.workdir / TIMINGS, timing, self.workdir)
         trained = f"{distinct} different of {len(self.standing)}" if distinct < len(self.standing) else f"{distinct}"
         self.display.say(
             f"{name}: {step - first:,} {unit} of {trained} runs in {duration(seconds)}, compiled in {compiling:.1f}s"

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config
+from diffrl.training.checkpoint import Progress
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.loop import Population, Programs, Saver, Segment
@@ -55,9 +56,9 @@ class OfflinePhase:
         self.population = self.population._replace(states=states)
         return metrics
 
-    def save(self, step: int, metadata: dict[str, Any]) -> None:
+    def save(self, progress: Progress) -> None:
         """See `loop.Phase`."""
-        self._save(step, self.population, metadata)
+        self._save(self.population, progress)
 
     def _chunk(self, turns: int) -> Any:
         return make_chunk(self.stage, turns, self.mesh)

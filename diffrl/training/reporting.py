@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffrl import files
 from diffrl.config import Config, algorithm_name, to_json
 from diffrl.logging.console import TrainingDisplay
 from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter, WandbWriter, Writer
@@ -33,10 +34,13 @@ class Reporter:
         ]
         self.writers: list[Writer] = []
         if is_primary():
-            path = workdir / "metrics" / "train.jsonl"
-            self.writers.append(JsonLinesWriter(path, runs.seeds, runs.points, resume_step))
+            lines = JsonLinesWriter(workdir, runs.seeds, runs.points, resume_step)
+            self.writers.append(lines)
+            for note in lines.notes:
+                display.say(note)
             if config.tensorboard:
-                self.writers.append(TensorBoardWriter(workdir / "tensorboard", labels, resume_step))
+                folder = files.inside(workdir / "tensorboard", workdir)
+                self.writers.append(TensorBoardWriter(folder, labels, resume_step))
             if config.wandb_project:
                 settings = {"name": algorithm_name(config), **to_json(config)}
                 self.writers.append(WandbWriter(config.wandb_project, workdir, settings, labels))

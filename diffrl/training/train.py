@@ -6,14 +6,14 @@ both; each is a phase that the same loop moves on.
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
+from diffrl import records
 from diffrl.algorithm import Algorithm
-from diffrl.config import Config, ConfigError, to_json, validate
+from diffrl.config import Config, ConfigError, validate
 from diffrl.data import columns
 from diffrl.data.build import build
 from diffrl.data.dataset import Source
@@ -22,7 +22,7 @@ from diffrl.data.in_words import in_words
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving, init_from
-from diffrl.training.checkpoint import Checkpoints
+from diffrl.training.checkpoint import Checkpoints, Progress
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort
 from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place
 from diffrl.training.loop import Loop, Population, Saver, segments
@@ -33,7 +33,7 @@ from diffrl.training.preemption import watch_signals
 from diffrl.training.reporting import Reporter
 from diffrl.training.runs import INIT, Runs, abstract_states, make_runs
 from diffrl.training.slabs import open_rows, rows_per_slab
-from diffrl.training.workdir import check_same, claimed, write_json
+from diffrl.training.workdir import Done, check_same, claimed
 from diffrl.types import State
 
 
@@ -76,9 +76,10 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
     workdir = Path(workdir).absolute()
     display = TrainingDisplay(runs.size, silent=not is_primary())
     if (workdir / "DONE").exists():
-        check_same(workdir / "config.json", to_json(config))
+        check_same(workdir / "config.json", config)
+        ended = records.read(workdir / "DONE", Done, "delete it, and the same command goes on from the last checkpoint")
         display.say(f"{workdir} is already trained to the end")
-        return Outcome(True, tuple(json.loads((workdir / "DONE").read_text()).get("diverged", ())))
+        return Outcome(True, ended.diverged)
     if online.env_id and (jax.process_count() > 1 or config.batch_devices > 1):
         raise ConfigError("training by interaction takes one host and one device for each run: drop batch_devices or --num_hosts")
     if config.halving.rungs and jax.process_count() > 1:
@@ -140,14 +141,13 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         checkpoints = Checkpoints(workdir, write=True, max_to_keep=config.max_to_keep)
         steps = checkpoints.steps()
         step = steps[-1] if steps else 0
-        metadata = checkpoints.metadata(step) if steps else {}
-        diverged, dropped = ({int(run): at for run, at in metadata.get(kind, {}).items()} for kind in ("diverged", "dropped"))
-        index = tuple(metadata.get("rows", range(runs.size)))
+        saved = checkpoints.progress(step) if steps else Progress(0, "", 0, len(algorithm.stages))
+        diverged, dropped = dict(saved.diverged), dict(saved.dropped)
 
         # ---------------------------------------------------------------- data on all devices, whole or in slabs
         data, slab_rows = None, 0
         if dataset is not None and described is not None:
-            slab_rows = metadata.get("slab_rows", 0) if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
+            slab_rows = saved.slab_rows if steps else rows_per_slab(config.dataset.slab_rows, described, mesh)
             if slab_rows and world is not None:
                 raise ConfigError(
                     f"interaction needs all the data on the device, and here they would come in slabs of {slab_rows:,} rows: use "
@@ -162,14 +162,16 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
         # ---------------------------------------------------------------- restore everything, or start
         population = rows = environments = None
+        index: tuple[int, ...] = ()
         if not steps:
             cohort = make_cohort(same[0], set())
             states = _fresh_states(algorithm, runs, cohort, mesh)
             if given is not None:
                 states = given.into(states, cohort, mesh)
-                display.say(f"starting from {', '.join(given.fields)} of {given.note['workdir']}, update {given.note['step']:,}")
+                display.say(f"starting from {', '.join(given.fields)} of {given.origin.workdir}, update {given.origin.step:,}")
             population = Population(cohort, states, None)
         else:
+            index = checkpoints.rows(step, runs.size)
             shapes = abstract_states(algorithm, runs, max(index) + 1, mesh)
             if world is not None and world.on_device and step > plan[-1].start:
                 both = shapes, abstract_environments(algorithm, world, online, shapes, runs, mesh)
@@ -177,8 +179,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             else:
                 rows = checkpoints.restore_state(step, shapes)
             display.say(f"resuming at {unit} {step:,}")
-        began = given.note if given is not None else metadata.get("init_from", {})
-        save = Saver(checkpoints, algorithm, runs, mesh, {"slab_rows": slab_rows, "init_from": began})
+        save = Saver(checkpoints, algorithm, runs, mesh, slab_rows, saved.init_from if given is None else given.origin)
         del given
         report = Reporter(config, workdir, runs, display, step, diverged)
 
@@ -219,8 +220,8 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             display.say(f"stopped by {preemption.signal} at {unit} {step:,}; state saved, run the same command to go on")
             return Outcome(False, stopped)
         if is_primary():
-            interacted = {} if world is None else {"online_steps": max(step - plan[-1].start, 0)}
-            write_json(workdir / "DONE", {"step": step, "diverged": stopped, **interacted})
+            interacted = 0 if world is None else max(step - plan[-1].start, 0)
+            records.write(workdir / "DONE", Done(step, stopped, interacted))
         failed = f"; {len(stopped)} diverged" if stopped else ""
         display.say(f"done: {step:,} {unit}s of {runs.size} runs in {workdir}{failed}")
         return Outcome(True, stopped)

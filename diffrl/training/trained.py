@@ -2,21 +2,19 @@
 
 import copy
 import dataclasses
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from diffrl import config as configs
-from diffrl import registry
+from diffrl import records, registry
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.data.dataset import Card
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.runs import Runs, make_runs
-from diffrl.training.workdir import WorkdirError
+from diffrl.training.workdir import LOST, WorkdirError, check_precision
 from diffrl.types import Policy, Spec
 
 Act = tuple[tuple[str, str], ...]  # choices made when acting: names and values of fields of the method's `act`, as text
@@ -43,16 +41,15 @@ class Trained:
         """Read what describes the training; it need not have a checkpoint yet.
 
         Raises:
-            WorkdirError: the directory is none of a training, or what describes it cannot be read.
+            WorkdirError: the directory does not exist.
+            ConfigError, RecordError: what describes it is damaged.
         """
         workdir = Path(workdir)
         if not workdir.is_dir():
             raise WorkdirError(f"workdir {workdir} does not exist")
-        try:
-            config = configs.load(workdir)  # the trainer writes it last
-        except ConfigError as error:
-            raise WorkdirError(str(error)) from error
-        return cls(workdir, config, _read(workdir / "spec.json", Spec), _read(workdir / "dataset.json", Card))
+        config = configs.load(workdir)  # the trainer writes it last
+        spec, card = records.read(workdir / "spec.json", Spec, LOST), records.read(workdir / "dataset.json", Card, LOST)
+        return cls(workdir, config, spec, card)
 
     def acting(self, act: Act) -> "Trained":
         """The same training with other choices when acting.
@@ -110,7 +107,9 @@ class Trained:
 
         Raises:
             CheckpointError: it is gone, or damaged.
+            WorkdirError: it was saved in another precision than this process has.
         """
+        check_precision(self.workdir)
         algorithm, runs = self.algorithm, self.runs
         abstract = jax.eval_shape(
             jax.vmap(lambda key, hparams: algorithm.policy(algorithm.init(key, hparams))), runs.keys, runs.hparams
@@ -121,8 +120,8 @@ class Trained:
 
     def is_of_last_stage(self, step: int) -> bool:
         """Whether a checkpoint was saved in the last stage, which is the one that trains the policy that acts."""
-        metadata = self.checkpoints.metadata(step)
-        return metadata["stage_index"] == metadata["num_stages"] - 1
+        progress = self.checkpoints.progress(step)
+        return progress.stage_index == progress.num_stages - 1
 
     @cached_property
     def policies(self) -> Policy:
@@ -145,10 +144,3 @@ class Trained:
         """Let go of the checkpoints, which are opened anew where they are asked for again."""
         if (opened := self.__dict__.pop("checkpoints", None)) is not None:
             opened.close()
-
-
-def _read(path: Path, cls: Any) -> Any:
-    try:
-        return cls.from_json(json.loads(path.read_text()))
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{path} cannot be read: {error}") from error

@@ -4,26 +4,79 @@ import dataclasses
 import errno
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from diffrl import files, records
 from diffrl.config import RESUMABLE, Config, flatten, load, to_json
 from diffrl.data.dataset import Card
+from diffrl.records import Finite, Natural, Width
 from diffrl.types import Spec
 
+TIMINGS = Path("metrics", "timings.jsonl")
+LOST = "put a copy of it back, or train in another --workdir"
 # Of a card: younger than some workdirs, and told by the rows and the config, which are compared.
 _TOLD = ("comparable_return", "comparable_episodes", "clipped_actions")
 
 
 class WorkdirError(RuntimeError):
     """The workdir cannot be used: not writable, or it belongs to another experiment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions:
+    """With what a workdir was last trained.
+
+    Attributes:
+        packages: their versions, by name; None for those that are not installed.
+        python, device, devices: of the process.
+        x64: whether arrays of double precision were allowed (JAX_ENABLE_X64), which decides the types of what is saved.
+    """
+
+    packages: dict[str, str | None]
+    python: str
+    device: str
+    devices: Natural
+    x64: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A training that has ended: its last step, the runs that diverged, and how many of the steps were of interaction."""
+
+    step: Natural = 0
+    diverged: tuple[Natural, ...] = ()
+    online_steps: Natural = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What a part of a stage took, from one start of the trainer.
+
+    Attributes:
+        stage: its name.
+        unit: what is counted: "updates", or online "steps" of every environment.
+        start, end: the first and one past the last of them.
+        runs, distinct_runs: runs that were trained, and how many different ones they still were.
+        compile_seconds, seconds: compiling, and the rest.
+        per_second: units, of each run.
+    """
+
+    stage: str
+    unit: str
+    start: Natural
+    end: Natural
+    runs: Width
+    distinct_runs: Width
+    compile_seconds: Finite
+    seconds: Finite
+    per_second: Finite
 
 
 @contextmanager
@@ -42,23 +95,20 @@ def claimed(workdir: Path, config: Config, spec: Spec, card: Card) -> Iterator[N
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a+")
+        lock = files.extend(workdir / ".lock")
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error
     with lock:
         _lock(lock, workdir)
-        identity = {
-            "dataset.json": dataclasses.asdict(card),
-            "spec.json": dataclasses.asdict(spec),
-            "config.json": to_json(config),
-        }
+        if (workdir / "versions.json").exists():
+            check_precision(workdir)
         # The config goes last: a directory that has it has the others.
-        for name, values in identity.items():
+        for name, value in {"dataset.json": card, "spec.json": spec, "config.json": config}.items():
             if (workdir / "config.json").exists():
-                check_same(workdir / name, values)
+                check_same(workdir / name, value)
             else:
-                write_json(workdir / name, values)
-        write_json(workdir / "versions.json", _versions())
+                records.write(workdir / name, to_json(config) if value is config else value)
+        records.write(workdir / "versions.json", _versions())
         yield
 
 
@@ -67,30 +117,32 @@ def _lock(lock: Any, workdir: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
+        who = lock.read(200).decode(errors="replace").strip() or "unknown"
         raise WorkdirError(
-            f"{workdir} is in use by another trainer ({lock.read().strip() or 'unknown'}); wait for it, stop it, or use another "
-            "--workdir"
+            f"{workdir} is in use by another trainer ({who}); wait for it, stop it, or use another --workdir"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise WorkdirError(f"cannot lock {workdir}: {error.strerror}") from error
         return  # a file system without locks: whoever mounted it that way must see to it that one trainer runs at a time
     lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()}")
+    lock.write(f"process {os.getpid()} on {platform.node()}".encode())
     lock.flush()
 
 
-def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RESUMABLE + _TOLD) -> None:
-    """Compare a JSON file with the values it would get now.
+def check_same(path: Path, value: Config | Card | Spec) -> None:
+    """Compare a file with what it would hold now.
 
     Raises:
-        WorkdirError: they differ in more than `ignore`; the message lists the differences.
+        WorkdirError: they differ in more than may change; the message lists the differences.
+        RecordError, ConfigError: the file is damaged.
     """
-    # What is younger than the workdir has its default there.
-    there = to_json(load(path.parent)) if path.name == "config.json" else _defaults(path.name) | json.loads(path.read_text())
-    saved, wanted = flatten(there), flatten(json.loads(json.dumps(values)))
+    there = load(path.parent) if isinstance(value, Config) else records.read(path, type(value), LOST)
+    saved, wanted = (flatten(to_json(one) if isinstance(one, Config) else records.plain(one)) for one in (there, value))
     different = [
-        name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name) and name not in ignore
+        name
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name) and name not in RESUMABLE + _TOLD
     ]
     if different:
         lines = "".join(f"\n  {name}: {saved.get(name)!r} there, {wanted.get(name)!r} now" for name in different[:10])
@@ -100,32 +152,23 @@ def check_same(path: Path, values: dict[str, Any], ignore: tuple[str, ...] = RES
         )
 
 
-def _defaults(name: str) -> dict[str, Any]:
-    fields = dataclasses.fields({"dataset.json": Card, "spec.json": Spec}[name])
-    return json.loads(json.dumps({field.name: field.default for field in fields if field.default is not dataclasses.MISSING}))
+def check_precision(workdir: Path) -> None:
+    """That this process has the types of arrays that the workdir's checkpoints hold.
+
+    Raises:
+        WorkdirError: it has not; the message names the setting.
+        RecordError: the file that says so is damaged.
+    """
+    there = records.read(workdir / "versions.json", Versions, LOST).x64
+    if there != jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise WorkdirError(f"{workdir} was trained with JAX_ENABLE_X64={int(there)}: set it in the environment")
 
 
-def _versions() -> dict[str, Any]:
+def _versions() -> Versions:
     packages = ("diffrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "minari", "gymnasium", "mujoco")
-    versions: dict[str, Any] = {}
+    versions: dict[str, str | None] = dict.fromkeys(packages)
     for package in packages:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    device = jax.devices()[0]
-    return versions | {"python": platform.python_version(), "device": device.device_kind, "devices": jax.device_count()}
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def append_json(path: Path, values: dict[str, Any]) -> None:
-    """Add one JSON line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    return Versions(versions, platform.python_version(), jax.devices()[0].device_kind, jax.device_count(), x64)

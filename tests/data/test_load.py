@@ -12,6 +12,7 @@ from programs import TINY_SRPO, run
 from support import quick_compilation
 
 import diffrl.training.train as trainer
+from diffrl import records
 from diffrl.algorithm import Algorithm
 from diffrl.algorithms import bc
 from diffrl.config import Config, DatasetConfig
@@ -122,7 +123,7 @@ def test_training_on_rows_in_memory(tmp_path, capsys):
 def test_a_report_does_without_rows_that_are_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     train(tiny(), tmp_path / "w", memory())
-    card = Card.from_json(json.loads((tmp_path / "w" / "dataset.json").read_text()))
+    card = records.read(tmp_path / "w" / "dataset.json", Card)
     assert "in memory could not be loaded" in str(data_pieces(card))
 
 

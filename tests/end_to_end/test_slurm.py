@@ -56,7 +56,7 @@ def rate(root: Path) -> float:
     """Updates per second of this machine."""
     run(root, "launch/train.py", *TRAINING, "--config.algorithm.policy_updates=500", f"--workdir={root / 'rate'}")
     timings = (root / "rate" / "metrics" / "timings.jsonl").read_text().splitlines()
-    return json.loads(timings[-1])["updates_per_second"]
+    return json.loads(timings[-1])["per_second"]
 
 
 def training(seconds: float, rate: float) -> tuple[str, ...]:

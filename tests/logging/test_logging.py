@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from diffrl.logging.console import TrainingDisplay, duration, spread
-from diffrl.logging.writers import Entry, JsonLinesWriter, TensorBoardWriter
+from diffrl.logging.writers import METRICS, Entry, JsonLinesWriter, TensorBoardWriter
 
 
 def rows(path: Path) -> list[dict]:
@@ -17,8 +17,8 @@ def rows(path: Path) -> list[dict]:
 
 def test_json_lines_are_long_format(tmp_path: Path) -> None:
     """One line per run and name; what is not finite becomes null, which JSON has."""
-    path = tmp_path / "train.jsonl"
-    writer = JsonLinesWriter(path, [3, 4], [{}, {"beta": 0.5}], resume_step=0)
+    path = tmp_path / METRICS
+    writer = JsonLinesWriter(tmp_path, [3, 4], [{}, {"beta": 0.5}], resume_step=0)
     writer.write(Entry(10, "policy", {"policy/loss": np.array([1.5, np.nan])}, [0, 1]))
     writer.close()
     assert rows(path) == [
@@ -29,14 +29,14 @@ def test_json_lines_are_long_format(tmp_path: Path) -> None:
 
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     """Lines beyond the restored step go, and so does a line that was half written."""
-    path = tmp_path / "train.jsonl"
-    writer = JsonLinesWriter(path, [0], [{}], resume_step=0)
+    path = tmp_path / METRICS
+    writer = JsonLinesWriter(tmp_path, [0], [{}], resume_step=0)
     for step in (10, 20, 30):
         writer.write(Entry(step, "s", {"policy/loss": np.array([float(step)])}, [0]))
     writer.close()
     with path.open("a") as file:
         file.write('{"step": 40, "sta')
-    JsonLinesWriter(path, [0], [{}], resume_step=20).close()
+    JsonLinesWriter(tmp_path, [0], [{}], resume_step=20).close()
     assert [row["step"] for row in rows(path)] == [10, 20]
 
 

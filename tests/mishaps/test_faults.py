@@ -20,8 +20,9 @@ from programs import ROOT, TINY_SRPO, assert_same_checkpoints, collect, environm
 from support import chosen, trees_equal
 
 from diffrl import config as configs
+from diffrl import records
 from diffrl.registry import make
-from diffrl.training.checkpoint import CheckpointError, Checkpoints
+from diffrl.training.checkpoint import CheckpointError, Checkpoints, Progress
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import abstract_states, make_runs
 from diffrl.types import Spec
@@ -86,7 +87,7 @@ def test_damaged_checkpoint_is_refused_by_name(root: Path, whole: Path, item: st
 @pytest.mark.parametrize("item", chosen(["state", "policy"], 0))
 def test_whatever_file_is_damaged_nothing_wrong_is_read(root: Path, whole: Path, item: str) -> None:
     """Every file of an item, in three ways: what is restored is what was saved, or it is refused."""
-    config, spec = configs.load(whole), Spec.from_json(json.loads((whole / "spec.json").read_text()))
+    config, spec = configs.load(whole), records.read(whole / "spec.json", Spec)
     algorithm, runs = make(config.algorithm, spec), make_runs(config)
     abstract = abstract_states(algorithm, runs, runs.size, make_mesh(1))
     abstract = abstract if item == "state" else algorithm.policy(abstract)
@@ -127,7 +128,7 @@ def test_reading_beside_a_trainer_that_removes(tmp_path: Path) -> None:
     """Steps that come and go while a reader lists them do not disturb it, and those that stay are always there."""
     writer = Checkpoints(tmp_path, write=True)
     for step in (1, 2):
-        writer.save(step, {"w": jnp.ones(3)}, {"w": jnp.ones(3)}, {})
+        writer.save({"w": jnp.ones(3)}, {"w": jnp.ones(3)}, Progress(step, "policy", 0, 1))
     writer.close()
     folder, ended = tmp_path / "checkpoints", threading.Event()
 
@@ -192,7 +193,7 @@ def test_a_diverged_run_is_frozen_and_harms_nobody(root: Path) -> None:
     assert "already trained" in train("sick", "1e-3,1e38", 3)
     assert neighbours("healthy") == neighbours("sick")
     assert len(neighbours("sick")) == 100
-    assert sorted(Checkpoints(root / "sick").metadata(58)["diverged"]) == ["2", "3"]
+    assert sorted(Checkpoints(root / "sick").progress(58).diverged) == [2, 3]
 
     runs = {}
     for name in ("healthy", "sick"):

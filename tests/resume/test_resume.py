@@ -1,6 +1,5 @@
 """An interrupted training ends where the uninterrupted one does: same parameters, same metrics, bit for bit on CPU."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from programs import ROOT, TINY_SRPO, collect, environment, run
 
 from diffrl import config as configs
+from diffrl import records
 from diffrl.registry import make
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.devices import make_mesh
@@ -43,7 +43,7 @@ def final_state(workdir: Path) -> Any:
     """The last checkpoint's whole state."""
     assert (workdir / "DONE").exists()
     config = configs.load(workdir)
-    algorithm = make(config.algorithm, Spec.from_json(json.loads((workdir / "spec.json").read_text())))
+    algorithm = make(config.algorithm, records.read(workdir / "spec.json", Spec))
     runs = make_runs(config)
     checkpoints = Checkpoints(workdir)
     abstract = abstract_states(algorithm, runs, runs.size, make_mesh(runs.size))
@@ -63,7 +63,7 @@ def test_saves_at_stage_ends_and_in_between(uninterrupted: Path) -> None:
     """18 + 16 + 24 updates, a checkpoint every 8 at the chunk that reaches it, and one at the end of each stage."""
     checkpoints = Checkpoints(uninterrupted)
     assert checkpoints.steps() == [8, 16, 18, 26, 34, 42, 50, 58]
-    assert [checkpoints.metadata(step)["stage"] for step in (18, 26, 58)] == ["behavior", "critic", "policy"]
+    assert [checkpoints.progress(step).stage for step in (18, 26, 58)] == ["behavior", "critic", "policy"]
 
 
 @pytest.mark.parametrize(

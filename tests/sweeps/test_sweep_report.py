@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from rich.console import Console
 from workdirs import card, describe
 
+from diffrl import records
 from diffrl.algorithms import diffusion_bc
 from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.scores import Reference
@@ -24,6 +25,7 @@ from diffrl.sweeps import results as sweep_results
 from diffrl.sweeps.parts import Part, split_group, whole
 from diffrl.sweeps.plan import plan
 from diffrl.training.runs import points_of
+from diffrl.training.workdir import TIMINGS, Timing
 
 SETTINGS = Settings("jax", "PointMaze_UMaze-v3 as rewritten in JAX", episodes=2, seed=0)
 
@@ -80,13 +82,10 @@ def make_sweep(out: Path, *sweeps: str, parts: int = 1) -> None:
                     evaluate(one.workdir, one.config, dataclasses.replace(SETTINGS, act=((name, value),)))
             if not acts:
                 evaluate(one.workdir, one.config)
-            (one.workdir / "metrics").mkdir()
-            lines = [
-                {"stage": "critic", "runs": one.num_runs, "distinct_runs": 2, "seconds": 3.0, "compile_seconds": 1.0},
-                {"stage": "critic", "runs": one.num_runs, "distinct_runs": 2, "seconds": 1.0, "compile_seconds": 1.0},
-                {"stage": "policy", "runs": one.num_runs, "seconds": 5.0},
-            ]
-            (one.workdir / "metrics" / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            runs = one.num_runs
+            for stage, *numbers in (("critic", 2, 1.0, 3.0), ("critic", 2, 1.0, 1.0), ("policy", runs, 0.0, 5.0)):
+                timing = Timing(stage, "updates", 0, 10, runs, *numbers, 10.0)
+                records.append(one.workdir / TIMINGS, timing, one.workdir)
             (one.workdir / "DONE").write_text("{}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import quick_compilation, runs_of, trees_equal, unchecked
 
-from diffrl import registry
+from diffrl import records, registry
 from diffrl.algorithm import Algorithm
 from diffrl.algorithms import bc
 from diffrl.config import Config, ConfigError, OnlineConfig
@@ -198,7 +198,7 @@ def test_discrete_actions_on_the_host(discrete: Any, tmp_path: Path) -> None:
     assert rows.shape == (RUNS, 1, 60, 4 + 2 + 4 + 3)
     assert (rows[..., 4:6].sum(axis=-1) == 1).all()
     assert rows[..., -2].sum() > 0  # the pole falls
-    spec = Spec.from_json(json.loads((tmp_path / "spec.json").read_text()))
+    spec = records.read(tmp_path / "spec.json", Spec)
     assert spec.num_actions == 2
     algorithm = make(discrete, spec)
     card = json.loads((tmp_path / "dataset.json").read_text())

@@ -91,7 +91,7 @@ def test_one_workdir_counts_through(uninterrupted: Path) -> None:
     assert sorted({line["step"] for line in lines if line["name"] == "policy/loss"}) == list(range(10, 91, 10))
     assert {line["stage"] for line in lines if line["name"] == "episode_return"} == {"online"}
     timings = [json.loads(line) for line in (uninterrupted / "metrics" / "timings.jsonl").read_text().splitlines()]
-    assert [(line["stage"], line["from"], line["to"]) for line in timings] == [("policy", 0, 30), ("online", 30, 90)]
+    assert [(line["stage"], line["start"], line["end"]) for line in timings] == [("policy", 0, 30), ("online", 30, 90)]
 
 
 def test_transitions_are_stored_in_the_units_of_the_data(uninterrupted: Path) -> None:

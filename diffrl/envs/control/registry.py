@@ -11,7 +11,6 @@ from diffrl.envs.control.hole import HoleIntegrator
 from diffrl.envs.control.pendulum import PendulumKeypoints
 from diffrl.envs.control.pixels import PixelIntegrator
 from diffrl.envs.control.pusher import KeypointPusher
-from diffrl.types import with_tuples
 
 TASKS: dict[str, type[ControlTask]] = {
     task.__name__: task
@@ -30,7 +29,7 @@ def make(task: str, **fields: Any) -> ControlTask:
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    return TASKS[task](**with_tuples(fields))
+    return TASKS[task](**{name: _tuples(value) for name, value in fields.items()})
 
 
 def describe(task: ControlTask) -> dict[str, Any]:
@@ -70,3 +69,7 @@ def from_env_spec(env_spec_json: str) -> ControlTask | None:
         return None
     # The last step pays more than the others, so another time limit would be another task.
     return task if task.max_episode_steps == spec.get("max_episode_steps") else None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -5,13 +5,13 @@ success and reward are a function of an observation and a goal. Imports no simul
 """
 
 import functools
-import json
 import re
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from diffrl import records
 from diffrl.envs import env_spec
 
 NUM_TASKS = 5
@@ -152,7 +152,7 @@ def spec_of(name: str, number: int | None, reward: Reward = "dense", version: Ve
         spec["additional_wrappers"] = [{"name": wrapper, "entry_point": f"{_WRAPPERS}:{wrapper}", "kwargs": {}}]
     if number is not None:
         spec["kwargs"] = {**spec["kwargs"], "success_timing": _TIMING[version]}
-    return json.dumps(spec)
+    return records.foreign_text(spec)
 
 
 def scored_by_success(env_spec_json: str) -> bool:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from diffrl.config import Config, OnlineConfig
 from diffrl.data import replay as replays
 from diffrl.data.dataset import Dataset
 from diffrl.envs.protocol import HostEnvironments
+from diffrl.training.checkpoint import Progress
 from diffrl.training.devices import RUN, pad, padded_size, place, sharding_of
 from diffrl.training.loop import Population, Programs, Saver, Segment
 from diffrl.training.online.environment import World, stage_of
@@ -104,13 +104,13 @@ class OnlinePhase:
         self.runs, metrics = self.loop(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
         return metrics
 
-    def save(self, step: int, metadata: dict[str, Any]) -> None:
+    def save(self, progress: Progress) -> None:
         """The transitions first: a checkpoint that is there has its own."""
-        done = (step - self.start) // self.turn
+        done = (progress.step - self.start) // self.turn
         with jax.transfer_guard("allow"):  # reading the rings is meant
             replays.save_rows(self.path, self.runs.replay.rows[: len(self.cohort.index)], self.done, done)
         self.done = done
-        self._save(step, self.population, metadata, self.runs.environments if self.world.on_device else None)
+        self._save(self.population, progress, self.runs.environments if self.world.on_device else None)
 
 
 def abstract_environments(

@@ -1,17 +1,17 @@
 """The transitions of a run that learnt by interaction, as a dataset: behaviour of mixed quality for offline methods."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from diffrl import records
 from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard, split_episodes
-from diffrl.data.dataset import Card
+from diffrl.config import algorithm_name
 from diffrl.data.replay import load_rows
 from diffrl.data.scores import reference_for
 from diffrl.envs.gymnasium_backend import make_env
-from diffrl.types import Spec
+from diffrl.training.trained import Trained
+from diffrl.training.workdir import LOST, Done, Versions
 
 
 def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
@@ -19,33 +19,36 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
 
     Raises:
         RecipeError: the workdir was not trained by interaction to the end, or has no such run.
+        ReplayError, RecordError: something of it is damaged.
     """
-    config = _json(workdir / "config.json")
-    if not config.get("online", {}).get("env_id") or not (workdir / "DONE").exists():
+    trained = Trained.open(workdir)
+    online = trained.config.online
+    if not online.env_id or not (workdir / "DONE").exists():
         raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
-    iterations = _json(workdir / "DONE")["online_steps"] // config["online"]["num_envs"]
-    runs, envs, steps, _ = _saved(workdir, iterations).shape
+    iterations = records.read(workdir / "DONE", Done, LOST).online_steps // online.num_envs
+    runs, envs, steps, _ = _saved(trained, iterations).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
-    method = config["algorithm"]["name"]
+    version = records.read(workdir / "versions.json", Versions, LOST).packages["diffrl"]
     made = Recipe(
         name=f"replay/{workdir.name}-{run}",
-        summary=f"replay buffer of {method}",
+        summary=f"replay buffer of {algorithm_name(trained.config)}",
         rows=envs * steps,
         shards=lambda seed, rows: [Shard("replay", rows, transitions, (str(workdir), run, iterations))],
-        assemble=lambda seed, rows, shards: _product(workdir, run, method, shards["replay"]),
-        fingerprint=lambda: f"{method}-{_json(workdir / 'versions.json')['diffrl']}",
+        assemble=lambda seed, rows, shards: _product(trained, run, shards["replay"]),
+        fingerprint=lambda: f"{algorithm_name(trained.config)}-{version}",
     )
     return made, envs * steps
 
 
 def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray]:
     """Rows in order of time, environment by environment, in the environment's units; the last episode of each is cut."""
-    card, spec = Card.from_json(_json(Path(workdir) / "dataset.json")), Spec.from_json(_json(Path(workdir) / "spec.json"))
+    trained = Trained.open(Path(workdir))
+    card, spec = trained.card, trained.spec
     o, a = spec.observation_dim, spec.action_dim
     mean, std = np.asarray(spec.observation_mean, np.float32), np.asarray(spec.observation_std, np.float32)
     low, high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
-    saved = _saved(Path(workdir), iterations)[run]
+    saved = _saved(trained, iterations)[run]
     terminal, timeout = saved[..., -2] > 0.5, saved[..., -1] > 0.5
     timeout[:, -1] |= ~terminal[:, -1]
     rows = saved.reshape(-1, saved.shape[-1])
@@ -60,14 +63,14 @@ def transitions(workdir: str, run: int, iterations: int) -> dict[str, np.ndarray
     }
 
 
-def _saved(workdir: Path, iterations: int) -> np.ndarray:
+def _saved(trained: Trained, iterations: int) -> np.ndarray:
     """What the buffer held after so many iterations: `[runs, envs, steps, packed]`."""
-    online = _json(workdir / "config.json")["online"]
-    return load_rows(workdir / "replay", iterations, online["buffer_size"] // online["num_envs"])
+    online = trained.config.online
+    return load_rows(trained.workdir / "replay", iterations, online.buffer_size // online.num_envs)
 
 
-def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) -> Product:
-    card = Card.from_json(_json(workdir / "dataset.json"))
+def _product(trained: Trained, run: int, rows: dict[str, np.ndarray]) -> Product:
+    card, method = trained.card, algorithm_name(trained.config)
     assert card.env_spec is not None
     episodes = split_episodes(rows)
     returns = [float(episode["rewards"].sum()) for episode in episodes]
@@ -87,7 +90,3 @@ def _product(workdir: Path, run: int, method: str, rows: dict[str, np.ndarray]) 
         description=f"Replay buffer of {method} in {card.id}, run {run}: {len(rows['reward'])} transitions in order of time.",
         requirements=["gymnasium>=1.2,<2"],
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}

@@ -216,7 +216,7 @@ def load(workdir: Path) -> Config:
     if not path.is_file():
         raise ConfigError(f"{workdir} is not a training directory: it has no config.json")
     try:
-        config = from_json(records.read(path, dict[str, Any]))
+        config = from_json(records.read(path, dict))
         validate(config)
     except RecordError as error:
         raise ConfigError(f"{error}; put a copy of it back") from error

@@ -116,7 +116,7 @@ def _collected(*command: str) -> Path:
 def checksums(workdir: Path) -> dict[int, object]:
     """Of every checkpoint what was noted of its arrays: equal if and only if they are, bit for bit."""
     checkpoints = Checkpoints(workdir)
-    return {step: checkpoints.metadata(step)["checksums"] for step in checkpoints.steps()}
+    return {step: checkpoints.progress(step).checksums for step in checkpoints.steps()}
 
 
 def assert_same_checkpoints(a: Path, b: Path) -> None:

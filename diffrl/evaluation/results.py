@@ -214,7 +214,7 @@ def _recorded(result: Result) -> _Recorded:
         "success_rate": float(result.success_rates.mean()),
     }
     stopped = result.stopped or ("",) * len(result.seeds)
-    finite = [[value if np.isfinite(value) else None for value in returns] for returns in result.returns.tolist()]
+    finite = [[value if np.isfinite(value) else None for value in returns] for returns in result.returns.astype(float).tolist()]
     of_runs = zip(result.seeds, result.hparams, finite, result.lengths.tolist(), result.successes.tolist(), stopped, strict=True)
     return _Recorded(
         result.step, result.settings, result.reference, result.reference_note, summary, [_Run(*values) for values in of_runs]

@@ -16,6 +16,7 @@ from diffrl.data.episodes import recorded
 from diffrl.data.scores import OGBENCH, Reference
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
+from diffrl.records import RecordError
 from diffrl.reports import plots, tables
 from diffrl.reports.maze import maze_of
 
@@ -85,7 +86,7 @@ def test_results_round_trip(evaluated: Path):
     np.testing.assert_array_equal(last.returns[2], [8, 12])
     path = evaluated / "evaluations" / "100" / "x.json"
     path.write_text('{"step": 1}')
-    with pytest.raises(results.ResultError, match="delete it and evaluate again"):
+    with pytest.raises(RecordError, match="lacks field settings; delete it and evaluate again"):
         results.load(path)
 
 

@@ -154,4 +154,4 @@ def test_changed_data_are_refused(root: Path) -> None:
 
 def test_missing_checkpoint_says_which_there_are(uninterrupted: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; there are: 8, 16, 18"):
-        Checkpoints(uninterrupted).metadata(7)
+        Checkpoints(uninterrupted).progress(7)

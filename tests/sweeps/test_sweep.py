@@ -1,7 +1,6 @@
 """Planning a sweep: what becomes of its axes, how groups are split, and what is refused before anything starts."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from diffrl import config as configs
 from diffrl.algorithms import iql, srpo, swg
 from diffrl.config import Config, ConfigError, DatasetConfig, OnlineConfig
+from diffrl.records import RecordError
 from diffrl.sweeps import record
 from diffrl.sweeps.axes import split
 from diffrl.sweeps.parts import Part, share_out, split_group, whole
@@ -293,9 +293,7 @@ def test_the_same_sweep_goes_on_with_its_split_and_another_is_refused(tmp_path: 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no sweep\.json; launch/sweep\.py writes it"):
         record.load(tmp_path)
-    (tmp_path / record.NAME).write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        record.load(tmp_path)
-    (tmp_path / record.NAME).write_text(json.dumps({"groups": [{"label": "a"}]}))
-    with pytest.raises(ConfigError, match="cannot be read"):
-        record.load(tmp_path)
+    for text, fault in (("{", "is not JSON"), ('{"groups": [{"label": "a"}]}', "lacks field")):
+        (tmp_path / record.NAME).write_text(text)
+        with pytest.raises(RecordError, match=f"{record.NAME} {fault}.*; delete it, and the command"):
+            record.load(tmp_path)

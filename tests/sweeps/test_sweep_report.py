@@ -133,10 +133,10 @@ def test_a_tie_has_no_best(sweep: Path) -> None:
 
 
 def test_stopped_runs_are_named_and_never_best(sweep: Path) -> None:
-    wide = record.load(sweep)["groups"][1]
+    wide = record.load(sweep).groups[1]
     config = dataclasses.replace(load("x"), num_seeds=4, sweep="learning_rate=0.001,0.01,0.1")
     config.algorithm.hidden_dim = 16
-    evaluate(sweep / wide["label"], config, stopped={5: "dropped at update 2000", 9: "diverged before update 300"})
+    evaluate(sweep / wide.label, config, stopped={5: "dropped at update 2000", 9: "diverged before update 300"})
     found = sweep_results.read(sweep)
     assert found.groups["hidden_dim-16"][1].stopped == ["", "dropped at update 2000", "", ""]
     assert report.best_of(found.groups["hidden_dim-16"]) == 0

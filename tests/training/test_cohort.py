@@ -137,7 +137,7 @@ def test_sharing_stages_changes_no_result(root: Path) -> None:
     assert "behavior: 18 updates of 2 different of 6 runs" in output
     timings = [json.loads(line) for line in (root / "sweep/metrics/timings.jsonl").read_text().splitlines()]
     assert [(t["runs"], t["distinct_runs"]) for t in timings] == [(6, 2), (6, 2), (6, 6)]
-    assert Checkpoints(root / "sweep").metadata(26)["rows"] == [0, 1, 0, 1, 0, 1]
+    assert Checkpoints(root / "sweep").progress(26).rows == (0, 1, 0, 1, 0, 1)
 
     run(root, *flags, "--config.sweep=beta=0.4", f"--workdir={root / 'alone'}")
     alone, sweep = (

@@ -47,9 +47,9 @@ def test_points_are_dropped_by_a_metric(root: Path) -> None:
         np.testing.assert_allclose(value, everything[index, step, name], rtol=1e-3, atol=1e-4)
 
     checkpoints = Checkpoints(root / "half")
-    dropped = checkpoints.metadata(58)["dropped"]
+    dropped = checkpoints.progress(58).dropped
     assert sorted(dropped.values()) == [42] * 4 + [50] * 2
-    assert checkpoints.metadata(42)["dropped"] == {}
+    assert checkpoints.progress(42).dropped == {}
     timings = [json.loads(line) for line in (root / "half/metrics/timings.jsonl").read_text().splitlines()]
     assert [t["runs"] for t in timings] == [8, 8, 8, 4, 2]
 
@@ -70,7 +70,7 @@ def test_points_are_dropped_by_evaluation(root: Path) -> None:
     (path,) = (workdir / "evaluations/42").glob("*.json")
     returns = np.array([each["returns"] for each in json.loads(path.read_text())["runs"]]).mean(axis=1).reshape(2, 2).mean(axis=1)
     loser = int(np.argmin(returns)) if returns[0] != returns[1] else 1
-    assert sorted(Checkpoints(workdir).metadata(58)["dropped"]) == [str(2 * loser), str(2 * loser + 1)]
+    assert sorted(Checkpoints(workdir).progress(58).dropped) == [2 * loser, 2 * loser + 1]
     run(root, "launch/evaluate.py", f"--workdir={workdir}", "--step=last", "--episodes=2")
     (path,) = (workdir / "evaluations/58").glob("*.json")
     assert json.loads(path.read_text())["runs"][2 * loser]["stopped"] == "dropped at update 42"

@@ -16,7 +16,7 @@ from diffrl.config import Config, ConfigError, DatasetConfig, InitFromConfig
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import Source
 from diffrl.registry import make
-from diffrl.training.checkpoint import CheckpointError, Checkpoints
+from diffrl.training.checkpoint import CheckpointError, Checkpoints, Origin
 from diffrl.training.devices import make_mesh
 from diffrl.training.init_from import match
 from diffrl.training.runs import abstract_states, make_runs
@@ -47,7 +47,7 @@ def config_of(method: Any = None, **changes: Any) -> Config:
 def state_of(config: Config, workdir: Path, step: int) -> Any:
     """Of all runs."""
     algorithm, runs, checkpoints = make(config.algorithm, Spec.plain(3, 2)), make_runs(config), Checkpoints(workdir)
-    index = np.array(checkpoints.metadata(step)["rows"])
+    index = np.array(checkpoints.progress(step).rows)
     abstract = abstract_states(algorithm, runs, int(index.max()) + 1, make_mesh(1))
     return jax.tree.map(lambda x: x[index], jax.device_get(checkpoints.restore_state(step, abstract)))
 
@@ -79,15 +79,15 @@ def test_a_run_starts_from_the_run_of_its_seed(before: Path, tmp_path: Path) -> 
         assert not trees_equal(run_of(after.policy.params, run + 2), run_of(saved.policy.params, seed))
     np.testing.assert_array_equal(after.policy.opt_state[0].count, np.full(4, 2 * UPDATES))
     np.testing.assert_array_equal(after.step, np.full(4, UPDATES))
-    note = {"workdir": str(there), "step": UPDATES, "fields": ["policy"]}
-    assert [Checkpoints(tmp_path / "here").metadata(step)["init_from"] for step in (10, 20)] == [note, note]
+    note = Origin(str(there), UPDATES, ("policy",))
+    assert [Checkpoints(tmp_path / "here").progress(step).init_from for step in (10, 20)] == [note, note]
 
     shutil.rmtree(there)
     shutil.rmtree(tmp_path / "here" / "checkpoints" / str(UPDATES))
     (tmp_path / "here" / "DONE").unlink()
     assert train(config, tmp_path / "here", source=source()).complete
     assert trees_equal(state_of(config, tmp_path / "here", UPDATES), after)
-    assert Checkpoints(tmp_path / "here").metadata(UPDATES)["init_from"] == note
+    assert Checkpoints(tmp_path / "here").progress(UPDATES).init_from == note
 
 
 @pytest.mark.slow

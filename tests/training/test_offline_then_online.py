@@ -83,9 +83,9 @@ def test_one_workdir_counts_through(uninterrupted: Path) -> None:
     """Updates on data, then steps; a checkpoint at the switch; the policy of every checkpoint can be evaluated."""
     checkpoints = Checkpoints(uninterrupted)
     assert checkpoints.steps() == [20, 30, 50, 70, 90]
-    named = [checkpoints.metadata(step) for step in checkpoints.steps()]
-    assert [metadata["stage"] for metadata in named] == ["policy"] * 2 + ["online"] * 3
-    assert all(metadata["stage_index"] == metadata["num_stages"] - 1 for metadata in named)
+    named = [checkpoints.progress(step) for step in checkpoints.steps()]
+    assert [progress.stage for progress in named] == ["policy"] * 2 + ["online"] * 3
+    assert all(progress.stage_index == progress.num_stages - 1 for progress in named)
     assert json.loads((uninterrupted / "DONE").read_text()) == {"step": 90, "diverged": [], "online_steps": STEPS}
     lines = [json.loads(line) for line in (uninterrupted / "metrics" / "train.jsonl").read_text().splitlines()]
     assert sorted({line["step"] for line in lines if line["name"] == "policy/loss"}) == list(range(10, 91, 10))

@@ -191,7 +191,7 @@ def test_what_cannot_stand_together_is_refused(tmp_path: Path):
     with pytest.raises(ReportError, match="different references of tests/one-v0: delete their evaluations"):
         read([*workdirs, evaluate(tmp_path / "b", "one", "iql", [[1, 1], [1, 1]], name="again", reference=rescaled)])
     # Another source of the same numbers is no other scale.
-    renamed = HUNDRED._replace(source="elsewhere")
+    renamed = dataclasses.replace(HUNDRED, source="elsewhere")
     read([workdirs[0], evaluate(tmp_path / "b", "one", "iql", [[1, 1], [1, 1]], reference=renamed)])
 
 

@@ -18,6 +18,7 @@ from diffrl.logging.console import TrainingDisplay, duration
 from diffrl.training.checkpoint import Checkpoints, Origin, Progress
 from diffrl.training.cohort import Cohort, place_rows, rows_of
 from diffrl.training.devices import fetch, is_primary, sharding_of
+from diffrl.training.pace import Pace
 from diffrl.training.preemption import Preemption
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
@@ -25,6 +26,7 @@ from diffrl.training.workdir import TIMINGS, Timing
 from diffrl.types import Metrics, Policy, State
 
 ONLINE = "online"  # the name of a training's part by interaction
+RETURNS, ENDED = "_returns", "_ended"  # sums over a chunk: of the returns of episodes that ended in it, and of these episodes
 
 
 class Segment(NamedTuple):
@@ -137,19 +139,33 @@ class Saver:
 
 
 class Programs:
-    """Compiled programs by what they depend on; `seconds` is what compiling them took."""
+    """Compiled programs by what they depend on; `seconds` is what tracing and compiling them took."""
 
     def __init__(self) -> None:
+        self.lowered: dict[Any, Any] = {}
         self.compiled: dict[Any, Any] = {}
         self.seconds = 0.0
 
     def __call__(self, key: tuple, make: Callable[..., Any], *args: Any) -> Any:
         """Run the program of this key; the first time `make(*key)`, a function under `jit`, is compiled for these arguments."""
         if (make, key) not in self.compiled:
+            lowered = self._lower(key, make, *args)
             began = time.monotonic()
-            self.compiled[make, key] = make(*key).lower(*args).compile()
+            self.compiled[make, key] = lowered.compile()
             self.seconds += time.monotonic() - began
+            self.lowered.clear()
         return self.compiled[make, key](*args)
+
+    def flops(self, key: tuple, make: Callable[..., Any], *args: Any) -> float:
+        """Arithmetic of the program of this key as XLA counts it, which is one pass of each of its loops; nothing is compiled."""
+        return (self._lower(key, make, *args).cost_analysis() or {}).get("flops", 0.0)
+
+    def _lower(self, key: tuple, make: Callable[..., Any], *args: Any) -> Any:
+        if (make, key) not in self.lowered:
+            began = time.monotonic()
+            self.lowered[make, key] = make(*key).lower(*args)
+            self.seconds += time.monotonic() - began
+        return self.lowered[make, key]
 
 
 @runtime_checkable
@@ -167,12 +183,50 @@ class Phase(Protocol):
         ...
 
     def advance(self, step: int, turns: int) -> Metrics:
-        """Dispatch a chunk of so many turns from a step on; metrics `[M, ...]` are those of the cohort's members, padded."""
+        """Dispatch so many turns from a step on; metrics `[M, ...]` are those of the cohort's members, padded.
+
+        They are means over the turns, but for names that begin with "_", which are sums (see `means`).
+        """
+        ...
+
+    def flops_per_turn(self, step: int, turns: int) -> float | None:
+        """Arithmetic of a turn on each device, if so many were dispatched from a step on; None where that is one program for
+        any number of turns.
+        """
         ...
 
     def save(self, progress: Progress) -> None:
         """Start saving a checkpoint; the runs' rows in it are added."""
         ...
+
+
+class Piece(NamedTuple):
+    """What was dispatched at once: `turns` turns up to `step`, the end of a chunk or not."""
+
+    step: int
+    turns: int
+    metrics: Metrics
+    whole: bool
+    dispatched: float
+
+
+def means(pieces: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+    """Metrics of a chunk from those of its pieces, each with its number of turns.
+
+    `episode_return` is made here of its sums, since it is of no number where no episode ended: a NaN that is meant.
+    """
+    turns = sum(count for count, _ in pieces)
+    metrics = pieces[0][1]
+    if len(pieces) > 1:
+        metrics = {
+            name: np.sum([found[name] * (1.0 if name.startswith("_") else count / turns) for count, found in pieces], axis=0)
+            for name in metrics
+        }
+    found = {name: value for name, value in metrics.items() if not name.startswith("_")}
+    if ENDED in metrics:
+        ended = metrics[ENDED]
+        found["episode_return"] = np.where(ended > 0, metrics[RETURNS] / np.maximum(ended, 1.0), np.nan)
+    return found
 
 
 class Loop:
@@ -200,18 +254,22 @@ class Loop:
         self.standing = cohort.standing()
         self.member = np.array([cohort.index[run] for run in self.standing])
         self.display.start(segment.name, step - segment.start, segment.total, segment.unit)
-        first, began, compiling = step, time.monotonic(), phase.programs.seconds
-        pending: tuple[int, Metrics] | None = None
+        first, began, compiling, self.fetched = step, time.monotonic(), phase.programs.seconds, 0.0
+        pending: Piece | None = None
+        self.pieces: list[tuple[int, dict[str, np.ndarray]]] = []
         with jax.transfer_guard("disallow"):
+            pace = self.pace = Pace(per_chunk, phase.flops_per_turn(step, min(per_chunk, (segment.end - step) // segment.turn)))
             while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
                 done = segment.turns(step)
-                turns = min(per_chunk - done % per_chunk, segment.turns(segment.end) - done)
+                turns = min(pace.turns, per_chunk - done % per_chunk, segment.turns(segment.end) - done)
                 metrics = phase.advance(step, turns)
-                # The device works on this chunk while the host reports the one before.
-                self._report(pending)
+                # The device works on this piece while the host fetches and reports the one before.
+                self._fetch(pending)
                 step += turns * segment.turn
-                pending = (step, metrics)
-                if step == segment.end or passes(done + turns, turns, every):
+                done += turns
+                whole = step == segment.end or done % per_chunk == 0
+                pending = Piece(step, turns, metrics, whole, self._clock())
+                if whole and (step == segment.end or passes(done, (done - 1) % per_chunk + 1, every)):
                     pending = self._commit(pending)
             self._commit(pending)
         jax.block_until_ready(phase.population.states)
@@ -220,24 +278,38 @@ class Loop:
             self._time(first, step, compiling, time.monotonic() - began - compiling, len(cohort.members))
         return step
 
+    def _clock(self) -> float:
+        """Seconds that pass, but for those of compiling."""
+        return time.monotonic() - self.phase.programs.seconds
+
     def _all_diverged(self) -> bool:
         """Whether no run is left to train."""
         return all(run in self.report.diverged for run in self.standing)
 
-    def _commit(self, pending: tuple[int, Metrics] | None) -> None:
+    def _commit(self, pending: "Piece | None") -> None:
         """Metrics, then the checkpoint: what it lets a resumed run skip must be on disk already."""
         if pending is not None:
-            self._report(pending)
+            self._fetch(pending._replace(whole=True))
             segment, stopped = self.segment, (dict(self.report.diverged), dict(self.dropped))
-            self.phase.save(Progress(pending[0], segment.name, segment.index, self.num_stages, (), *stopped))
+            self.phase.save(Progress(pending.step, segment.name, segment.index, self.num_stages, (), *stopped))
 
-    def _report(self, pending: tuple[int, Metrics] | None) -> None:
-        """Metrics of all runs that stand: equal runs have those of the one that is trained for them."""
-        if pending is not None:
-            step, device_metrics = pending
-            metrics = {name: np.asarray(value)[self.member] for name, value in fetch(device_metrics, self.mesh).items()}
-            self.report(step, self.segment.name, metrics, self.standing)
-            self.display.advance(step - self.segment.start, metrics)
+    def _fetch(self, piece: "Piece | None") -> None:
+        """Wait for a piece; where it is its chunk's last, report metrics of all runs that stand.
+
+        Equal runs have those of the one that is trained for them.
+        """
+        if piece is None:
+            return
+        found = {name: np.asarray(value)[self.member] for name, value in fetch(piece.metrics, self.mesh).items()}
+        now = self._clock()
+        self.pace.measured(piece.turns, now - max(piece.dispatched, self.fetched))
+        self.fetched = now
+        self.pieces.append((piece.turns, found))
+        if piece.whole:
+            metrics = means(self.pieces)
+            self.pieces = []
+            self.report(piece.step, self.segment.name, metrics, self.standing)
+            self.display.advance(piece.step - self.segment.start, metrics)
 
     def _time(self, first: int, step: int, compiling: float, seconds: float, distinct: int) -> None:
         name, unit = self.segment.name, self.segment.unit

@@ -8,9 +8,10 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config
 from diffrl.training.checkpoint import Progress
-from diffrl.training.chunk import make_chunk, make_prepare
+from diffrl.training.chunk import make_chunk, make_prepare, runs_together
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.loop import Population, Programs, Saver, Segment
+from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import Runs
 from diffrl.training.slabs import Slabs, Whole
 from diffrl.types import Metrics
@@ -50,11 +51,19 @@ class OfflinePhase:
 
     def advance(self, step: int, turns: int) -> Metrics:
         """See `loop.Phase`."""
-        rows, count = self.data.at(step - self.start), place(np.int32(step), self.mesh, SHARED)
-        given = (self.population.states, self.alive, self.keys, self.prepared, rows, count)
-        states, self.alive, metrics = self.programs((turns,), self._chunk, *given)
+        states, self.alive, metrics = self.programs((turns,), self._chunk, *self._given(step))
         self.population = self.population._replace(states=states)
         return metrics
+
+    def flops_per_turn(self, step: int, turns: int) -> float:
+        """See `loop.Phase`."""
+        states, size = self.population.states, len(self.keys) // self.mesh.shape["run"]
+        passes = size // runs_together(tree_bytes(states) // len(self.keys), size, self.mesh)
+        return passes * self.programs.flops((turns,), self._chunk, *self._given(step))
+
+    def _given(self, step: int) -> tuple:
+        rows, count = self.data.at(step - self.start), place(np.int32(step), self.mesh, SHARED)
+        return self.population.states, self.alive, self.keys, self.prepared, rows, count
 
     def save(self, progress: Progress) -> None:
         """See `loop.Phase`."""

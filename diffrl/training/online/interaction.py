@@ -24,7 +24,7 @@ from diffrl.data.sampling import uniform
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments, Step
 from diffrl.training.chunk import freeze
 from diffrl.training.devices import RUN, SHARED, place
-from diffrl.training.loop import Programs
+from diffrl.training.loop import ENDED, RETURNS, Programs
 from diffrl.training.runs import ONLINE, Runs
 from diffrl.types import Key, Metrics, Spec, State, Transition
 
@@ -160,7 +160,7 @@ def interact(
             episode_return=jnp.where(ended, 0.0, total),
         )
         run = dataclasses.replace(run, environments=after, replay=run.replay.insert(transition, count))
-        return run, {"_returns": jnp.sum(jnp.where(ended, total, 0.0)), "_ended": jnp.sum(ended).astype(jnp.float32)}
+        return run, {RETURNS: jnp.sum(jnp.where(ended, total, 0.0)), ENDED: jnp.sum(ended).astype(jnp.float32)}
 
     def learn(run: RunState, data: Dataset | None, key: Key, count: Array) -> tuple[RunState, Metrics]:
         rows = run.replay.dataset(count, algorithm.columns, algorithm.lookahead or 1, data)
@@ -188,12 +188,9 @@ def interact(
     return Interaction(act, record, learn)
 
 
-def _summary(totals: Metrics, length: int) -> Metrics:
-    """Means of a chunk from its sums; the return is of the episodes that ended in it, NaN where none did."""
-    metrics = {name: value / length for name, value in totals.items() if not name.startswith("_")}
-    ended = totals["_ended"]
-    metrics["episode_return"] = jnp.where(ended > 0, totals["_returns"] / jnp.maximum(ended, 1.0), jnp.nan)
-    return metrics
+def _summary(totals: Metrics, length: Array) -> Metrics:
+    """Means from sums, but for those that stay sums (`loop.means`)."""
+    return {name: value if name.startswith("_") else value / length for name, value in totals.items()}
 
 
 def _keys(key: Key, iteration: Array) -> Array:
@@ -214,6 +211,11 @@ class DeviceLoop:
         """All runs, `length` iterations further."""
         first = place(np.int32(start), self.mesh, SHARED)
         return self.programs((length, learning), self._chunk, runs, data, keys, first)
+
+    def flops_per_turn(self, runs: RunState, data: Dataset | None, keys: Array, start: int, length: int, learning: bool) -> float:
+        """See `loop.Phase`."""
+        first = place(np.int32(start), self.mesh, SHARED)
+        return self.programs.flops((length, learning), self._chunk, runs, data, keys, first)
 
     def _chunk(self, length: int, learning: bool) -> Any:
         act, record, learn = self.interaction
@@ -238,7 +240,7 @@ class DeviceLoop:
                 return run, metrics
 
             run, metrics = jax.lax.scan(body, run, first + jnp.arange(length, dtype=jnp.int32))
-            return run, _summary(jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics), length)
+            return run, _summary(jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics), jnp.float32(length))
 
         runs = jax.vmap(chunk, in_axes=(0, None, 0, None), axis_name=_RUNS)
         # Unchecked: MJX's loops begin with constants where they go on with what differs between devices.
@@ -260,7 +262,7 @@ class HostLoop:
         self.time = np.zeros(self.shape, np.int64)
         self.action: Array | None = None
         self.programs = Programs()
-        self.summary = jax.jit(jax.vmap(_summary, in_axes=(0, None)), static_argnums=1)
+        self.summary = jax.jit(jax.vmap(_summary, in_axes=(0, None)))
         self.add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
 
     def __call__(
@@ -287,7 +289,10 @@ class HostLoop:
             key = (learning, iteration + 1 < self.warmup)
             runs, self.action, metrics = self.programs(key, self._iteration, *given)
             totals = metrics if totals is None else self.add(totals, metrics)
-        return runs, self.summary(totals, length)
+        return runs, self.summary(totals, place(np.float32(length), self.mesh, SHARED))
+
+    def flops_per_turn(self, *_: Any) -> None:
+        """See `loop.Phase`: iterations are dispatched one by one."""
 
     def _count(self, iteration: int) -> Array:
         return place(np.int32(iteration), self.mesh, SHARED)

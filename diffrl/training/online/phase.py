@@ -104,6 +104,11 @@ class OnlinePhase:
         self.runs, metrics = self.loop(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
         return metrics
 
+    def flops_per_turn(self, step: int, turns: int) -> float | None:
+        """See `loop.Phase`."""
+        first = (step - self.start) // self.turn
+        return self.loop.flops_per_turn(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
+
     def save(self, progress: Progress) -> None:
         """The transitions first: a checkpoint that is there has its own."""
         done = (progress.step - self.start) // self.turn

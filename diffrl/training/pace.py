@@ -1,0 +1,36 @@
+"""How much is dispatched at a time: little enough that a signal is answered within seconds, whatever the method costs."""
+
+import jax
+
+SECONDS = 2.5  # of a dispatch; two are under way when a signal comes, and a scheduler's grace is as short as 10
+# Arithmetic of a device, from below, until there is a measurement: of a core, and of an accelerator.
+FLOPS = {"cpu": 2e10}
+OTHERS = 1e13
+
+
+class Pace:
+    """Turns to dispatch at a time: a divisor of a chunk's, so that chunks end where they would.
+
+    States do not depend on it, for updates are counted; metrics of a chunk in several pieces are equal to rounding.
+    """
+
+    def __init__(self, per_chunk: int, flops_per_turn: float | None) -> None:
+        """Start from the arithmetic of a turn; None where any number of turns is the same program, which is tried from one on."""
+        self.per_chunk, self.any_length = per_chunk, flops_per_turn is None
+        platform = jax.local_devices()[0].platform
+        seconds = SECONDS if flops_per_turn is None else flops_per_turn / FLOPS.get(platform, OTHERS)
+        self.turns = self._divisor(SECONDS / seconds if seconds else per_chunk)
+
+    def measured(self, turns: int, seconds: float) -> None:
+        """Learn what a dispatch took. Another length is another program to compile, so only what is far too long is cut."""
+        # Several hosts must go on with the same numbers.
+        if seconds > 0 and jax.process_count() == 1 and (self.any_length or seconds > 2 * SECONDS):
+            self.turns = self._divisor(turns * SECONDS / seconds)
+
+    def _divisor(self, most: float) -> int:
+        divisors = [turns for turns in range(1, int(min(most, self.per_chunk)) + 1) if self.per_chunk % turns == 0]
+        if self.any_length or self.per_chunk == 1:
+            return max(divisors, default=1)
+        # A loop of one pass is compiled as none, and rounds otherwise.
+        least = next(turns for turns in range(2, self.per_chunk + 1) if self.per_chunk % turns == 0)
+        return max(*divisors, least) if divisors else least

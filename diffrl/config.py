@@ -14,6 +14,7 @@ from diffrl.data import load as loading
 from diffrl.data.build import Transforms
 from diffrl.data.dataset import Source
 from diffrl.data.ogbench_tasks import Labels, labelled
+from diffrl.errors import UserError
 from diffrl.records import RecordError
 from diffrl.registry import REGISTRY, name_of
 from diffrl.settings import LARGEST_FLOAT, range_of, setting
@@ -22,7 +23,7 @@ LARGEST_COUNT = 2**31 - 1  # that int32 holds
 OF_DATASET = "dataset"  # as online.env_id: the environment that the dataset names
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting is unknown, of the wrong type or impossible; the message says which and what would do."""
 
 

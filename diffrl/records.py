@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from diffrl import files
+from diffrl.errors import UserError
 
 LARGEST = 2**26  # bytes of a file or a line
 
@@ -19,7 +20,7 @@ Finite = Annotated[float, msgspec.Meta(ge=-1e150, le=1e150)]  # with room for su
 Kind = TypeVar("Kind")
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A file of ours, or a text in one, is not what it should be; the message names file, field and what to do."""
 
 

@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from diffrl import cli, files, records
+from diffrl import cli, files, program, records
 from diffrl import config as configs
 from diffrl.registry import REGISTRY
 from diffrl.training import devices
@@ -94,14 +94,14 @@ def _config(name: str) -> configs.Config:
 
 def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     unknown = [name for name in SECTIONS.value if name not in SECTION_NAMES]
     if unknown:
         raise configs.ConfigError(f"--sections={unknown[0]} is unknown; there are {', '.join(SECTION_NAMES)}")
     with tempfile.TemporaryDirectory() as cache:
         # A cache of its own: compile times without and with it are part of the cost.
         devices.configure(CPU_DEVICES.value, Path(cache))
-        _measure(Console(width=None if sys.stdout.isatty() else 180))
+        _measure(program.console(180))
 
 
 def _measure(console: Console) -> None:
@@ -232,7 +232,7 @@ def _draw(section: Any, out: Path) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-benchmark`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

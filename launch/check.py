@@ -12,11 +12,10 @@ Exit code 2 where the data cannot be trained on; then the report says why, and w
 import sys
 from pathlib import Path
 
-from absl import app, flags
-from rich.console import Console
+from absl import flags
 from rich.progress import BarColumn, Progress, TextColumn
 
-from diffrl import cli
+from diffrl import cli, program
 from diffrl import config as configs
 from diffrl.config import DatasetConfig
 from diffrl.training import devices
@@ -27,7 +26,7 @@ OUT = flags.DEFINE_string("out", None, "Directory for the report as check.md wit
 def main(argv: list[str], overrides: list[str]) -> int:
     """Returns 0, or 2 where the data cannot be trained on."""
     if len(argv) != 2:
-        cli.fail("name one dataset: diffrl-check PATH, or the id of a Minari dataset")
+        program.fail("name one dataset: diffrl-check PATH, or the id of a Minari dataset")
     asked = DatasetConfig(id=argv[1])
     for text in overrides:
         configs.override(asked, text.removeprefix("dataset."))
@@ -35,7 +34,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     from diffrl.reports import check_pages
     from diffrl.reports.check import check
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = program.console()
     columns = TextColumn("{task.description}"), BarColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
@@ -50,7 +49,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
 def run() -> None:
     """Entry point of `diffrl-check`."""
     overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
-    app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
+    program.run(lambda argv: main(argv, overrides))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ Interrupted, the same command goes on where it stopped. The data depend on recip
 """
 
 import difflib
-import os
 import sys
 import time
 
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from diffrl import machine, program
 from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect, prepare
 from diffrl.collection.listing import listing
 from diffrl.collection.recipe import Recipe
@@ -49,25 +49,18 @@ _LINE_SECONDS = 5.0  # between two plain lines where there is no terminal
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0, or 2 for what the user can mend."""
-    console = Console()
-    # JAX, which some recipes simulate with, tells of accelerators that it did not find; --verbosity brings that back.
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)
+    """Returns the exit code: 0, or 130 where it was interrupted."""
+    program.no_more_arguments(argv)
+    console = program.console(80)
     try:
-        if len(argv) > 1:
-            raise CollectionError(f"unexpected argument {argv[1]!r}; options start with --, see --help")
         if LIST.value:
             print(listing(list(RECIPES.values()), console.width))
-            return 0
-        if DOWNLOAD.value:
-            return _download(console, DOWNLOAD.value)
-        if SUITE.value:
-            return _suite(console, SUITE.value)
-        _make(console, _find(RECIPE.value), ROWS.value, ID.value)
-    except CollectionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        elif DOWNLOAD.value:
+            _download(console, DOWNLOAD.value)
+        elif SUITE.value:
+            _suite(console, SUITE.value)
+        else:
+            _make(console, _find(RECIPE.value), ROWS.value, ID.value)
     except KeyboardInterrupt:
         print("interrupted; finished parts are kept, and the same command goes on", file=sys.stderr)
         return 130
@@ -91,7 +84,7 @@ def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | 
     _show_card(console, dataset_id, outcome)
 
 
-def _suite(console: Console, name: str) -> int:
+def _suite(console: Console, name: str) -> None:
     if ROWS.value is not None or ID.value is not None:
         raise CollectionError("--suite makes each dataset at its own size and under its own name; drop --rows and --id")
     recipes = [RECIPES[member] for member in SUITES[name]]
@@ -103,24 +96,18 @@ def _suite(console: Console, name: str) -> int:
         _make(console, recipe, None, None)
     minutes = (time.monotonic() - started) / 60
     console.print(f"suite {name}: {len(recipes)} datasets in {minutes:.1f} min, {_workers()} workers", highlight=False)
-    return 0
 
 
 def _workers() -> int:
-    return _cores() if WORKERS.value is None else WORKERS.value
+    return machine.cores() if WORKERS.value is None else WORKERS.value
 
 
-def _download(console: Console, dataset_id: str) -> int:
+def _download(console: Console, dataset_id: str) -> None:
     # Here and not above: the loader brings JAX, which the worker processes of a simulation must not import.
     from diffrl.data import minari
-    from diffrl.data.dataset import DatasetError
 
-    try:
-        source = minari.load(dataset_id, download=True)
-    except DatasetError as error:
-        raise CollectionError(str(error)) from error
+    source = minari.load(dataset_id, download=True)
     console.print(f"dataset {dataset_id}: {len(source.transitions.reward):,} rows", highlight=False, soft_wrap=True)
-    return 0
 
 
 def _find(name: str) -> Recipe:
@@ -192,14 +179,9 @@ def _show_card(console: Console, dataset_id: str, outcome: Outcome) -> None:
     say(f"  path        {outcome.path}")
 
 
-def _cores() -> int:
-    # What this process may use, which containers and schedulers make less than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run() -> None:
     """Entry point of `diffrl-collect`."""
-    app.run(main)
+    program.run(main)
 
 
 if __name__ == "__main__":

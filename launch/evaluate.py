@@ -8,13 +8,12 @@ Writes evaluations/<step>/<label>.json: every episode's return, length and succe
 only what has no result yet. Exit code 2, with one line, for what the user can mend.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
-from diffrl import cli
+from diffrl import program
 from diffrl.envs.make import BACKENDS
 from diffrl.evaluation import video
 from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdir
@@ -76,11 +75,11 @@ def render(workdir: Path, found: list[Result], console: Console) -> None:
 
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     if WORKDIR.value is None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
     devices.configure(cpu_devices=1)  # a rollout is one program on one device
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = program.console()
     workdir = Path(WORKDIR.value)
     found = evaluate_workdir(workdir, options_of_flags(), console)
     if RENDER.value:
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-evaluate`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ for what the user can mend.
 """
 
 import glob
-import sys
 from pathlib import Path
 
-from absl import app, flags
-from rich.console import Console
+from absl import flags
 from rich.markdown import Markdown
 
-from diffrl import cli
+from diffrl import program
 from diffrl.training import devices
 
 OUT = flags.DEFINE_string("out", "report", "Directory for the table and pictures.")
@@ -38,7 +36,7 @@ def main(argv: list[str]) -> None:
     if not workdirs:
         raise EvaluationError("name at least one workdir of a toy: lab.py runs/toy/8gaussians/swg")
     devices.configure(cpu_devices=1)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = program.console()
     out = Path(OUT.value)
     with console.status("sampling and measuring"):
         cells = toys.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
@@ -55,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-lab`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ dataset and compares every plan's promised return over its horizon with the one 
 Writes plans.md, plans.json and pictures. Exit code 2, with one line, for what the user can mend.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
-from rich.console import Console
+from absl import flags
 from rich.markdown import Markdown
 
-from diffrl import cli
+from diffrl import program
+from diffrl.reports import markdown
 from diffrl.training import devices
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory that launch/train.py wrote.")
@@ -35,7 +34,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of starts and of planning.")
 
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     from diffrl import files, records
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
     from diffrl.studies import planning, planning_plots
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
     if CLOSED.value and TO_GOAL.value:
         raise EvaluationError("--to_goal is of plans that are made once; leave out --closed_loop")
     devices.configure(cpu_devices=1)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = program.console(160)
     trained = Trained.open(Path(WORKDIR.value))
     out = Path(OUT.value or Path(WORKDIR.value) / "plans")
     acts = [act for text in VARIANT.value or [""] for act in parse_act(tuple(text.split()))]
@@ -71,8 +70,8 @@ def main(argv: list[str]) -> None:
         if task.observation_dim == 2:
             written.append(planning_plots.fields(trained, task, out / "scores.png"))
     table = planning.to_markdown(outcomes)
-    markdown = f"# {trained.card.id}\n\n{table}\n" + "".join(f"![{path.stem}]({path.name})\n" for path in written)
-    files.write(out / "plans.md", markdown.encode())
+    text = f"{markdown.heading(trained.card.id)}\n{table}\n" + "".join(f"![{path.stem}]({path.name})\n" for path in written)
+    files.write(out / "plans.md", text.encode())
     records.write(out / "plans.json", [one.to_json() for one in outcomes])
     console.print(Markdown(table))
     for path in [out / "plans.md", *written]:
@@ -81,7 +80,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-plan`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,16 @@ With --figures, needs no workdir: trains what the figures need, writes them with
 import glob
 import importlib
 import re
-import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl import cli, files
-from diffrl.reports import plots, suite_plots, suite_tables, tables
+from diffrl import files, program
+from diffrl.reports import markdown, plots, suite_plots, suite_tables, tables
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import report as sweep_report
@@ -73,24 +72,25 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
         ReportError: a directory is no workdir, or nothing was evaluated.
     """
     series = tables.read(workdirs)
-    markdown = tables.to_markdown(series, best)
+    text = tables.to_markdown(series, best)
     colour = plots.colours(series)
     written = [out / "results.csv"]
     files.write(written[0], tables.to_csv(tables.rows(series, best)).encode())
     for number, (setting, group) in enumerate(tables.by_setting(series).items()):
         _print(group, console, best)
         if improvement and len(group) > 1:
-            lines = [f"- P({one} above {other}) = {p:.2f}" for one, other, p in tables.improvements(group)]
-            console.print("\n".join(lines), highlight=False, markup=False)
-            markdown += f"\n## Probability of improvement: {setting[0]}\n\n" + "\n".join(lines) + "\n"
-        stem = f"{number + 1}-" + re.sub(r"[^A-Za-z0-9.]+", "-", setting[0]).strip("-") + f"-{group[0].last.settings.backend}"
+            lines = [f"P({one} above {other}) = {p:.2f}" for one, other, p in tables.improvements(group)]
+            for line in lines:
+                console.print(f"- {line}")
+            text += f"\n{markdown.heading(f'Probability of improvement: {setting[0]}', 2)}\n{markdown.bullets(lines)}"
+        stem = f"{number + 1}-{files.slug(f'{setting[0]}-{group[0].last.settings.backend}')}"
         written.append(plots.learning_curves(group, colour, out / f"{stem}-curves.png"))
         maze = _maze(group, colour, out / f"{stem}-maze.png", console, data)
         written += [maze] if maze else []
     for picture in written[1:]:
-        markdown += f"\n![{picture.stem}]({picture.name})\n"
+        text += f"\n![{picture.stem}]({picture.name})\n"
     written.append(out / "results.md")
-    files.write(written[-1], markdown.encode())
+    files.write(written[-1], text.encode())
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -103,10 +103,10 @@ def report_suite(workdirs: list[Path], out: Path, console: Console) -> None:
     series = tables.read(workdirs)
     suite = gather(series)
     pictures = suite_plots.draw(suite, plots.colours(series), out)
-    markdown = suite_tables.to_markdown(suite, [path.name for path in pictures])
+    text = suite_tables.to_markdown(suite, [path.name for path in pictures])
     written = [out / "suite.csv", *pictures, out / "suite.md"]
     files.write(written[0], suite_tables.to_long_csv(suite).encode())
-    files.write(written[-1], markdown.encode())
+    files.write(written[-1], text.encode())
     header, rows = suite_tables.formatted(suite)
     table = Table(*(Column(name, justify="right" if i else "left", no_wrap=not i) for i, name in enumerate(header)))
     for row in rows:
@@ -167,7 +167,7 @@ def _print(group: list[Series], console: Console, best: bool) -> None:
 
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = program.console()
     out, named = Path(OUT.value), WORKDIRS.value + argv[1:]
     for name, value in (("figures", FIGURES.value), ("sweep", SWEEP.value)):
         if value is not None and named:
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-report`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

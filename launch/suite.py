@@ -12,14 +12,12 @@ from an experiment file that takes METHOD,DATASET and lists its METHODS.
 
 import dataclasses
 import fnmatch
-import sys
 import time
 from pathlib import Path
 
-from absl import app, flags
-from rich.console import Console
+from absl import flags
 
-from diffrl import cli
+from diffrl import cli, program
 from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.config import Config
 from diffrl.training import devices
@@ -39,11 +37,11 @@ def cells() -> list[tuple[str, str]]:
     known = cli.load_methods(EXPERIMENT.value)
     for method in METHODS.value:
         if method not in known:
-            cli.fail(f"method {method!r} is not in {EXPERIMENT.value}; it has {', '.join(known)}")
+            program.fail(f"method {method!r} is not in {EXPERIMENT.value}; it has {', '.join(known)}")
     names = [name.removesuffix("-v0") for name in SUITES[SUITE.value]]
     for pattern in DATASETS.value:
         if not fnmatch.filter(names, pattern.removesuffix("-v0")):
-            cli.fail(f"no dataset of the suite {SUITE.value} matches {pattern!r}; there are {', '.join(names)}")
+            program.fail(f"no dataset of the suite {SUITE.value} matches {pattern!r}; there are {', '.join(names)}")
     patterns = [pattern.removesuffix("-v0") for pattern in DATASETS.value] or ["*"]
     chosen = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     return [(name, method) for name in chosen for method in METHODS.value or known]
@@ -58,7 +56,7 @@ def with_budget(config: Config, factor: int) -> Config:
 
 def main(argv: list[str]) -> None:
     """Exit code 2 where something is wrong with the command or the data, 1 where a preemption stopped it."""
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     todo = cells()
     # Every config and every dataset is looked at before the first cell costs time.
     configs = {
@@ -76,8 +74,8 @@ def main(argv: list[str]) -> None:
     missing = [name for name in names if not dataset_path(RECIPES[f"{name}-v0"].dataset_id).exists()]
     if missing:
         suite = f" (or all of them: diffrl-collect --suite={SUITE.value})"
-        cli.fail(f"not on this machine: {', '.join(missing)}. {how_to_get(f'diffrl/{missing[0]}-v0')}{suite}")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+        program.fail(f"not on this machine: {', '.join(missing)}. {how_to_get(f'diffrl/{missing[0]}-v0')}{suite}")
+    console = program.console()
     started = time.monotonic()
     for number, cell in enumerate(todo):
         name, method = cell
@@ -94,7 +92,7 @@ def main(argv: list[str]) -> None:
 
 def run() -> None:
     """Entry point of `diffrl-suite`."""
-    app.run(cli.guarded(main), flags_parser=cli.parse_flags)
+    program.run(main)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
-from diffrl import cli, records
+from diffrl import cli, program, records
 from diffrl.config import ConfigError
 from diffrl.envs.make import BACKENDS
 from diffrl.training import devices
@@ -73,15 +73,15 @@ def plan_of_flags(overrides: list[str]) -> "Plan":
     from diffrl.sweeps.plan import plan
 
     if not CONFIG.value:
-        cli.fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(cli.experiments())}")
+        program.fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(cli.experiments())}")
     if not SWEEP.value:
-        cli.fail("--sweep is missing: name what to vary, as in --sweep seeds=0:8; --help has examples")
+        program.fail("--sweep is missing: name what to vary, as in --sweep seeds=0:8; --help has examples")
     if not OUT.value:
-        cli.fail("--out=DIRECTORY is missing: where the sweep goes")
+        program.fail("--out=DIRECTORY is missing: where the sweep goes")
     if JSON.value and not DRY_RUN.value:
-        cli.fail("--json goes with --dry_run")
+        program.fail("--json goes with --dry_run")
     if SLURM.value and not SUBMIT.value:
-        cli.fail("--slurm goes with --submit")
+        program.fail("--slurm goes with --submit")
     return plan(
         CONFIG.value,
         overrides,
@@ -200,12 +200,12 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
     console.print(f"{len(trainings)} trainings in {(time.monotonic() - started) / 60:.1f} min", highlight=False)
     for line in diverged:
         console.print(f"diverged: {line}", highlight=False, markup=False, soft_wrap=True)
-    return cli.DIVERGED if diverged else 0
+    return program.DIVERGED if diverged else 0
 
 
 def main(argv: list[str], overrides: list[str]) -> int:
     """See the top of this file for exit codes."""
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     plan = plan_of_flags(overrides)
     if SUBMIT.value:
         from diffrl.sweeps import slurm
@@ -219,7 +219,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     from diffrl.reports.tables import ReportError
     from diffrl.sweeps import record
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = program.console()
     out = Path(OUT.value or "")
     options = Options(episodes=EPISODES.value, step="last", backend=BACKEND.value, act=plan.act)
     parts = record.resume(out, plan)
@@ -236,13 +236,13 @@ def main(argv: list[str], overrides: list[str]) -> int:
     try:
         return run_all(trainings, options, console)
     except ReportError as error:
-        cli.fail(str(error))
+        program.fail(str(error))
 
 
 def run() -> None:
     """Entry point of `diffrl-sweep`."""
     overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
-    app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
+    program.run(lambda argv: main(argv, overrides))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ name of a method, stands for its defaults on the data of --config.dataset.id.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from diffrl import cli
+from diffrl import cli, program
 from diffrl.training import devices
 
 CONFIG = flags.DEFINE_string(
@@ -44,7 +44,7 @@ HOST_TIMEOUT = flags.DEFINE_integer("host_timeout", 30, "Seconds of silence afte
 def main(argv: list[str], overrides: list[str]) -> int:
     """Returns 0 when training is complete or was preempted with its state saved, 3 when it is complete but runs diverged."""
     config = cli.load_config(CONFIG.value, overrides)
-    cli.no_more_arguments(argv)
+    program.no_more_arguments(argv)
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
     from diffrl.evaluation.evaluate import mean_returns
@@ -58,13 +58,13 @@ def main(argv: list[str], overrides: list[str]) -> int:
         recipe, rows = export.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
         made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
-    return cli.DIVERGED if outcome.complete and outcome.diverged else 0
+    return program.DIVERGED if outcome.complete and outcome.diverged else 0
 
 
 def run() -> None:
     """Entry point of `diffrl-train`."""
     overrides, sys.argv[1:] = cli.take_overrides(sys.argv[1:])
-    app.run(cli.guarded(lambda argv: main(argv, overrides)), flags_parser=cli.parse_flags)
+    program.run(lambda argv: main(argv, overrides))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ ROOMS = [
     {"data"},
     {"objectives", "networks", "envs", "diffusion", "planning"},
     {"logging", "learner", "settings", "types"},
-    {"records"},
-    {"files"},
+    {"program"},
+    {"records", "machine"},
+    {"files", "errors", "escape"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffrl import files, records
+from diffrl import files, machine, records
 from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard
+from diffrl.errors import UserError
 
 Report = Callable[[int, int], None]  # (rows done, rows in all)
 Note = Callable[[str], None]  # told what is worked on before there are rows
@@ -31,7 +32,7 @@ MINARI = "minari"  # the form every recipe's rows are stored in where no other i
 LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
 
 
-class CollectionError(ValueError):
+class CollectionError(UserError, ValueError):
     """The dataset cannot be made; the message says why and what to do."""
 
 
@@ -91,7 +92,7 @@ def collect(
         version = recipe.fingerprint()
         name = path.name if format == MINARI else f"{path.name}.{format}"
         staging = path.parent / _staging_name(name, recipe, seed, rows, version)
-        files.inside(staging / "shard", root())
+        files.inside(staging / "shard", machine.datasets_folder())
         started = time.monotonic()
         parts = recipe.shards(seed, rows)
         shards, reused = _run(recipe, parts, staging, workers, report, note)
@@ -121,19 +122,13 @@ def _clear_errors(what: str, extra: str = "envs") -> Iterator[None]:
         raise CollectionError(f"{what} failed: {error}") from error
     except OSError as error:
         raise CollectionError(
-            f"cannot write under {root()}: {error}. Finished parts are kept: the same command goes on"
+            f"cannot write under {machine.datasets_folder()}: {error}. Finished parts are kept: the same command goes on"
         ) from error
     except BrokenProcessPool as error:
         raise CollectionError(
             "a worker process died, perhaps for lack of memory. Finished parts are kept: the same command goes on; "
             "try --workers=1"
         ) from error
-
-
-def root() -> Path:
-    """Where Minari keeps datasets: `MINARI_DATASETS_PATH`, or `.minari/datasets` in the user's home."""
-    configured = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(configured) if configured else Path.home() / ".minari" / "datasets"
 
 
 def prepare(recipes: list[tuple[Recipe, int]], *, seed: int, workers: int, note: Note = lambda text: None) -> None:
@@ -153,7 +148,7 @@ def prepare(recipes: list[tuple[Recipe, int]], *, seed: int, workers: int, note:
 
 
 def _made_already(recipe: Recipe, seed: int, rows: int) -> bool:
-    found = (_read_metadata(root() / recipe.dataset_id) or {}).get("diffrl") or {}
+    found = (_read_metadata(machine.datasets_folder() / recipe.dataset_id) or {}).get("diffrl") or {}
     return {name: found.get(name) for name in ("recipe", "seed", "rows")} == _made_by(recipe, seed, rows)
 
 
@@ -163,7 +158,7 @@ def _made_by(recipe: Recipe, seed: int, rows: int) -> dict:
 
 def _shared_path(need: Shard, recipe: Recipe) -> Path:
     parts = [need.name, *map(str, need.arguments), recipe.fingerprint()]
-    return root() / ".shared" / (files.slug("_".join(parts), 200) + ".npz")
+    return machine.datasets_folder() / ".shared" / (files.slug("_".join(parts), 200) + ".npz")
 
 
 def _share(jobs: dict[Path, Shard], workers: int, note: Note) -> None:
@@ -250,15 +245,15 @@ def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> N
         product.eval_env.close()
     aside = _emptied(staging / "replaced")
     for id, _ in splits:
-        path = root() / id
+        path = machine.datasets_folder() / id
         if path.exists():
             path.rename(aside / path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         (private / id).rename(path)
     for parent in list(Path(dataset_id).parents)[:-1]:
-        namespace = root() / parent / "namespace_metadata.json"
+        namespace = machine.datasets_folder() / parent / "namespace_metadata.json"
         if not namespace.exists():
-            files.write(namespace, b"{}", root())
+            files.write(namespace, b"{}", machine.datasets_folder())
     shutil.rmtree(staging)
 
 
@@ -328,7 +323,7 @@ def _check_id(dataset_id: str) -> Path:
     parts = Path(dataset_id).parts
     if len(parts) < 2 or ".." in parts or Path(dataset_id).is_absolute() or len(name) != 2 or not name[1].isdigit():
         raise CollectionError(f"{dataset_id!r} is not a dataset id; write namespace/name-v0")
-    return root() / dataset_id
+    return machine.datasets_folder() / dataset_id
 
 
 def _staging_name(name: str, recipe: Recipe, seed: int, rows: int, version: str) -> str:
@@ -364,7 +359,7 @@ def _summary(made_by: dict) -> str:
 
 
 def _save_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    files.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), root())
+    files.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), machine.datasets_folder())
 
 
 def _load_shard(path: Path) -> dict[str, np.ndarray] | None:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffrl.errors import UserError
 
-class RecipeError(RuntimeError):
+
+class RecipeError(UserError, RuntimeError):
     """A recipe could not make its data; the message says why and what to do."""
 
 

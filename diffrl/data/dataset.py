@@ -11,13 +11,14 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from diffrl.data.episodes import Recorded, Rows
+from diffrl.errors import UserError
 from diffrl.records import Finite, Natural
 from diffrl.types import Transition
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """The data cannot be trained on; the message says why and what to do."""
 
 

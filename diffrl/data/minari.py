@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrl import records
+from diffrl import machine, records
 from diffrl.data import arrow
 from diffrl.data.arrays import actions, flags, numbers
 from diffrl.data.dataset import DatasetError, Source
@@ -97,8 +97,7 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
 
 def dataset_path(id: str) -> Path:
     """Directory of a dataset: under `MINARI_DATASETS_PATH`, or under `.minari/datasets` in the user's home."""
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    return (Path(root) if root else Path.home() / ".minari" / "datasets") / id
+    return machine.datasets_folder() / id
 
 
 def how_to_get(id: str) -> str:

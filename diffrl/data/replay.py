@@ -19,12 +19,13 @@ from jaxtyping import Float, Int
 from diffrl import files
 from diffrl.data.columns import ColumnsFn
 from diffrl.data.dataset import Dataset
+from diffrl.errors import UserError
 from diffrl.types import Transition
 
 _FILE = re.compile(r"(\d+)-(\d+)\.npy")
 
 
-class ReplayError(RuntimeError):
+class ReplayError(UserError, RuntimeError):
     """A saved buffer is missing or incomplete; the message says what to do."""
 
 

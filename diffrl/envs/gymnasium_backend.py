@@ -12,6 +12,7 @@ from diffrl.envs.dmc import registry as dmc
 from diffrl.envs.flatten import FlattenError, flatten_one, select_keys
 from diffrl.envs.protocol import Step
 from diffrl.envs.quiet import quiet_imports
+from diffrl.errors import UserError
 
 # The extra of this package that brings another.
 _EXTRAS = {"ogbench": "ogbench", "dm_control": "ogbench", "Box2D": "box2d", "pygame": "box2d", "pybullet": "blockpush"}
@@ -19,7 +20,7 @@ _SUCCESS_KEYS = ("success", "is_success")
 _ARM = "ogbench.manipspace"  # OGBench's robot
 
 
-class BackendError(ValueError):
+class BackendError(UserError, ValueError):
     """The environment cannot be made; the message says why and what to do."""
 
 

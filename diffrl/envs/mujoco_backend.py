@@ -2,12 +2,12 @@
 steps, without a Python call per environment. Starts are gymnasium's for the same seeds, and a step equals its step up to the
 solver's warm start, which is not carried from step to step here."""
 
-import os
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from diffrl import machine
 from diffrl.envs.locomotion import Task
 from diffrl.envs.protocol import Step
 
@@ -30,8 +30,7 @@ class MujocoEnvironments:
         self.num_envs, self.max_episode_steps, self.task = num_envs, task.max_episode_steps, task
         self.num_actions = 0
         self.action_low, self.action_high = task.model.actuator_ctrlrange.T.astype(np.float32)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = min(num_threads or cores, num_envs)
+        threads = min(num_threads or machine.cores(), num_envs)
         # nthread counts helpers; 0 steps in the calling thread.
         self._pool: Any = rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._scratch = [engine.MjData(task.model) for _ in range(threads)]

@@ -17,6 +17,7 @@ from diffrl.data import scores
 from diffrl.envs import make as environments
 from diffrl.envs.gymnasium_backend import BackendError
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
+from diffrl.errors import UserError
 from diffrl.evaluation import results, rollout, terminal
 from diffrl.evaluation.results import Result, Settings
 from diffrl.records import RecordError
@@ -32,7 +33,7 @@ MAX_RECORDED_FLOATS = 8_000_000  # of one result; fewer episodes are recorded be
 REMOVAL_SECONDS = 2
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """The workdir cannot be evaluated as asked; the message says why and what to do."""
 
 

@@ -11,13 +11,14 @@ from jaxtyping import Float
 
 from diffrl import files, records
 from diffrl.data.scores import Reference, normalized
+from diffrl.errors import UserError
 from diffrl.evaluation.statistics import summarise
 from diffrl.records import Finite, Natural, Width
 
 AGAIN = "delete it and evaluate again"
 
 
-class ResultError(ValueError):
+class ResultError(UserError, ValueError):
     """A result file cannot be read or written; the message names it."""
 
 

@@ -16,6 +16,7 @@ from diffrl.data.dataset import Card
 from diffrl.envs import make as environments
 from diffrl.envs import rendering
 from diffrl.envs.gymnasium_backend import GymnasiumEnvironments, make_env
+from diffrl.errors import UserError
 from diffrl.evaluation import results
 from diffrl.evaluation.evaluate import make_rollout
 from diffrl.evaluation.results import Result
@@ -28,7 +29,7 @@ FRAMES_PER_SECOND, MAX_FRAMES = 25, 500
 WHICH = ("best", "median", "worst")
 
 
-class VideoError(RuntimeError):
+class VideoError(UserError, RuntimeError):
     """No video can be made; one line says why."""
 
 

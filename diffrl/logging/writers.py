@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
+import secrets
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from diffrl import files, records
+from diffrl.errors import UserError
 from diffrl.records import Natural
 
 METRICS = Path("metrics", "train.jsonl")
 
 
-class LogError(RuntimeError):
+class LogError(UserError, RuntimeError):
     """A writer cannot be opened; the message says what is missing."""
 
 
@@ -95,7 +97,8 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """One W&B run for the whole sweep: per-run series with mean, smallest and largest; resumes under the workdir's name."""
+    """One W&B run for the whole sweep: per-run series with mean, smallest and largest; a resumed training goes on
+    in it, under an id that the workdir keeps."""
 
     def __init__(self, project: str, workdir: Path, config: dict[str, Any], labels: list[str]) -> None:
         try:
@@ -103,9 +106,11 @@ class WandbWriter:
         except ImportError as error:
             raise LogError("wandb_project needs wandb: pip install 'diffrl[wandb]'") from error
         self.labels = labels
-        self.run = wandb.init(
-            project=project, name=workdir.name, id=workdir.name, dir=str(workdir), config=config, resume="allow"
-        )
+        known = workdir / "wandb_id"
+        if not known.exists():
+            files.write(known, secrets.token_hex(8).encode())
+        id = files.slug(files.opened(known).read(100).decode(errors="replace"))
+        self.run = wandb.init(project=project, name=workdir.name, id=id, dir=str(workdir), config=config, resume="allow")
 
     def write(self, entry: Entry) -> None:
         row: dict[str, float] = {}

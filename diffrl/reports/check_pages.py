@@ -1,7 +1,6 @@
 """A `Check` for people: on the terminal, as Markdown, and as a picture of its episodes."""
 
 import itertools
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl import files
+from diffrl import escape, files
 from diffrl.envs.env_spec import read
 from diffrl.reports import markdown
 from diffrl.reports.check import Check, looks_at, remark
@@ -53,7 +52,7 @@ def sections(check: Check) -> list[Section]:
 def show(check: Check, console: Console) -> None:
     """Print a check."""
     say = lambda text, style="": console.print(  # noqa: E731
-        Text(printable(text), style), highlight=False, soft_wrap=True
+        Text(escape.printable(text), style), highlight=False, soft_wrap=True
     )
     say(check.asked.id, "bold")
     for line in headline(check):
@@ -65,7 +64,7 @@ def show(check: Check, console: Console) -> None:
             title_justify="left",
         )
         for row in section.rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+            table.add_row(*(Text(escape.printable(cell)) for cell in row))
         console.print(table)
     if check.facts is not None:
         for title, values in histograms(check):
@@ -114,13 +113,12 @@ def headline(check: Check) -> list[str]:
 
 def to_markdown(check: Check, picture: str | None) -> str:
     """The whole check, every column among it. What comes from data has no meaning as Markdown."""
-    parts = [f"# {_plain(check.asked.id)}\n", *(f"{_plain(line)}.\n" for line in headline(check))]
-    parts += [f"* **{MARKS[one.level]}**: {_plain(one.text)}" for one in check.findings]
+    parts = [f"# {escape.markdown(check.asked.id)}\n", *(f"{escape.markdown(line)}.\n" for line in headline(check))]
+    parts += [f"* **{MARKS[one.level]}**: {escape.markdown(one.text)}" for one in check.findings]
     if check.commands:
-        parts += ["\nBegin with\n\n```", *map(printable, check.commands), "```"]
+        parts += ["\nBegin with\n\n```", *map(escape.printable, check.commands), "```"]
     for section in [*sections(check), *_columns(check)]:
-        rows = [tuple(map(_plain, row)) for row in section.rows]
-        parts.append(f"\n## {section.title}\n\n{markdown.table(section.header, rows, section.left).rstrip()}")
+        parts.append(f"\n## {section.title}\n\n{markdown.table(section.header, section.rows, section.left).rstrip()}")
     if picture is not None:
         parts.append(f"\n![Lengths and returns of episodes]({picture})")
     return "\n".join(parts) + "\n"
@@ -128,7 +126,6 @@ def to_markdown(check: Check, picture: str | None) -> str:
 
 def write(check: Check, out: Path) -> list[Path]:
     """Write check.md, and check.png where there are episodes, to a directory."""
-    out.mkdir(parents=True, exist_ok=True)
     written = [] if check.facts is None else [draw(check, out / "check.png")]
     text = to_markdown(check, written[0].name if written else None)
     files.write(out / "check.md", text.encode())
@@ -146,7 +143,7 @@ def draw(check: Check, path: Path) -> Path:
             axis.set_xlabel(title)
             axis.set_ylabel("episodes")
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.suptitle(printable(check.asked.id), fontsize=10, x=0.01, ha="left")
+        figure.suptitle(escape.printable(check.asked.id), fontsize=10, x=0.01, ha="left")
         save(figure, path)
     return path
 
@@ -182,15 +179,6 @@ def _counted(values: Num[np.ndarray, " episodes"], bins: int) -> tuple[np.ndarra
         return np.array([len(values)]), np.array([values[0] - 0.5, values[0] + 0.5])
     whole = values.dtype.kind in "iu" and span < bins
     return np.histogram(values, bins=int(span) + 1 if whole else bins)
-
-
-def printable(text: str) -> str:
-    """On one line, without characters that steer a terminal: names come from data."""
-    return "".join(c if c.isprintable() else " " if c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", printable(text))
 
 
 def _fields(check: Check) -> Section:

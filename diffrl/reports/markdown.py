@@ -1,6 +1,8 @@
-"""The one place where tables are written in Markdown."""
+"""The one place where Markdown is written: what comes from data has no meaning in it."""
 
 from collections.abc import Sequence
+
+from diffrl import escape
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -12,10 +14,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
         left: how many columns, from the first on, are words and stand to the left; numbers stand to the right.
     """
     ruler = ["---" if column < left else "---:" for column in range(len(header))]
-    lines = [_cells(header), ruler, *map(_cells, rows)]
+    lines = [[*map(escape.markdown, header)], ruler, *([*map(escape.markdown, row)] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cells(texts: Sequence[str]) -> list[str]:
-    """A bar would end the cell, a line's end the row."""
-    return [text.replace("|", "\\|").replace("\n", " ") for text in texts]
+def heading(text: str, level: int = 1) -> str:
+    """A heading and the empty line after it."""
+    return f"{'#' * level} {escape.markdown(text)}\n"
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """A list that ends its last line."""
+    return "".join(f"- {escape.markdown(text)}\n" for text in sentences)

@@ -102,7 +102,7 @@ def explanation(suite: Suite) -> list[str]:
 
 def to_markdown(suite: Suite, pictures: list[str]) -> str:
     """The table, what its numbers mean, the pairs of methods, and the pictures by file name."""
-    parts = ["# Suite\n", markdown.table(*formatted(suite)), "\n".join(f"- {line}" for line in explanation(suite)) + "\n"]
+    parts = ["# Suite\n", markdown.table(*formatted(suite)), markdown.bullets(explanation(suite))]
     if suite.shared and len(suite.methods) > 1:
         parts += [
             "## Probability of improvement\n",

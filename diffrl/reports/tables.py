@@ -3,18 +3,18 @@
 Normalised scores are shown where the data have reference returns; IQM and interval then speak of scores, else of returns.
 """
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffrl import escape
 from diffrl.config import ConfigError, algorithm_name
 from diffrl.data.dataset import Card
 from diffrl.data.scores import normalized
 from diffrl.envs import env_spec
+from diffrl.errors import UserError
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
 from diffrl.evaluation.statistics import probability_of_improvement, summarise
@@ -25,7 +25,7 @@ from diffrl.training.trained import Trained
 from diffrl.training.workdir import WorkdirError
 
 
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """Nothing can be reported; the message says why and what to do."""
 
 
@@ -206,11 +206,7 @@ def reference_in_words(result: Result) -> str:
 
 def to_csv(table: list[dict[str, Any]]) -> str:
     """Full precision; what is unknown is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return out.getvalue()
+    return escape.csv_lines(list(table[0]), table)
 
 
 # Shown in a table; the longer texts go below it, once each.
@@ -257,9 +253,9 @@ def to_markdown(series: list[Series], best: bool = False) -> str:
     parts = ["# Results\n"]
     for setting, group in by_setting(series).items():
         header, cells = formatted(group, best)
-        parts.append(f"## {setting[0]}\n")
+        parts.append(markdown.heading(setting[0], 2))
         parts.append(markdown.table(header, cells))
-        parts.append("\n".join(f"- {line}" for line in explanation(group)) + "\n")
+        parts.append(markdown.bullets(explanation(group)))
     return "\n".join(parts)
 
 

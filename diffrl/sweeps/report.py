@@ -1,7 +1,5 @@
 """What a sweep found: a table of points for each group, what was named best and why to doubt it, and where the time went."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from diffrl import files
+from diffrl import escape, files
 from diffrl.reports import markdown, tables
 from diffrl.sweeps import plot
 from diffrl.sweeps.results import Cell, StageTime, SweepResults, read
@@ -106,12 +104,12 @@ def to_markdown(found: SweepResults, pictures: list[str]) -> str:
         best = best_of(cells)
         if best is not None:
             rows[best] = [f"**{cell}**" for cell in rows[best]]
-        parts += [f"## {label}: {cells[0].card.id}\n", markdown.table(header, rows)]
+        parts += [markdown.heading(f"{label}: {cells[0].card.id}", 2), markdown.table(header, rows)]
     parts += [f"![{name.removesuffix('.png')}]({name})\n" for name in pictures]
     header, rows = formatted_times(found.times)
     if rows:
         parts += ["## Time\n", markdown.table(header, rows)]
-    parts += ["## Reading it\n", "\n".join(f"- {line}" for line in explanation(found)) + "\n"]
+    parts += ["## Reading it\n", markdown.bullets(explanation(found))]
     return "\n".join(parts)
 
 
@@ -128,11 +126,7 @@ def to_csv(cells: list[Cell]) -> str:
             rows.append(row | {"success": float(cell.result.success_rates[run]), "stopped": cell.stopped[run]})
     last = ("updates", "return", "score", "success", "stopped")
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in last]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*names, *last], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return escape.csv_lines([*names, *last], rows)
 
 
 def explanation(found: SweepResults) -> list[str]:

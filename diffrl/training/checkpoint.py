@@ -14,11 +14,12 @@ import orbax.checkpoint as ocp
 from jax import Array
 
 from diffrl import files, records
+from diffrl.errors import UserError
 from diffrl.records import Natural
 from diffrl.types import Policy, State
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing, cannot be read or cannot be written; the message names it and says what to do."""
 
 

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from diffrl import machine
+from diffrl.errors import UserError
+
 RUN = PartitionSpec("run")
 BATCH = PartitionSpec("batch")
 SHARED = PartitionSpec()
 
 
-class DeviceError(RuntimeError):
+class DeviceError(UserError, RuntimeError):
     """The devices or hosts that were asked for cannot be had; the message says what there is."""
 
 
@@ -31,9 +34,9 @@ def configure(cpu_devices: int = 0, cache_dir: Path | None = None) -> None:
             that compile in less than a second do too, which JAX leaves out: second starts are up to a fifth shorter.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cpu_devices or machine.cores())
     if cache_dir is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffrl" / "xla"
+        cache_dir = machine.cache_folder() / "xla"
     if cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

@@ -16,6 +16,7 @@ import jax
 from diffrl import files, records
 from diffrl.config import RESUMABLE, Config, flatten, load, to_json
 from diffrl.data.dataset import Card
+from diffrl.errors import UserError
 from diffrl.records import Finite, Natural, Width
 from diffrl.types import Spec
 
@@ -25,7 +26,7 @@ LOST = "put a copy of it back, or train in another --workdir"
 _TOLD = ("comparable_return", "comparable_episodes", "clipped_actions")
 
 
-class WorkdirError(RuntimeError):
+class WorkdirError(UserError, RuntimeError):
     """The workdir cannot be used: not writable, or it belongs to another experiment."""
 
 

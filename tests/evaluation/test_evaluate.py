@@ -225,13 +225,13 @@ def test_without_reference_returns_are_reported(tmp_path: Path):
 LAUNCH = """
 import sys
 from absl import flags
-from diffrl import cli
+from diffrl import program
 from diffrl.launch import evaluate
 for argv in %r:
     flags.FLAGS.unparse_flags()
     rest = flags.FLAGS(["evaluate", *argv])
     try:
-        cli.guarded(evaluate.main)(rest)
+        program.guarded(evaluate.main)(rest)
     except SystemExit as end:
         print(end.code)
     for name in ("workdir", "step"):

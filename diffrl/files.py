@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from diffrl.errors import UserError
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 LONGEST_NAME = 255  # bytes, of every usual file system
 
@@ -29,6 +31,30 @@ def slug(text: str, longest: int = 80) -> str:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return "-".join(filter(None, [plain[: longest - len(digest) - 1].strip("-."), digest]))
+
+
+def directory(name: str | Path) -> Path:
+    """A directory as a user names it, with ~ for a home.
+
+    Raises:
+        UserError: files cannot be written there under that name: it is no UTF-8, a part of it is too long, or it has a character
+            that the checkpoints' library takes for another.
+    """
+    path = Path(name)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}: {error}; write the whole path") from None
+    for part in path.absolute().parts:
+        try:
+            too_long = len(part.encode()) > LONGEST_NAME
+        except UnicodeEncodeError:
+            raise UserError(f"{part!r} is no name in UTF-8: use another directory") from None
+        if too_long:
+            raise UserError(f"{part[:40]!r}… is a name of more than {LONGEST_NAME} bytes: use a shorter one")
+        if found := set(part) & set("[]\\\0"):
+            raise UserError(f"{str(path)!r} has a {min(found)!r}, with which checkpoints cannot be read again: use another name")
+    return path
 
 
 def below(name: str) -> bool:

@@ -109,7 +109,7 @@ def _measure(console: Console) -> None:
     limits = importlib.import_module("diffrl.benchmarks.limits")
     page = importlib.import_module("diffrl.benchmarks.page")
     # Everything is known to exist before anything is timed: a mistake must not cost what was measured.
-    out, problem = Path(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
+    out, problem = files.directory(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
     wanted = {name: _config(name) for name in CONFIG.value}
     measurements = _measurements(problem, wanted)
 

@@ -10,12 +10,11 @@ Exit code 2 where the data cannot be trained on; then the report says why, and w
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 from rich.progress import BarColumn, Progress, TextColumn
 
-from diffrl import cli, program
+from diffrl import cli, files, program
 from diffrl import config as configs
 from diffrl.config import DatasetConfig
 from diffrl.training import devices
@@ -41,7 +40,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         found = check(asked, lambda text, share: progress.update(task, description=text, completed=share))
     check_pages.show(found, console)
     if OUT.value is not None:
-        written = check_pages.write(found, Path(OUT.value))
+        written = check_pages.write(found, files.directory(OUT.value))
         console.print("wrote " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
     return 0 if found.commands else 2
 

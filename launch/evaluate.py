@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from diffrl import program
+from diffrl import files, program
 from diffrl.envs.make import BACKENDS
 from diffrl.evaluation import video
 from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdir
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         raise EvaluationError("--workdir is required: the directory that launch/train.py wrote")
     devices.configure(cpu_devices=1)  # a rollout is one program on one device
     console = program.console()
-    workdir = Path(WORKDIR.value)
+    workdir = files.directory(WORKDIR.value)
     found = evaluate_workdir(workdir, options_of_flags(), console)
     if RENDER.value:
         render(workdir, found, console)

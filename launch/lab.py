@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         raise EvaluationError("name at least one workdir of a toy: lab.py runs/toy/8gaussians/swg")
     devices.configure(cpu_devices=1)
     console = program.console()
-    out = Path(OUT.value)
+    out = files.directory(OUT.value)
     with console.status("sampling and measuring"):
         cells = toys.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
         written = [toys.picture(toy, rows, out / f"{toy}.png") for toy, rows in cells.items()]

@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
         raise EvaluationError("--to_goal is of plans that are made once; leave out --closed_loop")
     devices.configure(cpu_devices=1)
     console = program.console(160)
-    trained = Trained.open(Path(WORKDIR.value))
-    out = Path(OUT.value or Path(WORKDIR.value) / "plans")
+    trained = Trained.open(files.directory(WORKDIR.value))
+    out = Path(OUT.value or files.directory(WORKDIR.value) / "plans")
     acts = [act for text in VARIANT.value or [""] for act in parse_act(tuple(text.split()))]
     for act in acts:
         planning.models_of(trained, act)  # refuse what is impossible before anything is computed

@@ -56,8 +56,9 @@ def workdirs_of(patterns: list[str]) -> list[Path]:
         raise ReportError("name at least one workdir: report.py runs/a runs/b, or --workdirs='runs/*'")
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
-        if pattern != glob.escape(pattern):
+        named = Path(pattern).expanduser()
+        matches = [named] if named.exists() else [Path(match) for match in sorted(glob.glob(str(named), recursive=True))]  # noqa: PTH207
+        if not named.exists() and pattern != glob.escape(pattern):
             matches = [match for match in matches if (match / "config.json").exists()]
         if not matches:
             raise ReportError(f"no workdir matches {pattern}")
@@ -168,7 +169,7 @@ def _print(group: list[Series], console: Console, best: bool) -> None:
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     console = program.console()
-    out, named = Path(OUT.value), WORKDIRS.value + argv[1:]
+    out, named = files.directory(OUT.value), WORKDIRS.value + argv[1:]
     for name, value in (("figures", FIGURES.value), ("sweep", SWEEP.value)):
         if value is not None and named:
             raise ReportError(f"--{name} needs no workdir: drop one or the other")
@@ -177,7 +178,7 @@ def main(argv: list[str]) -> None:
     if FIGURES.value is not None:
         report_figures(FIGURES.value, out, console)
     elif SWEEP.value is not None:
-        sweep = Path(SWEEP.value)
+        sweep = files.directory(SWEEP.value)
         sweep_report.write(sweep, out if flags.FLAGS["out"].present else sweep / "report", console)
     elif SUITE.value:
         report_suite(workdirs_of(named), out, console)

@@ -13,11 +13,10 @@ from an experiment file that takes METHOD,DATASET and lists its METHODS.
 import dataclasses
 import fnmatch
 import time
-from pathlib import Path
 
 from absl import flags
 
-from diffrl import cli, program
+from diffrl import cli, files, program
 from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.config import Config
 from diffrl.training import devices
@@ -81,7 +80,7 @@ def main(argv: list[str]) -> None:
         name, method = cell
         began = time.monotonic()
         console.rule(f"{number + 1}/{len(todo)}  {method} on {name}, {began - started:,.0f} s so far", align="left")
-        workdir = Path(OUT.value) / name.replace("/", "-") / method
+        workdir = files.directory(OUT.value) / name.replace("/", "-") / method
         if not train(configs[cell], workdir).complete:
             raise SystemExit(1)
         evaluate_workdir(workdir, Options(episodes=EPISODES.value, step="last"), console)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from rich.console import Console
 
-from diffrl import cli, program, records
+from diffrl import cli, files, program, records
 from diffrl.config import ConfigError
 from diffrl.envs.make import BACKENDS
 from diffrl.training import devices
@@ -86,7 +86,7 @@ def plan_of_flags(overrides: list[str]) -> "Plan":
         CONFIG.value,
         overrides,
         SWEEP.value,
-        Path(OUT.value).absolute(),
+        files.directory(OUT.value).absolute(),
         cli.load_experiment,
         num_points=NUM_POINTS.value,
         search_seed=SEARCH_SEED.value,
@@ -160,7 +160,7 @@ def submit(trainings: list["Group"], options: dict[str, str], console: Console) 
         if not (one.workdir / "DONE").exists():
             arguments = tuple(text for text in one.arguments if not text.startswith("--workdir="))
             jobs.append(slurm.Job(one.label, arguments, one.workdir))
-    ids = slurm.submit(jobs, Path(OUT.value or "").absolute() / "jobs", options, plain=SUBMIT.value == "sbatch")
+    ids = slurm.submit(jobs, files.directory(OUT.value or "").absolute() / "jobs", options, plain=SUBMIT.value == "sbatch")
     numbers = f": {', '.join(ids)}" if ids else ""
     console.print(
         f"{len(jobs)} of {len(trainings)} trainings are jobs now{numbers}. When they are done, the same command without --submit "
@@ -195,7 +195,7 @@ def run_all(trainings: list["Group"], options: "Options", console: Console) -> i
             evaluate_workdir(one.workdir, options, console)
         jax.clear_caches()  # a hundred programs would fill the memory
     if EVALUATE.value:
-        out = Path(OUT.value or "")
+        out = files.directory(OUT.value or "")
         report.write(out, out / "report", console)
     console.print(f"{len(trainings)} trainings in {(time.monotonic() - started) / 60:.1f} min", highlight=False)
     for line in diverged:
@@ -220,7 +220,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     from diffrl.sweeps import record
 
     console = program.console()
-    out = Path(OUT.value or "")
+    out = files.directory(OUT.value or "")
     options = Options(episodes=EPISODES.value, step="last", backend=BACKEND.value, act=plan.act)
     parts = record.resume(out, plan)
     if parts is None or DRY_RUN.value:

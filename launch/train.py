@@ -14,11 +14,10 @@ name of a method, stands for its defaults on the data of --config.dataset.id.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from diffrl import cli, program
+from diffrl import cli, files, program
 from diffrl.training import devices
 
 CONFIG = flags.DEFINE_string(
@@ -50,12 +49,12 @@ def main(argv: list[str], overrides: list[str]) -> int:
     from diffrl.evaluation.evaluate import mean_returns
     from diffrl.training.train import train
 
-    outcome = train(config, Path(WORKDIR.value), evaluate=mean_returns)
+    outcome = train(config, files.directory(WORKDIR.value), evaluate=mean_returns)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect
         from diffrl.training.online import export
 
-        recipe, rows = export.recipe(Path(WORKDIR.value), EXPORT_RUN.value)
+        recipe, rows = export.recipe(files.directory(WORKDIR.value), EXPORT_RUN.value)
         made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
     return program.DIVERGED if outcome.complete and outcome.diverged else 0

@@ -23,7 +23,8 @@ ROOMS = [
     {"logging", "learner", "settings", "types"},
     {"program"},
     {"records", "machine"},
-    {"files", "errors", "escape"},
+    {"files"},
+    {"errors", "escape"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffrl import machine, records
-from diffrl.data import arrow
+from diffrl.data import arrow, foreign
 from diffrl.data.arrays import actions, flags, numbers
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.episodes import Recorded, Rows, recorded
@@ -51,6 +51,9 @@ def load(id: str, *, download: bool = False, observation_keys: tuple[str, ...] |
             raise DatasetError(f"dataset {id!r} is not on this machine (looked in {path}). {how_to_get(id)}")
         _download(id)
     try:
+        for part in sorted((path / "data").glob("*.hdf5")):
+            with foreign.hdf5(id, part):
+                foreign.refuse_too_large(id, part.stat().st_size)
         metadata: dict[str, Any] = _metadata(path)
         # Where one is missing Minari makes the environment to ask it, and with it runs whatever code the file names.
         missing = [name for name in ("observation_space", "action_space") if not isinstance(metadata.get(name), str)]
@@ -111,8 +114,7 @@ def _damaged(id: str, path: Path, error: Exception) -> DatasetError:
     # h5py, pyarrow, json and Minari each raise their own kinds for a file cut short; the cure is one.
     if isinstance(error, ImportError):
         return DatasetError(f"dataset {id!r} needs a package that is not installed ({error}): pip install 'diffrl[envs]'")
-    again = f"delete {path} and make it anew. {how_to_get(id)}"
-    return DatasetError(f"dataset {id!r} is damaged or incomplete ({_first_line(error)}): {again}")
+    return foreign.unreadable(id, error, f"delete {path} and make it anew. {how_to_get(id)}")
 
 
 def _transitions(episode: Any, keys: tuple[str, ...] | None, fix_goal: bool, discrete: bool, id: str) -> Rows:

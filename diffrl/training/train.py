@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from diffrl import records
+from diffrl import files, records
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, validate
 from diffrl.data import columns
@@ -73,7 +73,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, id=source.id))
     validate(config)
     runs, online = make_runs(config), config.online
-    workdir = Path(workdir).absolute()
+    workdir = files.directory(workdir).absolute()
     display = TrainingDisplay(runs.size, silent=not is_primary())
     if (workdir / "DONE").exists():
         check_same(workdir / "config.json", config)

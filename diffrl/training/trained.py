@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from diffrl import config as configs
-from diffrl import records, registry
+from diffrl import files, records, registry
 from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError
 from diffrl.data.dataset import Card
@@ -44,7 +44,7 @@ class Trained:
             WorkdirError: the directory does not exist.
             ConfigError, RecordError: what describes it is damaged.
         """
-        workdir = Path(workdir)
+        workdir = files.directory(workdir)
         if not workdir.is_dir():
             raise WorkdirError(f"workdir {workdir} does not exist")
         config = configs.load(workdir)  # the trainer writes it last

@@ -70,6 +70,7 @@ class Facts(NamedTuple):
         duplicates: rows of which there is another before them, equal in all but the timeout, which a loader may have set.
         lengths: rows of each episode that is left.
         returns: of each episode as recorded.
+        has_rewards: False where no rewards were recorded, and those of the rows stand for none.
         terminals, timeouts: ends of either kind.
         full: terminals that end an episode of the most rows any has.
         goes_on: terminal rows whose next observation is the following row's; None where that is no finding, since next
@@ -82,6 +83,7 @@ class Facts(NamedTuple):
     duplicates: int
     lengths: Int[np.ndarray, " episodes"]
     returns: Float[np.ndarray, " episodes"]
+    has_rewards: bool
     terminals: int
     timeouts: int
     full: int
@@ -114,6 +116,7 @@ def inspect(source: Source, bounds: ActionBounds = "known") -> Facts:
         duplicates=_duplicates(rows),
         lengths=lengths,
         returns=source.recorded.returns,
+        has_rewards=source.has_rewards,
         terminals=int(np.sum(rows.terminal)),
         timeouts=int(np.sum(rows.timeout)),
         full=int(np.sum(rows.terminal[stops - 1] & (lengths == lengths.max()))),

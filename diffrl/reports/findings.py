@@ -11,6 +11,7 @@ from diffrl.data.contents import Array
 from diffrl.data.dataset import Source
 from diffrl.data.inspection import Facts, Field
 from diffrl.data.names import NAMES
+from diffrl.envs.ogbench import tasks
 
 _REQUIRED = ("observation", "action", "reward", "terminal")  # of a plain file
 MANY = 0.01  # share of rows from which on duplicates, and of ends from which on contradictions, are worth a look
@@ -29,6 +30,11 @@ class Finding(NamedTuple):
 def of_facts(facts: Facts, source: Source) -> list[Finding]:
     """All that is to be said of rows that a loader has read."""
     found = [*_of_values(facts), *_of_actions(facts), *_of_ends(facts)]
+    if not source.has_rewards:
+        name = tasks.name_in(source.id)
+        text = "there are no rewards, so that only imitation can learn"
+        given = f"; a task of OGBench's {name} gives them, and its environment: --config.dataset.task=1 … 5, or goals"
+        found.append(Finding("look", text + given) if name else Finding("note", text))
     if source.env_spec is None:
         text = "the data name no environment to evaluate their policies in: --config.dataset.env_id=NAME, here and in training"
         found.append(Finding("note", text))
@@ -76,7 +82,7 @@ def _of_values(facts: Facts) -> Iterator[Finding]:
         yield Finding("look", "observations never change: a policy has nothing to tell one state from another by")
     elif observation.constant:
         yield Finding("note", f"observations never change in {in_words(observation.constant)}, which tell a policy nothing")
-    if reward.constant:
+    if reward.constant and facts.has_rewards:
         text = (
             f"all rewards are {reward.low[0]:g}: methods that learn from rewards have nothing to prefer, imitation does not mind"
         )

@@ -97,6 +97,11 @@ def unconnected() -> str:
     return npz(**given)
 
 
+def without_rewards(path: str = "data.npz") -> str:
+    np.savez(path, **{name: value for name, value in whole().items() if name != "reward"})
+    return path
+
+
 def written(name: str, text: str) -> Callable[[], str]:
     def make() -> str:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +195,7 @@ ODD = {
         file(terminal=np.arange(N) % 20 == 19, timeout=np.zeros(N)),
         "2 of 2 terminal rows end an episode of 20 rows",
     ),
+    "no rewards": (without_rewards, "there are no rewards, so that only imitation can learn"),
     "no terminal": (file(terminal=np.zeros(N)), "no row is terminal"),
     "no environment": (file(), "--config.dataset.env_id=NAME"),
     "no bounds": (file(), "-1 and 1 are taken"),
@@ -225,6 +231,16 @@ def test_actions_of_unknown_bounds_are_not_clipped(trusting):
     assert all("clip_actions=true" in line and "action_bounds" not in line for line in asked.commands)
     asked = check(DatasetConfig(id=make(), action_bounds="data"))
     assert "beyond" not in said(asked, "look") + said(asked, "note")
+
+
+def test_without_rewards_there_are_no_returns_and_tasks_of_ogbench_are_offered(trusting):
+    found = check(DatasetConfig(id=without_rewards("cube-single-play-v0.npz")))
+    assert "a task of OGBench's cube-single gives them, and its environment: --config.dataset.task=1" in said(found, "look")
+    assert "all rewards" not in said(found, "look")
+    page = check_pages.to_markdown(found, None)
+    assert "return" not in page.replace("returns", "")
+    assert "| reward |" not in page
+    assert check_pages.draw(found, Path("check.png")).stat().st_size > 5_000
 
 
 def test_of_whole_data_nothing_is_odd(trusting):

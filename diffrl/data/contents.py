@@ -1,4 +1,4 @@
-"""What a file holds, read from its tables of contents alone: for files that no loader understands."""
+"""What a file holds, read from its first bytes and its table of contents alone: for files that no loader understands."""
 
 import zipfile
 from pathlib import Path
@@ -31,6 +31,20 @@ def contents(path: Path) -> list[Array]:
         return (_npz if zipfile.is_zipfile(path) else _hdf5)(path)[:_MOST]
     except Exception:  # of a damaged file, or without h5py; the loader has said what is wrong
         return []
+
+
+def instead(path: Path) -> str:
+    """What stands in a file's place where a download went wrong, in words; "" where it is something else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip()
+    except OSError:
+        return ""
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to a file that was not fetched, as `git lfs pull` does"
+    return "it is a page of the web" if head.startswith(b"<") else ""
 
 
 def _npz(path: Path) -> list[Array]:

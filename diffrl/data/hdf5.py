@@ -7,6 +7,7 @@ import numpy as np
 
 from diffrl.data import names, robomimic
 from diffrl.data.arrays import flags, from_arrays
+from diffrl.data.contents import instead
 from diffrl.data.d4rl_names import env_id_of
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.env_id import env_spec_of
@@ -45,7 +46,8 @@ def load(id: str, *, max_episode_steps: int | None = None, observation_keys: tup
             arrays = _read(id, file)
     except (OSError, KeyError, RuntimeError) as error:
         # What is wrong with a file, with a link in it, and with a part of it.
-        raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({error}): fetch it anew") from error
+        why = instead(path) or error
+        raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({why}): fetch it anew") from error
     given = names.arguments(id, arrays)
     if "timeout" not in given and "next_observation" not in given:
         given["timeout"] = _timeouts(id, given["terminal"], max_episode_steps)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffrl.data import episodes
-from diffrl.data.build import TOLERANCE, action_bounds
+from diffrl.data.build import TOLERANCE, ActionBounds, action_bounds
 from diffrl.data.dataset import Source
 from diffrl.data.episodes import Ends, Rows
 
@@ -47,6 +47,7 @@ class Actions(NamedTuple):
         low, high: bounds, empty for discrete actions.
         known: whether data or environment say them, or they are only taken to be -1 and 1.
         beyond: rows with a number outside, which clipping would change.
+        whole: whether all numbers are integers.
         at_bound: share of all numbers that lie at a bound or beyond.
         reach: of each column the part of its bounds that the data span.
     """
@@ -55,6 +56,7 @@ class Actions(NamedTuple):
     high: np.ndarray
     known: bool
     beyond: int
+    whole: bool
     at_bound: float
     reach: np.ndarray
 
@@ -68,7 +70,9 @@ class Facts(NamedTuple):
         duplicates: rows of which there is another before them, equal in all but the timeout, which a loader may have set.
         lengths: rows of each episode that is left.
         returns: of each episode as recorded.
+        has_rewards: False where no rewards were recorded, and those of the rows stand for none.
         terminals, timeouts: ends of either kind.
+        full: terminals that end an episode of the most rows any has.
         goes_on: terminal rows whose next observation is the following row's; None where that is no finding, since next
             observations were taken from there.
         ends: what the loader found where episodes end.
@@ -79,8 +83,10 @@ class Facts(NamedTuple):
     duplicates: int
     lengths: Int[np.ndarray, " episodes"]
     returns: Float[np.ndarray, " episodes"]
+    has_rewards: bool
     terminals: int
     timeouts: int
+    full: int
     goes_on: int | None
     ends: Ends
 
@@ -89,8 +95,12 @@ class Facts(NamedTuple):
         return self.fields["reward"].shape[0]
 
 
-def inspect(source: Source) -> Facts:
+def inspect(source: Source, bounds: ActionBounds = "known") -> Facts:
     """Count what is in the rows of a source, in blocks, so that large data are never copied whole.
+
+    Args:
+        source: rows as a loader gives them.
+        bounds: of actions, as in `build.Transforms`.
 
     Raises:
         DatasetError: its bounds of actions are none.
@@ -99,14 +109,17 @@ def inspect(source: Source) -> Facts:
     stops = episodes.ends(rows)
     terminal = np.flatnonzero(np.asarray(rows.terminal)[:-1])
     meet = ~episodes.jumps(rows.observation, rows.next_observation)[terminal] if ends.own_next and len(terminal) else terminal[:0]
+    lengths = np.diff(stops, prepend=0)
     return Facts(
         fields={name: _field(name, np.asarray(getattr(rows, name))) for name in _COLUMNS},
-        actions=_actions(source),
+        actions=_actions(source, bounds),
         duplicates=_duplicates(rows),
-        lengths=np.diff(stops, prepend=0),
+        lengths=lengths,
         returns=source.recorded.returns,
+        has_rewards=source.has_rewards,
         terminals=int(np.sum(rows.terminal)),
         timeouts=int(np.sum(rows.timeout)),
+        full=int(np.sum(rows.terminal[stops - 1] & (lengths == lengths.max()))),
         goes_on=int(meet.sum()) if ends.own_next else None,
         ends=ends,
     )
@@ -145,20 +158,22 @@ def _columns(value: np.ndarray) -> Iterator[Float[np.ndarray, "columns rows"]]:
         yield np.ascontiguousarray(value[block].reshape(len(value[block]), -1).T, np.float64)
 
 
-def _actions(source: Source) -> Actions:
+def _actions(source: Source, bounds: ActionBounds) -> Actions:
     if source.discrete:
         nothing = np.zeros(0)
-        return Actions(nothing, nothing, source.num_actions > 0, 0, 0.0, nothing)
-    action, (low, high, unknown) = source.transitions.action, action_bounds(source)
+        return Actions(nothing, nothing, source.num_actions > 0, 0, True, 0.0, nothing)
+    action, (low, high, unknown) = source.transitions.action, action_bounds(source, bounds)
     middle, half = (high + low)[:, None] / 2, (high - low)[:, None] / 2
     least, most = np.full((2, len(low)), np.nan)
-    outside = at_bound = 0
+    outside, at_bound, whole = 0, 0, True
     for numbers in _columns(action):
         away = np.abs(numbers - middle)
         outside += int((away > half * (1 + 2 * TOLERANCE)).any(axis=0).sum())
         at_bound += int((away >= AT_BOUND * half).sum())
+        whole = whole and bool((numbers == np.round(numbers)).all())
         least, most = np.fmin(least, np.fmin.reduce(numbers, axis=1)), np.fmax(most, np.fmax.reduce(numbers, axis=1))
-    return Actions(low, high, not unknown, outside, at_bound / action.size, (most - least) / (high - low))
+    known, reach = bounds == "data" or not unknown, (most - least) / (high - low)
+    return Actions(low, high, known, outside, whole, at_bound / action.size, reach)
 
 
 def _duplicates(rows: Rows) -> int:

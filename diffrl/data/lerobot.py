@@ -7,11 +7,13 @@ import numpy as np
 
 from diffrl.data import names, parts
 from diffrl.data.arrays import from_arrays
+from diffrl.data.contents import instead
 from diffrl.data.dataset import DatasetError, Source
 
 _PREFIX = "observation."
-# Their names of what `names.arguments` takes.
-_COLUMNS = {"action": "action", "next.reward": "reward", "next.done": "done", "next.truncated": "timeout"}
+# Their names of what `names.arguments` takes: those of `lerobot/utils/constants.py`, and the terminations of those who keep both.
+_COLUMNS = {"action": "action", "next.reward": "reward", "next.done": "done"}
+_COLUMNS |= {"next.terminated": "terminal", "next.truncated": "timeout"}
 _EPISODE = "episode_index"
 
 
@@ -23,8 +25,9 @@ def recognise(path: Path) -> bool:
 def load_directory(id: str, keys: tuple[str, ...]) -> Source:
     """Read the tables `data/*/*.parquet` in the order of their names; videos are not looked at.
 
-    An episode ends where `episode_index` changes. `next.done` is terminal, as LeRobot's own learner takes it, but for rows whose
-    `next.truncated` is set; without it every episode ends in a timeout. Without `next.reward` the data are for imitation.
+    An episode ends where `episode_index` changes, in a timeout unless its last row is terminal. `next.terminated` says which are,
+    where it is recorded. Otherwise `next.done` does, as LeRobot's own learner takes it, but for rows whose `next.truncated` is
+    set; LeRobot's recorder sets it at ends of either kind. Without `next.reward` the data are for imitation.
 
     Args:
         id: path of the directory; also the dataset's name.
@@ -54,7 +57,8 @@ def load_directory(id: str, keys: tuple[str, ...]) -> Source:
             raise DatasetError(f"dataset {id!r} has no transitions")
         columns = {name: _decode(id, name, table[name].combine_chunks()) for name in wanted}
     except (OSError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"dataset {id!r} is damaged or incomplete ({str(error).splitlines()[0]}): fetch it anew") from error
+        told = next((f"{file.name}: {why}" for file in files if (why := instead(file))), str(error).splitlines()[0])
+        raise DatasetError(f"dataset {id!r} is damaged or incomplete ({told}): fetch it anew") from error
     episode = columns[_EPISODE].reshape(-1)
     arrays = {part: columns[name] for name, part in _COLUMNS.items() if name in columns}
     arrays["observation"], widths = parts.together({name: columns[name] for name in chosen})

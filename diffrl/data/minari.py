@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import socket
 import threading
 import urllib.parse
@@ -104,10 +105,14 @@ def dataset_path(id: str) -> Path:
 
 
 def how_to_get(id: str) -> str:
-    """One sentence: the command that puts the dataset on this machine."""
+    """How the dataset comes to this machine: the command that puts it there, where there is one."""
     if id.startswith("diffrl/"):
         return f"Make it with: diffrl-collect --recipe={id.removeprefix('diffrl/')} (diffrl-collect --list shows what there is)"
-    return "Fetch it with --download, or copy its folder there from a machine that has it"
+    if not re.search(r"-v\d+$", id):
+        return "Minari's ids end in a version, as mujoco/hopper/expert-v0 does; a file or a folder is named by its path"
+    if Path(id).is_absolute():
+        return "Copy its folder there anew"
+    return f"Fetch it with: diffrl-collect --download={id}, or copy its folder there from a machine that has it"
 
 
 def _damaged(id: str, path: Path, error: Exception) -> DatasetError:

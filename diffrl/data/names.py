@@ -76,7 +76,7 @@ def arguments(id: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     elif done is not None:
         terminal = done & ~timeout
     if start is not None:
-        timeout = timeout | np.append(start[1:], False)
+        timeout = timeout | (np.append(start[1:], False) & ~terminal)
     return given | {"terminal": terminal, "timeout": timeout}
 
 

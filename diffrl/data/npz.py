@@ -2,11 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
 from diffrl.data import names, ogbench
 from diffrl.data.arrays import from_arrays
+from diffrl.data.contents import instead
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.mix import joined
 
@@ -38,7 +40,10 @@ def load_directory(id: str) -> Source:
     """
     paths = sorted(Path(id).expanduser().glob("*.npz"))
     if not paths:
-        raise DatasetError(f"dataset {id!r} is a directory without .npz files")
+        raise DatasetError(
+            f"dataset {id!r} is a directory without .npz files, and neither a LeRobot dataset (meta/info.json) nor one of Minari "
+            "(data/metadata.json)"
+        )
     parts = [_source(str(path), _read(str(path), path)) for path in paths]
     source = joined(id, parts)
     return source._replace(description=f"{len(paths):,} files, {len(source.transitions.reward):,} rows")
@@ -60,9 +65,10 @@ def _read(id: str, path: Path) -> dict[str, np.ndarray]:
     try:
         # Opened here: numpy leaves a file open that turns out not to be a whole archive.
         with path.open("rb") as file:
+            if not is_zipfile(file):  # numpy would take it for a pickle, and say how to run it
+                raise ValueError(instead(path) or "no archive of arrays, as numpy.savez writes")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("one array without a name")
             return {name: archive[name] for name in archive.files}
     except Exception as error:
         # Numpy and zipfile have no type of their own for a file they cannot read, and many others.

@@ -83,7 +83,7 @@ def labelled(source: Source, labels: Labels) -> Source:
     reward = counted.sum(axis=1, dtype=np.float32) - counted.shape[1]
     label = f"{labels.reward} rewards of {of} of OGBench's {name}"
     return source._replace(
-        recorded=recorded(observation, rows.action, reward, terminal[:, 0], rows.timeout, next_observation),
+        recorded=recorded(observation, rows.action, reward, terminal[:, 0], rows.timeout & ~terminal[:, 0], next_observation),
         has_rewards=True,
         env_spec=env_spec,
         observation_parts=parts,

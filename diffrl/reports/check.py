@@ -74,7 +74,7 @@ def check(asked: DatasetConfig, tell: Tell = lambda text, share: None) -> Check:
     if unmatched:
         found.append(Finding("note", unmatched))
     tell("counting", 0.15)
-    facts = attempt(lambda: inspect(source))
+    facts = attempt(lambda: inspect(source, asked.action_bounds))
     if facts is None:
         return Check(asked, source, findings=_ordered(found))
     found += of_facts(facts, source)
@@ -97,10 +97,11 @@ def check(asked: DatasetConfig, tell: Tell = lambda text, share: None) -> Check:
 def _trained(source: Source, asked: DatasetConfig, facts: Facts) -> tuple[DatasetConfig, Dataset, Spec, Card]:
     """The data as training sees them, with the settings asked for and those that the data need besides."""
     settings = dataclasses.replace(
-        asked,
-        standardize_observations=asked.standardize_observations or uneven(facts.fields["observation"]),
-        clip_actions=asked.clip_actions or facts.actions.beyond > 0,
+        asked, standardize_observations=asked.standardize_observations or uneven(facts.fields["observation"])
     )
+    if facts.actions.beyond and not asked.clip_actions:
+        # Where nobody knows the bounds, to clip would make numbers in other units all alike.
+        settings = dataclasses.replace(settings, **({"clip_actions": True} if facts.actions.known else {"action_bounds": "data"}))
     return settings, *build(source, settings)
 
 

@@ -135,9 +135,10 @@ def write(check: Check, out: Path) -> list[Path]:
 def draw(check: Check, path: Path) -> Path:
     """Histograms of the episodes' lengths and returns."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        axes = figure.subplots(1, 2)
-        for axis, (title, values) in zip(axes, histograms(check), strict=True):
+        counted = histograms(check)
+        figure = Figure(figsize=(4 * len(counted), 3.2), layout="constrained")
+        axes = figure.subplots(1, len(counted), squeeze=False)[0]
+        for axis, (title, values) in zip(axes, counted, strict=True):
             counts, edges = _counted(values, bins=int(np.clip(2 * np.sqrt(len(values)), BINS, 40)))
             axis.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=DATA)
             axis.set_xlabel(title)
@@ -151,7 +152,9 @@ def draw(check: Check, path: Path) -> Path:
 def histograms(check: Check) -> list[tuple[str, Num[np.ndarray, " episodes"]]]:
     """What is counted over episodes: a title and the finite values."""
     assert check.facts is not None
-    found = (("rows of an episode", check.facts.lengths), ("return of an episode", check.facts.returns))
+    found = [("rows of an episode", check.facts.lengths)]
+    if check.facts.has_rewards:
+        found.append(("return of an episode", check.facts.returns))
     return [(title, values[np.isfinite(values)]) for title, values in found]
 
 
@@ -197,7 +200,7 @@ def _fields(check: Check) -> Section:
             f"{field.bad.sum():,}" if field.bad.any() else "",
         )
         for field in check.facts.fields.values()
-        if field.dtype != "bool"
+        if field.dtype != "bool" and (field.name != "reward" or check.facts.has_rewards)
     ]
     return Section("fields", header, rows, left=2)
 

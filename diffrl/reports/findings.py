@@ -6,11 +6,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from diffrl.data import lerobot, ogbench
 from diffrl.data.contents import Array
 from diffrl.data.dataset import Source
 from diffrl.data.inspection import Facts, Field
+from diffrl.data.names import NAMES
+from diffrl.envs.ogbench import tasks
 
-_REQUIRED = ("observation", "action", "reward", "terminal")  # of a plain file, in singular or plural
+_REQUIRED = ("observation", "action", "reward", "terminal")  # of a plain file
 MANY = 0.01  # share of rows from which on duplicates, and of ends from which on contradictions, are worth a look
 SHUFFLED = 0.5  # share of rows whose next observation is not the following row's: not in order of time
 EVEN = 10.0  # deviations of columns within this factor of 1 are left as they are
@@ -27,6 +30,11 @@ class Finding(NamedTuple):
 def of_facts(facts: Facts, source: Source) -> list[Finding]:
     """All that is to be said of rows that a loader has read."""
     found = [*_of_values(facts), *_of_actions(facts), *_of_ends(facts)]
+    if not source.has_rewards:
+        name = tasks.name_in(source.id)
+        text = "there are no rewards, so that only imitation can learn"
+        given = f"; a task of OGBench's {name} gives them, and its environment: --config.dataset.task=1 … 5, or goals"
+        found.append(Finding("look", text + given) if name else Finding("note", text))
     if source.env_spec is None:
         text = "the data name no environment to evaluate their policies in: --config.dataset.env_id=NAME, here and in training"
         found.append(Finding("note", text))
@@ -43,14 +51,17 @@ def of_file(path: Path, arrays: list[Array]) -> list[Finding]:
         )
         return [Finding("stop", text)]
     names = {one.name for one in arrays}
-    missing = [name for name in _REQUIRED if not {name, f"{name}s"} & names]
-    if arrays and missing:
+    missing = [name for name in _REQUIRED if not {*NAMES[name]} & names]
+    plain = not ogbench.recognise(names) and not any(name.startswith("data/demo_") for name in names)
+    if arrays and missing and plain:
         text = (
             f"arrays are known by their names, and {', '.join(missing)} is not among these (docs/data.md): a row a step, as "
             "numpy.savez(path, observation=…, action=…, reward=…, terminal=…) writes them"
         )
         return [Finding("stop", text)]
     for folder in (path, *path.parents):
+        if folder != path and lerobot.recognise(folder):
+            return [Finding("stop", f"{str(path)!r} is a part of a LeRobot dataset: name the whole, {str(folder)!r}")]
         if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
             text = (
                 f"{str(folder)!r} is a training's workdir: where it learnt by interaction, the command that trained it makes a "
@@ -71,7 +82,7 @@ def _of_values(facts: Facts) -> Iterator[Finding]:
         yield Finding("look", "observations never change: a policy has nothing to tell one state from another by")
     elif observation.constant:
         yield Finding("note", f"observations never change in {in_words(observation.constant)}, which tell a policy nothing")
-    if reward.constant:
+    if reward.constant and facts.has_rewards:
         text = (
             f"all rewards are {reward.low[0]:g}: methods that learn from rewards have nothing to prefer, imitation does not mind"
         )
@@ -88,11 +99,24 @@ def _of_values(facts: Facts) -> Iterator[Finding]:
 def _of_actions(facts: Facts) -> Iterator[Finding]:
     actions, action = facts.actions, facts.fields["action"]
     if actions.beyond:
+        found = f"{actions.beyond:,} of {facts.rows:,} rows have actions beyond"
+        reach = f"from {np.nanmin(action.low):.3g} to {np.nanmax(action.high):.3g}"
+        if actions.known:
+            text = (
+                f"{found} their bounds, {reach}. If they were recorded before the environment clipped them, "
+                "--config.dataset.clip_actions=true clips them, as the commands below do; if the bounds are wrong, name the "
+                "environment, or give action_low and action_high"
+            )
+        else:
+            text = (
+                f"{found} -1 and 1, {reach}, and nothing says what bounds they have: name the environment, which knows them, or "
+                "take the data's own range as the commands below do, by --config.dataset.action_bounds=data"
+            )
+        yield Finding("look", text)
+    if len(actions.low) == 1 and actions.whole and action.low[0] >= 0.0 and not action.constant:
         text = (
-            f"{actions.beyond:,} of {facts.rows:,} rows have actions beyond their bounds, from {np.nanmin(action.low):.3g} to "
-            f"{np.nanmax(action.high):.3g}. If they were recorded before the environment clipped them, "
-            "--config.dataset.clip_actions=true clips them, as the commands below do; if the bounds are wrong, name the "
-            "environment, or give action_low and action_high"
+            f"actions are whole numbers, from {action.low[0]:g} to {action.high[0]:g}: if each stands for something to do, give "
+            "them as integers, which are discrete actions"
         )
         yield Finding("look", text)
     if not len(actions.low):
@@ -103,7 +127,7 @@ def _of_actions(facts: Facts) -> Iterator[Finding]:
     if narrow:
         text = f"actions use less than {NARROW:.0%} of their bounds in {in_words(narrow)}: are they in the units of the bounds?"
         yield Finding("look", text)
-    if not actions.known:
+    if not actions.known and not actions.beyond:
         yield Finding("note", "nothing says what bounds the actions have, so -1 and 1 are taken: an environment would say them")
 
 
@@ -134,6 +158,12 @@ def _of_ends(facts: Facts) -> Iterator[Finding]:
     if facts.lengths.max() == 1:
         text = "every episode is one row long, so that nothing can be learnt of what follows an action but its reward"
         yield Finding("note" if facts.terminals == facts.rows else "look", text)
+    elif facts.full > max(1, MANY * facts.terminals):
+        text = (
+            f"{facts.full:,} of {facts.terminals:,} terminal rows end an episode of {facts.lengths.max():,} rows, and none is "
+            "longer: if it was time that ended them, they are timeouts, of which the value goes on"
+        )
+        yield Finding("look", text)
     elif not facts.terminals:
         text = "no row is terminal: right where only time ends episodes; where a task can fail or be done, they are missing"
         yield Finding("note", text)

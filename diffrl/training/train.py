@@ -18,13 +18,13 @@ from diffrl.data import columns
 from diffrl.data.build import build
 from diffrl.data.dataset import Source
 from diffrl.data.environment import matched
-from diffrl.data.in_words import in_words
 from diffrl.logging.console import TrainingDisplay
 from diffrl.registry import make
 from diffrl.training import halving, init_from
 from diffrl.training.checkpoint import Checkpoints, Progress
 from diffrl.training.cohort import Cohort, equal_runs, make_cohort
 from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place
+from diffrl.training.in_words import in_words
 from diffrl.training.loop import Loop, Population, Saver, segments
 from diffrl.training.offline import OfflinePhase
 from diffrl.training.online.environment import opened, stage_of

@@ -41,6 +41,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ppo_learns_and_repeats_itself(trained):
     """24,576 steps of Hopper lift the return well above the random policy's 18; the same seed gives the same bits."""
     with np.load(trained) as first:

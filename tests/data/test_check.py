@@ -76,11 +76,11 @@ def file(**changed) -> Callable[[], str]:
     return lambda: npz(**whole(**changed))
 
 
-def changed(name: str, row: int, value: float) -> Callable[[], str]:
-    """Makes a file of whole data but for one row of one array."""
+def changed(name: str, row: int, value: float, **beside) -> Callable[[], str]:
+    """Makes a file of whole data but for one row of one array, and what stands beside it."""
     array = whole()[name].copy()
     array[row] = value
-    return file(**{name: array})
+    return file(**{name: array}, **beside)
 
 
 def scaled(*by: float) -> Callable[[], str]:
@@ -97,9 +97,23 @@ def unconnected() -> str:
     return npz(**given)
 
 
-def csv() -> str:
-    Path("rows.csv").write_text("1,2")
-    return "rows.csv"
+def without_rewards(path: str = "data.npz") -> str:
+    np.savez(path, **{name: value for name, value in whole().items() if name != "reward"})
+    return path
+
+
+def written(name: str, text: str) -> Callable[[], str]:
+    def make() -> str:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+        return name
+
+    return make
+
+
+def part_of_lerobot() -> str:
+    written("robot/meta/info.json", "{}")()
+    return written("robot/data/chunk-000/file-000.parquet", "PAR1")()
 
 
 def said(found: Check, level: str) -> str:
@@ -132,18 +146,24 @@ BROKEN = {
     "flags that are neither 0 nor 1": (file(terminal=np.full(N, 0.5)), "terminal must be 0 or 1 everywhere, found 0.5"),
     "arrays of other names": (
         lambda: npz(obs=np.zeros((3, 2)), rewards=np.zeros(3)),
-        "observation, action, terminal is not among",
+        "action, terminal is not among these",
     ),
     "no rows": (file(**{name: value[:0] for name, value in whole().items()}), "has no transitions"),
     "no arrays": (npz, "has no observation (observations, obs) and no action (actions, acts); there are nothing"),
     "half of an HDF5 file": (cut_hdf5, "is damaged, cut short or no HDF5 file"),
+    "a pointer of Git LFS": (written("a.npz", "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "a page of the web": (written("a.hdf5", "<!DOCTYPE html>"), "no HDF5 file (it is a page of the web)"),
+    "an empty file": (written("a.npz", ""), "no .npz file (it is empty)"),
+    "text": (written("a.npz", "0.1 0.2"), "no .npz file (no archive of arrays, as numpy.savez writes)"),
+    "one table of a robot's": (part_of_lerobot, "is a part of a LeRobot dataset: name the whole, 'robot'"),
+    "another hub's name": (lambda: "lerobot/pusht", "a file or a folder is named by its path"),
     "pickled episodes": (file(observation=np.array([{}] * N, object)), "'observation' can be read by running a pickle only"),
     "rows without any next": (unconnected, "every episode is one row long. Add next_observation"),
     "bounds the wrong way round": (file(action_low=1.0, action_high=-1.0), "bounds must be finite with low < high"),
     "rewards beyond float32": (changed("reward", 1, 1e12), "beyond what float32 can be trained on"),
     "images": (file(observation=np.zeros((N, 8, 8, 3), np.uint8)), "holds images of shape (8, 8, 3)"),
     "a file that is not there": (lambda: "nowhere.hdf5", "there is no such file or directory"),
-    "a file of another kind": (csv, "is neither an .hdf5, .h5 or .npz file"),
+    "a file of another kind": (written("rows.csv", "1,2"), "is neither an .hdf5, .h5 or .npz file"),
     "a training's workdir": (workdir, "--export_dataset=mine/NAME-v0"),
     "a Minari dataset that is not here": (lambda: "mine/nothing-v0", "is not on this machine"),
     "data of another environment": (file(), "an observation has 3 numbers in the data and 4 there"),
@@ -151,7 +171,12 @@ BROKEN = {
 
 # What can be trained on, and may not be what was meant.
 ODD = {
-    "actions out of bounds": (changed("action", 5, 1.4), "1 of 40 rows have actions beyond their bounds, from -0.9"),
+    "actions out of bounds": (
+        changed("action", 5, 1.4, action_low=-1.0, action_high=1.0),
+        "1 of 40 rows have actions beyond their bounds, from -0.9",
+    ),
+    "actions out of bounds that nobody knows": (changed("action", 5, 700.0), "beyond -1 and 1, from -0.987 to 700, and nothing"),
+    "discrete actions as real numbers": (file(action=np.arange(N)[:, None] % 3.0), "whole numbers, from 0 to 2: if each"),
     "a constant column": (scaled(1.0, 0.0, 1.0), "observations never change in column 1"),
     "nothing but copies": (copies, "39 of 40 rows are copies of others"),
     "flags that contradict": (file(timeout=np.arange(N) % 20 == 19), "1 rows are flagged as terminal and as timeout"),
@@ -166,6 +191,11 @@ ODD = {
     "actions that stand still": (file(action=np.zeros((N, 2))), "actions never change in columns 0, 1"),
     "actions in other units": (file(action_low=-100.0, action_high=100.0), "use less than 2% of their bounds in columns 0, 1"),
     "columns of other scales": (scaled(1.0, 1e3, 1.0), "they are standardised in the commands below"),
+    "time limits called terminal": (
+        file(terminal=np.arange(N) % 20 == 19, timeout=np.zeros(N)),
+        "2 of 2 terminal rows end an episode of 20 rows",
+    ),
+    "no rewards": (without_rewards, "there are no rewards, so that only imitation can learn"),
     "no terminal": (file(terminal=np.zeros(N)), "no row is terminal"),
     "no environment": (file(), "--config.dataset.env_id=NAME"),
     "no bounds": (file(), "-1 and 1 are taken"),
@@ -189,6 +219,28 @@ def test_what_is_odd_is_said_in_a_sentence(trusting, what):
     assert sentence in said(found, "look") + said(found, "note")
     assert not said(found, "stop")
     assert found.commands
+
+
+def test_actions_of_unknown_bounds_are_not_clipped(trusting):
+    """Else a robot's angles would all be trained on as 1."""
+    make = changed("action", 5, 700.0)
+    (line, _) = check(DatasetConfig(id=make())).commands
+    assert "--config.dataset.action_bounds=data" in line
+    assert "clip_actions" not in line
+    asked = check(DatasetConfig(id=make(), clip_actions=True))
+    assert all("clip_actions=true" in line and "action_bounds" not in line for line in asked.commands)
+    asked = check(DatasetConfig(id=make(), action_bounds="data"))
+    assert "beyond" not in said(asked, "look") + said(asked, "note")
+
+
+def test_without_rewards_there_are_no_returns_and_tasks_of_ogbench_are_offered(trusting):
+    found = check(DatasetConfig(id=without_rewards("cube-single-play-v0.npz")))
+    assert "a task of OGBench's cube-single gives them, and its environment: --config.dataset.task=1" in said(found, "look")
+    assert "all rewards" not in said(found, "look")
+    page = check_pages.to_markdown(found, None)
+    assert "return" not in page.replace("returns", "")
+    assert "| reward |" not in page
+    assert check_pages.draw(found, Path("check.png")).stat().st_size > 5_000
 
 
 def test_of_whole_data_nothing_is_odd(trusting):
@@ -274,6 +326,7 @@ def test_what_learns_from_rewards_is_not_begun_with_where_all_are_equal(trusting
 def test_commands_train(monkeypatch, method):
     """Of data that need their actions clipped and their observations standardised: what is printed is what is run."""
     given = {name: value * 1e3 if "observation" in name else value for name, value in whole().items()}
+    given |= {"action_low": -1.0, "action_high": 1.0}
     given["action"][5] = 1.4
     Path("my data").mkdir()
     np.savez("my data/a.npz", **given)

@@ -65,6 +65,18 @@ def test_truncated_episodes_are_cut_and_lose_their_last_row(tmp_path):
     assert np.flatnonzero(t.timeout).tolist() == [5]
 
 
+def test_terminations_are_believed_where_they_are_recorded(tmp_path):
+    """`next.done` is set at ends of either kind then, as LeRobot's recorder does."""
+    done = columns()["next.done"]
+    flags = {"next.terminated": done & (EPISODE != 1), "next.truncated": done & (EPISODE == 1)}
+    for name, given in (("both", flags), ("beside done", {"next.terminated": flags["next.terminated"]})):
+        given = given | ({"next.done": None} if name == "both" else {})
+        t = load(write(tmp_path / name, columns(**given))).transitions
+        assert t.observation[:, 1].tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
+        assert np.flatnonzero(t.terminal).tolist() == [2, 7]
+        assert np.flatnonzero(t.timeout).tolist() == [5]
+
+
 def test_tables_without_rewards_are_for_imitation(tmp_path):
     """What most recordings of robots are: no reward, no flag, actions in units of their own."""
     path = write(tmp_path, columns(**{"next.reward": None, "next.done": None}))
@@ -104,6 +116,10 @@ def test_bad_tables_are_named(tmp_path, changes, message):
 def test_damaged_and_missing_tables_are_named(tmp_path):
     path = write(tmp_path, columns())
     table = tmp_path / "data" / "chunk-000" / "file-001.parquet"
+    table.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DatasetError, match=r"incomplete .file-001\.parquet: it is a pointer of Git LFS"):
+        load(path)
+    write(tmp_path, columns())
     table.write_bytes(table.read_bytes()[:-20])
     with pytest.raises(DatasetError, match="is damaged or incomplete"):
         load(path)

@@ -35,7 +35,8 @@ from diffrl.training.workdir import WorkdirError
         ("~/nowhere.npz", "there is no such file or directory"),
         ("{tmp}/empty", "is a directory without .npz files"),
         ("{tmp}/rows.csv", "is neither an .hdf5, .h5 or .npz file nor a directory"),
-        ("mujoco/hopper/expert-v0", "is not on this machine .*--download"),
+        ("mujoco/hopper/expert-v0", "is not on this machine .*diffrl-collect --download=mujoco/hopper/expert-v0"),
+        ("lerobot/pusht", "is not on this machine .*ids end in a version"),
     ],
 )
 def test_ids_of_nothing(tmp_path, monkeypatch, id, message):

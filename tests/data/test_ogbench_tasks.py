@@ -160,6 +160,12 @@ def test_goals_are_later_states_of_the_same_trajectory(goals, file, name):
     build(found, Transforms())
 
 
+def test_a_success_in_a_trajectorys_last_row_contradicts_nothing(goals, file):
+    found = labelled(load(file("pointmaze-medium", count=40, steps=20)), Labels(task="1")).recorded
+    assert found.rows.terminal[19::20].any()
+    assert found.ends.both == 0
+
+
 def test_without_a_task_the_data_keep_their_rewards(goals, file):
     source = from_arrays(observation=np.zeros((3, 2)), action=np.zeros((3, 1)), reward=np.ones(3), terminal=np.zeros(3))
     assert labelled(source, Labels()) is source

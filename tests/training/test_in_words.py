@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from diffrl import cli
+from diffrl.config import DatasetConfig
 from diffrl.data.arrays import from_arrays
 from diffrl.data.build import Transforms, build
-from diffrl.data.in_words import in_words
+from diffrl.training.in_words import in_words
 
 
 def source(n=12, **changes):
@@ -18,9 +19,9 @@ def source(n=12, **changes):
     return from_arrays(**{**rows, **changes})
 
 
-def said(transforms, **changes) -> str:
-    _, spec, card = build(source(**changes), transforms)
-    return in_words(transforms, spec, card)
+def said(settings, keys=None, **changes) -> str:
+    _, spec, card = build(source(**changes)._replace(observation_keys=keys), settings)
+    return in_words(settings, spec, card)
 
 
 # A setting other than its default, and what is said of it: its name, and the values it comes to with these rows.
@@ -33,13 +34,24 @@ CHANGES = {
     "first_episode": (1, ["all episodes from number 1 on"]),
     "num_episodes": (2, ["2 episodes from number 0 on"]),
     "keep_every": (3, ["of each episode one row in 3"]),
+    "mix": (("b.npz=0.25", "c=0.5"), ["0.25 are from a.hdf5, 0.25 are from b.npz, 0.5 are from c"]),
+    "observation_keys": (("one", "other"), ["observations put together from one, other"]),
+    "task": ("3", ["dense rewards (reward=dense) and terminals of OGBench's task 3", "evaluated by OGBench 1.2 (ogbench)"]),
+    "reward": ("sparse", ["sparse rewards (reward=sparse)"]),
+    "ogbench": ("1.1", ["as evaluated by OGBench 1.1"]),
 }
+# Which rows, not what becomes of them.
+NO_CHANGE = {"id", "download", "env_id", "slab_rows"}
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Transforms)])
-def test_every_transform_is_said_with_its_values(name):
+@pytest.mark.parametrize("name", sorted({field.name for field in dataclasses.fields(DatasetConfig)} - NO_CHANGE))
+def test_every_setting_that_changes_rows_is_said_with_its_values(name):
     value, words = CHANGES[name]
-    told = said(Transforms(**{"clip_actions": True, name: value}))
+    settings = DatasetConfig(id="a.hdf5", clip_actions=True)
+    if name in ("reward", "ogbench"):
+        settings.task = "1"
+    setattr(settings, name, value)
+    told = said(settings, settings.observation_keys or None)
     assert told.startswith("training sees ")
     assert name in told
     for word in words:
@@ -49,15 +61,26 @@ def test_every_transform_is_said_with_its_values(name):
 
 def test_what_is_left_alone_is_said_too():
     action = np.linspace(-1, 1, 12)[:, None]
-    assert said(Transforms(), action=action) == "training sees the rows as they are"
-    wide = said(Transforms(), action=3 * action, action_low=-3, action_high=3)
+    assert said(DatasetConfig(), action=action) == "training sees the rows as they are"
+    wide = said(DatasetConfig(), action=3 * action, action_low=-3, action_high=3)
     assert wide == "training sees actions mapped from -3 … 3 to -1 … 1"
-    discrete = said(Transforms(), action=np.arange(12) % 3)
+    discrete = said(DatasetConfig(), action=np.arange(12) % 3)
     assert discrete == "training sees actions as 3 numbers, 1 for the one taken and 0 for the others"
 
 
+def test_a_goal_behind_each_observation_is_said_once():
+    told = said(DatasetConfig(task="goals"), ("observation", "desired_goal"), action=np.zeros((12, 1)))
+    assert "a later observation of its trajectory behind each, as its goal, and dense rewards" in told
+    assert "(observation_keys)" not in told
+
+
+def test_parts_that_a_loader_chose_are_said_as_well():
+    assert "from one, other (observation_keys)" in said(DatasetConfig(clip_actions=True), ("one", "other"))
+
+
 def test_the_order_is_that_of_the_arithmetic():
-    told = said(Transforms(reward_scale="return_range", reward_shift=-1.0, clip_actions=True), action_low=-1.2, action_high=1.2)
+    settings = DatasetConfig(reward_scale="return_range", reward_shift=-1.0, clip_actions=True)
+    told = said(settings, action_low=-1.2, action_high=1.2)
     assert "differ), then plus -1 (reward_shift)" in told
     assert "moved onto the bounds (clip_actions), then mapped from -1.2 … 1.2" in told
 

@@ -2,20 +2,45 @@
 
 import numpy as np
 
+from diffrl.config import DatasetConfig
 from diffrl.data.build import Transforms, brief
 from diffrl.data.dataset import Card
+from diffrl.data.mix import shares
+from diffrl.data.ogbench_tasks import Labels
 from diffrl.types import Spec
 
 
-def in_words(transforms: Transforms, spec: Spec, card: Card) -> str:
-    """One line: every change of the raw rows that training sees, with its values and the setting it comes from."""
+def in_words(settings: DatasetConfig, spec: Spec, card: Card) -> str:
+    """One line: what the rows are put together from, and every change of them, with its values and the setting it comes from."""
     changes = [
-        *_selection(transforms),
-        *_rewards(transforms, card),
-        *_observations(transforms, spec),
-        *_actions(transforms, spec, card),
+        *_sources(settings, card),
+        *_labels(settings),
+        *_selection(settings),
+        *_rewards(settings, card),
+        *_observations(settings, spec),
+        *_actions(settings, spec, card),
     ]
     return "training sees " + ("; ".join(changes) or "the rows as they are")
+
+
+def _sources(settings: DatasetConfig, card: Card) -> list[str]:
+    words = []
+    if settings.mix:
+        others = shares(settings.mix)
+        drawn = {settings.id: 1.0 - sum(others.values()), **others}
+        words.append(f"draws of which {', '.join(f'{share:.3g} are from {id}' for id, share in drawn.items())} (mix)")
+    if card.observation_keys and settings.task != "goals":
+        words.append(f"observations put together from {', '.join(card.observation_keys)} (observation_keys)")
+    return words
+
+
+def _labels(labels: Labels) -> list[str]:
+    if not labels.task:
+        return []
+    given = f"{labels.reward} rewards (reward={labels.reward}) and terminals"
+    if labels.task == "goals":
+        return [f"a later observation of its trajectory behind each, as its goal, and {given} of being there (task=goals)"]
+    return [f"{given} of OGBench's task {labels.task} (task={labels.task}), as evaluated by OGBench {labels.ogbench} (ogbench)"]
 
 
 def _selection(transforms: Transforms) -> list[str]:

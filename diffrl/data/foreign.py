@@ -23,8 +23,10 @@ def hdf5(id: str, path: Path) -> Iterator[Any]:
         DatasetError: it has links to other files, or arrays that are stored in others.
         OSError: it is no file that can be opened.
     """
-    import h5py
-
+    try:
+        import h5py
+    except ImportError:
+        raise DatasetError(f"dataset {id!r} is read with h5py, which is not installed: pip install 'diffrl[envs]'") from None
     files.opened(path).close()
     with h5py.File(path, "r") as file:
         if (name := _leads_out(file)) is not None:
@@ -63,11 +65,12 @@ def refuse_too_large(id: str, size: int) -> None:
         )
 
 
-def unreadable(id: str, error: BaseException, remedy: str) -> DatasetError:
+def unreadable(id: str, error: BaseException, remedy: str, damaged: str = "damaged or incomplete") -> DatasetError:
     """What went wrong in reading, and what to do; only what is neither busy, closed to this user, nor too large is damaged.
 
     Args:
         remedy: for a file that is damaged.
+        damaged: what such a file is called.
     """
     if isinstance(error, DatasetError):
         return error
@@ -80,4 +83,4 @@ def unreadable(id: str, error: BaseException, remedy: str) -> DatasetError:
     if number in (errno.EAGAIN, errno.EBUSY) or "unable to lock file" in said:
         return DatasetError(f"dataset {id!r} is being written by another program: wait until that has ended")
     first = said.splitlines()[0] if said else repr(error)
-    return DatasetError(f"dataset {id!r} is damaged or incomplete ({first[:300]}): {remedy}")
+    return DatasetError(f"dataset {id!r} is {damaged} ({first[:300]}): {remedy}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data import names, robomimic
+from diffrl.data import foreign, names, robomimic
 from diffrl.data.arrays import flags, from_arrays
 from diffrl.data.contents import instead
 from diffrl.data.d4rl_names import env_id_of
@@ -32,22 +32,18 @@ def load(id: str, *, max_episode_steps: int | None = None, observation_keys: tup
         DatasetError: the file does not exist, is damaged, lacks an array or has one of a wrong shape, or nothing says
             where episodes were cut.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise DatasetError(f"dataset {id!r} is read with h5py, which is not installed: pip install 'diffrl[envs]'") from None
     path = Path(id).expanduser()
     try:
-        with h5py.File(path, "r") as file:
+        with foreign.hdf5(id, path) as file:
             if robomimic.recognise(file):
                 return robomimic.read(id, file, observation_keys)
             if observation_keys:
                 raise DatasetError(f"dataset {id!r}: observation keys were given, but a file of arrays has none")
             arrays = _read(id, file)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, MemoryError) as error:
         # What is wrong with a file, with a link in it, and with a part of it.
-        why = instead(path) or error
-        raise DatasetError(f"dataset {id!r} is damaged, cut short or no HDF5 file ({why}): fetch it anew") from error
+        why = ValueError(found) if (found := instead(path)) else error
+        raise foreign.unreadable(id, why, "fetch it anew", "damaged, cut short or no HDF5 file") from error
     given = names.arguments(id, arrays)
     if "timeout" not in given and "next_observation" not in given:
         given["timeout"] = _timeouts(id, given["terminal"], max_episode_steps)
@@ -66,6 +62,7 @@ def _read(id: str, file: Any) -> dict[str, np.ndarray]:
     groups = [name for name in found.values() if not hasattr(file[name], "shape")]
     if groups:
         raise DatasetError(f"dataset {id!r}: {', '.join(groups)} holds no array but further groups")
+    foreign.refuse_too_large(id, sum(file[name].nbytes for name in found.values()))
     return {part: np.asarray(file[name][()]) for part, name in found.items()}
 
 

@@ -1,17 +1,20 @@
 """Files of numpy: OGBench's, and plain ones, singly or as a directory of episodes."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
 
-from diffrl.data import names, ogbench
+from diffrl import files
+from diffrl.data import foreign, names, ogbench
 from diffrl.data.arrays import from_arrays
 from diffrl.data.contents import instead
 from diffrl.data.dataset import DatasetError, Source
 from diffrl.data.mix import joined
 
+_REMEDY = ("write or fetch it anew", "damaged, cut short or no .npz file")
 _BOUNDS = ("action_low", "action_high")
 
 
@@ -27,7 +30,7 @@ def load_file(id: str) -> Source:
     Raises:
         DatasetError: the file does not exist, is damaged, lacks an array or has one of a wrong shape.
     """
-    return _source(id, _read(id, Path(id).expanduser()))
+    return _source(id, Path(id).expanduser())
 
 
 def load_directory(id: str) -> Source:
@@ -44,12 +47,52 @@ def load_directory(id: str) -> Source:
             f"dataset {id!r} is a directory without .npz files, and neither a LeRobot dataset (meta/info.json) nor one of Minari "
             "(data/metadata.json)"
         )
-    parts = [_source(str(path), _read(str(path), path)) for path in paths]
+    parts = [_source(str(path), path) for path in paths]
     source = joined(id, parts)
     return source._replace(description=f"{len(paths):,} files, {len(source.transitions.reward):,} rows")
 
 
-def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
+class _Members(Mapping[str, Any]):
+    """The arrays of an archive, each read when it is asked for: what else is in there costs nothing."""
+
+    def __init__(self, id: str, archive: Any) -> None:
+        self._id, self._archive = id, archive
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._archive.files:
+            raise KeyError(name)
+        try:
+            stored = name if name in self._archive.zip.namelist() else f"{name}.npy"
+            foreign.refuse_too_large(self._id, self._archive.zip.getinfo(stored).file_size)
+            return self._archive[name]
+        except Exception as error:  # numpy and zipfile have no type of their own for what they cannot read, and many others
+            raise foreign.unreadable(self._id, error, *_REMEDY) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._archive.files)
+
+    def __len__(self) -> int:
+        return len(self._archive.files)
+
+
+def _source(id: str, path: Path) -> Source:
+    try:
+        file = files.opened(path)
+    except OSError as error:
+        raise foreign.unreadable(id, error, *_REMEDY) from error
+    # Opened here: numpy leaves a file open that turns out not to be a whole archive.
+    with file:
+        try:
+            if not is_zipfile(file):  # numpy would take it for a pickle, and say how to run it
+                raise ValueError(instead(path) or "no archive of arrays, as numpy.savez writes")
+            file.seek(0)
+            arrays = _Members(id, np.load(file, allow_pickle=False))
+        except Exception as error:  # see `_Members`
+            raise foreign.unreadable(id, error, *_REMEDY) from error
+        return _of_arrays(id, arrays)
+
+
+def _of_arrays(id: str, arrays: _Members) -> Source:
     known: dict[str, Any] = {name: arrays[name] for name in (*_BOUNDS, "num_actions") if name in arrays}
     if ogbench.recognise(set(arrays)):
         kind, given = "OGBench file", ogbench.arguments(id, arrays)
@@ -59,17 +102,3 @@ def _source(id: str, arrays: dict[str, np.ndarray]) -> Source:
     source = from_arrays(**given, **known, id=id)
     kept, rows = len(source.transitions.reward), len(given["action"])
     return source._replace(description=f"{kind}, {kept:,} of {rows:,} rows")
-
-
-def _read(id: str, path: Path) -> dict[str, np.ndarray]:
-    try:
-        # Opened here: numpy leaves a file open that turns out not to be a whole archive.
-        with path.open("rb") as file:
-            if not is_zipfile(file):  # numpy would take it for a pickle, and say how to run it
-                raise ValueError(instead(path) or "no archive of arrays, as numpy.savez writes")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        # Numpy and zipfile have no type of their own for a file they cannot read, and many others.
-        raise DatasetError(f"dataset {id!r} is damaged, cut short or no .npz file ({error}): write or fetch it anew") from error

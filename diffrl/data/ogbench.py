@@ -1,5 +1,6 @@
 """OGBench's arrays (Park et al. 2025): which rows are transitions, and which of their flags cut the bootstrap."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def recognise(names: set[str]) -> bool:
     return downloaded or bool({"masks", "valids"} & names)
 
 
-def arguments(id: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def arguments(id: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """What `arrays.from_arrays` is to be given.
 
     `terminals` ends a trajectory as a timeout does. Only `masks`, which the single-task environments add (0 at success),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffrl.data import names, parts
+from diffrl.data import foreign, names, parts
 from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import DatasetError, Source
 
@@ -76,4 +76,5 @@ def _array(id: str, demonstration: Any, name: str, rows: int | None = None) -> n
         raise DatasetError(f"dataset {id!r}: {demonstration.name} has no array {name}")
     if rows is not None and len(value) != rows:
         raise DatasetError(f"dataset {id!r}: {demonstration.name} has {len(value)} rows of {name} and {rows} actions")
+    foreign.refuse_too_large(id, value.nbytes)
     return value[()]

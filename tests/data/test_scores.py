@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffrl.data.dataset import Card
-from diffrl.data.scores import OGBENCH, normalized, reference_for, why_no_reference
+from diffrl.data.scores import OGBENCH, Reference, normalized, reference_for, why_no_reference
 
 
 def card(env_id=None, id="a/b-v0", kwargs=None, **changes):
@@ -48,7 +48,7 @@ def test_antmaze_counts_only_where_the_goal_ends_the_task():
 
 def test_the_datasets_own_come_first():
     found = reference_for(card("Hopper-v5", ref_min_score=1.0, ref_max_score=2.0, ref_provenance="measured"))
-    assert found == (1.0, 2.0, "measured", "return")
+    assert found == Reference(1.0, 2.0, "measured", "return")
     assert reference_for(card("Hopper-v5", ref_min_score=2.0, ref_max_score=2.0)).max == 3234.3
 
 

@@ -15,6 +15,18 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="diffrl-tests-", ignore_cleanup_errors=True)
     os.environ["XDG_CACHE_HOME"] = _compiled.name
 
+# Tests compile the same programs again and again. Each worker has a cache of its own, since writing to it is not atomic.
+jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# Files go to workers in this order: the rooms of long tests come first, so that no worker is left alone with a long one.
+LONG = ("contract", "end_to_end", "mishaps", "resume", "training", "algorithms", "envs", "collection", "studies", "devices")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rooms = {room: place for place, room in enumerate(LONG)}
+    items.sort(key=lambda item: rooms.get(item.path.parent.name, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from diffrl.training.checkpoint import Checkpoints
@@ -33,6 +36,17 @@ TINY_SRPO = (
     "--config.algorithm.policy_batch_size=8",
 )
 
+# One network and one stage: for what does not depend on the method. Checkpoints at 8, 16, … 56 and 58.
+TINY_BC = (
+    "--config=experiments/bc_pointmaze.py:umaze",
+    "--config.num_seeds=3",
+    "--config.updates_per_chunk=4",
+    "--config.checkpoint_every=8",
+    "--config.algorithm.hidden_dims=(8,)",
+    "--config.algorithm.num_updates=58",
+    "--config.algorithm.batch_size=8",
+)
+
 
 def environment(root: Path) -> dict[str, str]:
     """Datasets under `root`; compiled programs in the cache of all tests."""
@@ -52,44 +66,73 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([*IMPORTED])
 
 
+class Program:
+    """A program that runs, forked; what it says goes to files."""
+
+    def __init__(self, command: tuple[str, ...], env: dict[str, str]) -> None:
+        self.command = command
+        self._folder = tempfile.TemporaryDirectory()
+        self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._process = _forks.Process(target=_become, args=(command, env, *self._outputs))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def said(self) -> str:
+        """Its output so far."""
+        return self._outputs[0].read_text() if self._outputs[0].exists() else ""
+
+    def wait_for(self, happened: Callable[[], bool], timeout: float = 120.0) -> None:
+        """Until something has happened or the program has ended."""
+        deadline = time.monotonic() + timeout
+        while not happened() and self._process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def send(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+    def end(self, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+        """Wait for its end, and end it where that does not come."""
+        self._process.join(timeout)
+        late = self._process.is_alive()
+        self._process.kill()
+        self._process.join()
+        stdout, stderr = (path.read_text() for path in self._outputs)
+        self._folder.cleanup()
+        if late:
+            raise subprocess.TimeoutExpired(self.command, timeout, stdout, stderr)
+        assert self._process.exitcode is not None
+        return subprocess.CompletedProcess(self.command, self._process.exitcode, stdout, stderr)
+
+
+def start(root: Path, *command: str, offline: bool = False) -> Program:
+    """`python command…` from the repository's root."""
+    # Nobody listens on the discard port of this machine: a network that is not there.
+    env = environment(root) | ({"HF_ENDPOINT": "http://127.0.0.1:9"} if offline else {})
+    (root / "datasets").mkdir(parents=True, exist_ok=True)
+    return Program(command, env)
+
+
 def run(
     root: Path, *command: str, code: int | None = 0, timeout: float = 200.0, offline: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run `python command…` from the repository's root and check its exit code (None: any)."""
-    # Nobody listens on the discard port of this machine: a network that is not there.
-    env = environment(root) | ({"HF_ENDPOINT": "http://127.0.0.1:9"} if offline else {})
-    (root / "datasets").mkdir(parents=True, exist_ok=True)
-    if command[0].endswith(".py"):
-        result = _run_forked(command, env, timeout)
-    else:
-        result = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
+    result = start(root, *command, offline=offline).end(timeout)
     if code is not None:
         assert result.returncode == code, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     return result
 
 
-def _run_forked(command: tuple[str, ...], env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _forks.Process(target=_become, args=(command, env, *outputs))
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, timeout)
-        stdout, stderr = (path.read_text() for path in outputs)
-    assert process.exitcode is not None
-    return subprocess.CompletedProcess(command, process.exitcode, stdout, stderr)
-
-
 def _become(command: tuple[str, ...], env: dict[str, str], stdout: Path, stderr: Path) -> None:
-    """Turn this process into the program."""
+    """Turn this process into the program; one that is no file is run by an interpreter of its own."""
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(env)
+    if not command[0].endswith(".py"):
+        os.execv(sys.executable, [sys.executable, *command])
     sys.argv, sys.path[0] = list(command), str(ROOT / Path(command[0]).parent)
     try:
         runpy.run_path(command[0], run_name="__main__")

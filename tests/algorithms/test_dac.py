@@ -1,6 +1,7 @@
 """DAC: closed forms of its sampler and guidance, the dual variable, the bound, the averaged policy."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import jax
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import act, chosen, make_dataset, quick, runs_of, train_stages
+from support import act, chosen, make_dataset, quick, runs_of, train_stages, unchecked
 
+from diffrl.algorithm import Algorithm
 from diffrl.algorithms import dac
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import grid
@@ -75,7 +77,7 @@ def test_even_a_perfect_network_is_too_narrow_in_five_steps(num_steps: int, vari
             (0.5, "soft", 50, 0.29398, 0.24068),
             (0.5, "hard", 50, 0.39065, 0.14034),
         ],
-        *(0, 2, 5, 8),
+        *(0, 5, 8),
     ),
 )
 def test_guided_moments(eta: float, weight: str, num_steps: int, mean: float, std: float) -> None:
@@ -105,6 +107,18 @@ def test_lower_bound_is_of_members_maxima() -> None:
     np.testing.assert_allclose(dac.next_value(two, "mean", 1.0), [1.5 - 0.5])
 
 
+@cache
+def untrained() -> Any:
+    """A state of SMALL, fresh."""
+    algorithm = dac.make(SMALL, Spec.plain(1, 1))
+    return quick(algorithm.init)(KEY, algorithm.hparams)
+
+
+def fresh(algorithm: Algorithm) -> Any:
+    """The same with the hyper-parameters of another."""
+    return dataclasses.replace(untrained(), hparams=jax.tree.map(jnp.float32, algorithm.hparams))
+
+
 def bandit(reward: Any) -> Any:
     action = np.random.default_rng(0).normal(0.0, 0.3, (4096, 1)).clip(-1, 1)
     return make_dataset(np.ones((4096, 1)), action, reward(action[:, 0]))
@@ -113,7 +127,7 @@ def bandit(reward: Any) -> Any:
 def test_constant_values_give_no_guidance() -> None:
     """Q ≡ const: g = 0 whatever its size: the critics' last kernel zeroed, their bias -7."""
     algorithm = dac.make(dataclasses.replace(SMALL, critic_learning_rate=0.0), Spec.plain(1, 1))
-    state = quick(algorithm.init)(KEY, algorithm.hparams)
+    state = fresh(algorithm)
 
     def constant(params: Any) -> Any:
         names = sorted(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
@@ -137,8 +151,7 @@ def test_averaged_policy_waits_and_then_moves_every_fifth_update() -> None:
     algorithm = dac.make(SMALL, Spec.plain(1, 1))
     data, update = bandit(lambda a: a)[:64], quick(algorithm.stages[0].update)
     for step, moves in ((0, False), (1_000, False), (1_001, False), (1_004, False), (1_005, True)):
-        state = quick(algorithm.init)(KEY, algorithm.hparams)
-        state = dataclasses.replace(state, step=jnp.int32(step))
+        state = dataclasses.replace(untrained(), step=jnp.int32(step))
         after, _ = update(state, data, KEY)
         moved = any(
             not np.array_equal(a, b)
@@ -173,22 +186,23 @@ def test_eta_follows_the_policy_before_its_step() -> None:
     """As in the authors' code: the denoising loss that η answers is that of the parameters the update began with."""
     config = dataclasses.replace(SMALL, policy_learning_rate=1e-2, eta_learning_rate=0.1)
     algorithm = dac.make(config, Spec.plain(1, 1))
-    state, data = quick(algorithm.init)(KEY, algorithm.hparams), bandit(lambda a: a)[:64]
+    state, data = fresh(algorithm), bandit(lambda a: a)[:64]
     update = quick(algorithm.stages[0].update)
     network = dac.MLPDenoiser(1, (32, 32), time_features="sinusoidal", time_dim=32)
 
-    def bc_loss(params: Any, key: Array) -> float:
+    @quick
+    def bc_loss(params: Any, key: Array) -> Array:
         """Of the times and noise that an update with this key draws."""
         _, time_key, noise_key = jax.random.split(key, 3)
         t = dac.discrete_times(5)(time_key, 64)
         noise = jax.random.normal(noise_key, data.action.shape)
         predicted = network.apply({"params": params}, dac.perturb(dac.SCHEDULE, data.action, t, noise), 5 * t, data.observation)
-        return float(jnp.mean((predicted - noise) ** 2))
+        return jnp.mean((predicted - noise) ** 2)
 
     for seed in range(3):
         key = jax.random.key(seed)
         after, metrics = update(state, data, key)
-        before, following = (bc_loss(params, key) for params in (state.policy.params, after.policy.params))
+        before, following = (float(bc_loss(params, key)) for params in (state.policy.params, after.policy.params))
         assert float(metrics["policy/bc_loss"]) == pytest.approx(before, rel=1e-4)
         expected, other = (float(dac.dual_step(state.eta, loss, 1.0, 0.1)) for loss in (before, following))
         assert float(after.eta) == pytest.approx(expected, rel=1e-5)
@@ -199,10 +213,12 @@ def test_eta_follows_the_policy_before_its_step() -> None:
 def test_average_is_a_branch_over_runs() -> None:
     """Mapped over runs with one counter, four of five updates do not touch the average."""
     algorithm = dac.make(SMALL, Spec.plain(1, 1))
-    states = jax.vmap(algorithm.init, in_axes=(0, None))(jax.random.split(KEY, 2), jax.tree.map(jnp.float32, algorithm.hparams))
+    init = jax.vmap(algorithm.init, in_axes=(0, None))
+    states = jax.eval_shape(init, jax.random.split(KEY, 2), jax.tree.map(jnp.float32, algorithm.hparams))
     batch = bandit(lambda a: a)[:64]
 
     def together(states: Any, step: Array) -> Any:
         return jax.vmap(lambda state: algorithm.stages[0].update(dataclasses.replace(state, step=step), batch, KEY)[0])(states)
 
-    assert "cond[" in str(jax.make_jaxpr(together)(states, jnp.int32(0)))
+    with unchecked():
+        assert "cond[" in str(jax.make_jaxpr(together)(states, jnp.int32(0)))

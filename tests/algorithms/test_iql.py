@@ -78,6 +78,7 @@ def optimal() -> np.ndarray:
     return -(1 - DISCOUNT ** np.arange(1, STATES + 1)) / (1 - DISCOUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(EXPECTILES)))
 def test_values_of_a_chain(index: int) -> None:
     """V reaches the fixed point of expectile regression: at τ = .5 the value of the behaviour (Kostrikov et al., theorem 3's
@@ -86,6 +87,7 @@ def test_values_of_a_chain(index: int) -> None:
     np.testing.assert_allclose(learnt_values()[index], exact_values(EXPECTILES[index]), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_values_approach_the_optimum() -> None:
     """As τ grows V rises to -(1 - γᵏ)/(1 - γ) and not above it: from far off at .5 to within 4 % at .99."""
     gap = np.max(np.abs(learnt_values() - optimal()), axis=1)

@@ -63,6 +63,7 @@ def test_bc_stays_at_the_mean() -> None:
     np.testing.assert_allclose(policy_actions(config, dataset)[:, 0], np.broadcast_to(expected, (2, 2)), atol=0.1)
 
 
+@pytest.mark.slow
 def test_iql_moves_to_the_rewarded_action() -> None:
     """Weights exp(β (Q - V)) with β = 10: the weighted mean of the data, computed here from the exact Q (V cancels)."""
     config = iql.Config(learning_rate=1e-3, tau=0.05, hidden_dims=(32, 32), num_updates=2500, batch_size=128, beta=10.0)

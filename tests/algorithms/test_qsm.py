@@ -1,6 +1,7 @@
 """QSM: the schedule's table, the sampler's closed forms, what the policy is regressed onto, and which way it climbs."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jax import Array
 from support import act, chosen, make_dataset, quick, runs_of, train_stages
 
+from diffrl.algorithm import Algorithm
 from diffrl.algorithms import qsm
 from diffrl.diffusion.samplers import ancestral, boxed, sample
 from diffrl.diffusion.schedules import LinearVP, grid
@@ -127,7 +129,7 @@ def test_last_step_is_unstable_above_the_limit() -> None:
             (0.5, 0.0, 5, {"mean": 0.676, "upper": 0.719}),
             (1.0, 0.0, 5, {"mean": 0.962, "upper": 0.951}),
         ],
-        *(0, 4, 6, 11),
+        *(0, 4, 11),
     ),
 )
 def test_boxed_sampler(slope: float, gain: float, num_steps: int, expected: dict[str, float]) -> None:
@@ -170,7 +172,7 @@ def test_boxed_sampler_finds_both_modes(curvature: float, size: float) -> None:
             (3.0, 30.0, (0.24601, 0.26582), (0.245, 0.266), None),
             (10.0, 10.0, (0.37493, 0.07749), (0.376, 0.078), None),
         ],
-        *(0, 3),
+        *(0,),
     ),
 )
 def test_offline_optimum_has_the_published_moments(
@@ -200,6 +202,18 @@ def test_offline_optimum_has_the_published_moments(
 SMALL = qsm.Config(hidden_dims=(32, 32), critic_hidden_dims=(32, 32), num_updates=3, batch_size=64)
 
 
+@cache
+def untrained() -> Any:
+    """A state of SMALL, fresh."""
+    algorithm = qsm.make(SMALL, Spec.plain(3, 2))
+    return quick(algorithm.init)(KEY, algorithm.hparams)
+
+
+def fresh(algorithm: Algorithm) -> Any:
+    """The same with the hyper-parameters of another."""
+    return dataclasses.replace(untrained(), hparams=jax.tree.map(jnp.float32, algorithm.hparams))
+
+
 def batch_of(size: int = 64, action_dim: int = 2) -> Transition:
     keys = jax.random.split(KEY, 4)
     return Transition(
@@ -216,8 +230,8 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
     """With ε ≡ 0 the loss is M² mean(g²): checked on the update itself, with the policy's output zeroed."""
     config = dataclasses.replace(SMALL, q_gain=7.0, critic_learning_rate=0.0, gradient_of="online")
     algorithm = qsm.make(config, Spec.plain(3, 2))
-    state = quick(algorithm.init)(KEY, algorithm.hparams)
-    silent = jax.tree.map(jnp.zeros_like, state.policy.params)
+    state = fresh(algorithm)
+    silent = jax.tree.map(np.zeros_like, state.policy.params)
     state = dataclasses.replace(state, policy=dataclasses.replace(state.policy, params=silent))
     _, metrics = quick(algorithm.stages[0].update)(state, batch_of(), jax.random.key(3))
     # Jensen: mean(g²) ≥ mean(|g|)², with the metric's mean of |g|.
@@ -225,7 +239,7 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
     assert float(metrics["policy/loss"]) < 4.0 * 49.0 * float(metrics["critic/gradient"]) ** 2
 
 
-@pytest.mark.parametrize(("guidance", "sign"), chosen([("hard", 1.0), ("soft", 1.0), ("hard", -1.0)], 1))
+@pytest.mark.parametrize(("guidance", "sign"), chosen([("hard", 1.0), ("soft", 1.0), ("hard", -1.0)]))
 def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) -> None:
     """Q = -½ k (a - c)²: ε → M w_t k (x - c), the same at all t where hard; the other sign points away."""
     curvature, hparams = 2.0, qsm.HParams(q_gain=1.5)
@@ -278,22 +292,23 @@ def test_policy_climbs_and_with_the_sign_flipped_descends(sign: float) -> None:
 
 def test_target_takes_the_lower_of_two_and_one_over_an_ensemble() -> None:
     """The target of terminal rows is the reward; min is at most the mean minus nothing."""
-    batch = batch_of()
-    found = {}
-    for name, changes in (("min", {}), ("lcb", {"target_value": "lcb", "pessimism": 0.0})):
-        algorithm = qsm.make(dataclasses.replace(SMALL, **changes), Spec.plain(3, 2))
-        state = quick(algorithm.init)(KEY, algorithm.hparams)
-        found[name] = float(quick(algorithm.stages[0].update)(state, batch, jax.random.key(3))[1]["critic/target"])
-    assert found["min"] < found["lcb"]
+    batch, state = batch_of(), untrained()
     ended = dataclasses.replace(batch, terminal=jnp.ones(64, bool))
-    algorithm = qsm.make(SMALL, Spec.plain(3, 2))
-    metrics = quick(algorithm.stages[0].update)(quick(algorithm.init)(KEY, algorithm.hparams), ended, KEY)[1]
-    assert float(metrics["critic/target"]) == pytest.approx(float(batch.reward.mean()), abs=1e-6)
+    updates = {
+        name: quick(qsm.make(dataclasses.replace(SMALL, **changes), Spec.plain(3, 2)).stages[0].update)
+        for name, changes in (("min", {}), ("lcb", {"target_value": "lcb", "pessimism": 0.0}))
+    }
+
+    def target(name: str, batch: Transition) -> float:
+        return float(updates[name](state, batch, jax.random.key(3))[1]["critic/target"])
+
+    assert target("min", batch) < target("lcb", batch)
+    assert target("min", ended) == pytest.approx(float(batch.reward.mean()), abs=1e-6)
 
 
 def test_exploration_adds_noise_and_candidates_choose() -> None:
     algorithm = qsm.make(dataclasses.replace(SMALL, exploration_noise=0.0), Spec.plain(3, 2))
-    policy = algorithm.policy(quick(algorithm.init)(KEY, algorithm.hparams))
+    policy = algorithm.policy(fresh(algorithm))
     observation = jnp.zeros((512, 3))
     assert algorithm.explore is not None
     calm = algorithm.explore(policy, (), observation, KEY)[0]

@@ -40,6 +40,7 @@ def test_entropy_weight_follows_the_entropy(deficit: float, grows: bool) -> None
     assert (float(after.log_entropy_weight.params) > float(state.log_entropy_weight.params)) is grows
 
 
+@pytest.mark.slow
 def test_policy_finds_the_rewarded_action_at_the_wanted_entropy() -> None:
     """A bandit that pays -(a - .4)²: the mean action is near .4 and the entropy near -1, its target."""
     rng = np.random.default_rng(0)
@@ -52,8 +53,8 @@ def test_policy_finds_the_rewarded_action_at_the_wanted_entropy() -> None:
     np.testing.assert_allclose(act(algorithm, states, jnp.ones((1, 1))), 0.4, atol=0.12)
     assert algorithm.explore is not None
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], states))
-    drawn = np.asarray(algorithm.explore(policy, (), jnp.ones((4096, 1)), KEY)[0])
+    drawn = np.asarray(quick(algorithm.explore)(policy, (), jnp.ones((4096, 1)), KEY)[0])
     # The entropy of N(m, s²) is -1 at s = .089.
     assert 0.04 < drawn.std() < 0.25
     sampled = sac.make(dataclasses.replace(config, act=sac.Act(deterministic=False)), Spec.plain(1, 1))
-    assert np.asarray(sampled.act(policy, (), jnp.ones((64, 1)), KEY)[0]).std() > 0.02
+    assert np.asarray(quick(sampled.act)(policy, (), jnp.ones((64, 1)), KEY)[0]).std() > 0.02

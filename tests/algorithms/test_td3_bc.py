@@ -186,6 +186,7 @@ def test_timeouts_bootstrap_and_terminals_do_not() -> None:
 ALPHAS = (0.5, 2.5, 10.0)
 
 
+@pytest.mark.slow
 def test_a_bandit_with_a_known_optimum() -> None:
     """One state, actions uniform in the square with mean m, reward 2 - ‖a - c‖².
 

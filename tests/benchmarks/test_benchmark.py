@@ -63,6 +63,7 @@ def test_variants_go_to_the_methods_that_have_them() -> None:
         acting_configs(wanted, ["act.num_candidates=0"], Problem(3, 2, 10))
 
 
+@pytest.mark.slow
 def test_slabs_are_compared_with_resident_rows() -> None:
     """In one process, pair by pair."""
     with quick_compilation(), unchecked():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run
 
 from diffrl.collection import collect as collecting
 from diffrl.collection import maze_simulation
@@ -21,6 +22,14 @@ from diffrl.envs.pointmaze import from_env_spec
 
 FIXED, GOAL = RECIPES["pointmaze/umaze-fixedgoal-v0"], RECIPES["pointmaze/umaze-goal-v0"]
 ROWS = 20_500
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_reference_episodes():
+    """Of the 100 that scores rest on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maze_simulation, "REFERENCE_EPISODES", 20)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -194,20 +203,12 @@ def test_stepping_without_gymnasium_is_the_same_physics():
     simulator.close()
 
 
-def command(root, *flags):
-    environment = {**os.environ, "MINARI_DATASETS_PATH": str(root)}
-    line = [sys.executable, "-m", "launch.collect", *flags]
-    cwd = Path(__file__).parents[2]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd=cwd)
-
-
 def test_command_makes_the_same_data_and_prints_a_card(made, root):
-    result = command(root, "--recipe=pointmaze/umaze-fixedgoal-v0", f"--rows={ROWS}", "--workers=2")
-    assert result.returncode == 0, result.stderr
-    for words in ("rows/s", "20,500 in 21 episodes", "references", str(root / FIXED.dataset_id)):
+    result = run(root, "launch/collect.py", "--recipe=pointmaze/umaze-fixedgoal-v0", f"--rows={ROWS}", "--workers=2")
+    for words in ("rows/s", "20,500 in 21 episodes", "references", str(root / "datasets" / FIXED.dataset_id)):
         assert words in result.stdout
     assert result.stderr == ""
-    assert sha(loader.load(FIXED.dataset_id)) == sha(loaded(made, FIXED.dataset_id))
+    assert sha(loaded(root / "datasets", FIXED.dataset_id)) == sha(loaded(made, FIXED.dataset_id))
 
 
 def test_killed_command_leaves_no_worker_and_goes_on(root):
@@ -225,13 +226,10 @@ def test_killed_command_leaves_no_worker_and_goes_on(root):
 
 
 def test_command_errors_are_one_line_and_the_list_is_there(root):
-    result = command(root, "--recipe=pointmaze/medum-fixedgoal-v0")
-    assert result.returncode == 2
+    result = run(root, "launch/collect.py", "--recipe=pointmaze/medum-fixedgoal-v0", code=2)
     assert "did you mean pointmaze/medium-fixedgoal-v0?" in result.stderr
     assert "Traceback" not in result.stderr
-    result = command(root, "--list")
-    assert result.returncode == 0
-    assert "pointmaze/large-goal-v0" in result.stdout
+    assert "pointmaze/large-goal-v0" in run(root, "launch/collect.py", "--list").stdout
 
 
 def test_every_recipe_has_a_sensible_name():

@@ -113,11 +113,13 @@ def test_moments_of_a_cut_are_the_published_ones(cut):
     assert np.mean(np.diff(np.flatnonzero(cut["timeout"]))) == pytest.approx(80, abs=3)
 
 
+@pytest.mark.slow
 def test_moments_without_noise_are_not():
     rows = joined(in_processes(maze2d.simulate, [(MAZES["umaze"], 0, stream, 100_000, 0.0) for stream in (0, 1)]))
     assert {"action std x", "action std y"} <= off("umaze", rows).keys()
 
 
+@pytest.mark.slow
 def test_moments_of_the_larger_mazes():
     made = in_processes(maze2d.simulate, [(MAZES[maze], 0, 0, 100_000) for maze in ("medium", "large")])
     for maze, rows in zip(("medium", "large"), made, strict=True):

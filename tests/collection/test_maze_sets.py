@@ -11,6 +11,14 @@ from diffrl.envs import make
 from diffrl.envs.pointmaze import from_env_spec
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_reference_episodes():
+    """Of the 100 that scores rest on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maze_simulation, "REFERENCE_EPISODES", 20)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

@@ -193,6 +193,6 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(DatasetError, match="is damaged, cut short or no"):
         load(str(path))
     # Objects would be unpickled, which runs code.
-    write(path, {"observation": np.array([{}], object)})
+    write(path, episode(0, 1) | {"observation": np.array([{}], object)})
     with pytest.raises(DatasetError, match="is damaged, cut short or no"):
         load(str(path))

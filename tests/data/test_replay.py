@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
+from support import chosen
 
 from diffrl.data.columns import attach, steps_ahead
 from diffrl.data.dataset import Dataset
@@ -162,7 +163,7 @@ def bounds(steps: int, capacity: int = CAPACITY) -> tuple[list[int], list[int]]:
     return starts, ends
 
 
-@pytest.mark.parametrize("capacity", [1, CAPACITY, 40])
+@pytest.mark.parametrize("capacity", chosen([1, CAPACITY, 40], 0, 1))
 def test_the_bounds_of_episodes(capacity: int) -> None:
     """Of every row, after every insertion; an episode whose beginning is gone begins at the oldest row that is left."""
     _, (start, end) = inserted(Replay.empty(ENVS, capacity, 1, 1, episodes=True), jnp.int32(0), 40)

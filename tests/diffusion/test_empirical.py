@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import quick
 
 from diffrl.diffusion import empirical
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
@@ -17,15 +18,18 @@ SLOPE = np.array([-36.375626, -11.874259, -0.296775, -0.044465, -3.477917, 2.677
 
 
 def test_energy_score_and_likelihood_are_the_closed_forms() -> None:
-    np.testing.assert_allclose(empirical.energy(AT, POINTS, 0.2), ENERGY, rtol=2e-6, atol=1e-5)
-    np.testing.assert_allclose(-empirical.score(AT, POINTS, 0.2)[:, 0], SLOPE, rtol=2e-5, atol=1e-5)
-    gap = -empirical.log_likelihood(AT, POINTS, 0.2) - empirical.energy(AT, POINTS, 0.2)
+    energy, score, log_likelihood = (
+        quick(f)(AT, POINTS, 0.2) for f in (empirical.energy, empirical.score, empirical.log_likelihood)
+    )
+    np.testing.assert_allclose(energy, ENERGY, rtol=2e-6, atol=1e-5)
+    np.testing.assert_allclose(-score[:, 0], SLOPE, rtol=2e-5, atol=1e-5)
+    gap = -log_likelihood - energy
     np.testing.assert_allclose(gap, 0.408113, atol=1e-5)
 
 
 def test_score_is_the_gradient_of_the_energy() -> None:
-    gradient = jax.vmap(jax.grad(lambda x: empirical.energy(x[None], POINTS, 0.2)[0]))(AT)
-    np.testing.assert_allclose(gradient, -empirical.score(AT, POINTS, 0.2), rtol=2e-5, atol=1e-5)
+    gradient = quick(jax.vmap(jax.grad(lambda x: empirical.energy(x[None], POINTS, 0.2)[0])))(AT)
+    np.testing.assert_allclose(gradient, -quick(empirical.score)(AT, POINTS, 0.2), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.2, 0.01])
@@ -39,9 +43,13 @@ def test_distance_lies_between_its_bounds(sigma: float) -> None:
 def test_parts_of_the_data_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget of memory changes nothing, also where the last part is not full."""
     x, data = jax.random.normal(jax.random.key(0), (5, 3)), jax.random.normal(jax.random.key(1), (101, 3))
-    whole = empirical.energy(x, data, 0.3), empirical.score(x, data, 0.3)
+
+    def both() -> tuple[jax.Array, jax.Array]:
+        return empirical.energy(x, data, 0.3), empirical.score(x, data, 0.3)
+
+    whole = quick(both)()
     monkeypatch.setattr(empirical, "ENTRIES", 5 * 3 * 7)
-    parts = empirical.energy(x, data, 0.3), empirical.score(x, data, 0.3)
+    parts = quick(lambda: both())()  # another function, so that it is traced again
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-4, atol=1e-4)
 

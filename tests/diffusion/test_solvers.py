@@ -61,7 +61,7 @@ def final_error(
     return float(np.max(np.abs(change)))
 
 
-@pytest.mark.parametrize(("data", "schedule"), chosen([("gaussian", "linear"), *(("mixture", name) for name in SCHEDULES)], 1, 4))
+@pytest.mark.parametrize(("data", "schedule"), chosen([("gaussian", "linear"), *(("mixture", name) for name in SCHEDULES)], 1))
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
     """The largest error of a quantile falls as steps^-order (double precision, between levels where λ is finite).
@@ -79,7 +79,7 @@ def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
     assert order - slack < measured < order + 0.6, f"errors {errors}"
 
 
-@pytest.mark.parametrize("schedule", chosen([*SCHEDULES], 0, 4))
+@pytest.mark.parametrize("schedule", chosen([*SCHEDULES], 4))
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_noise_to_data(solver: str, schedule: str) -> None:
     """From the schedule's own start to σ = 0 in 60 steps of float32 the quantiles are those of the data."""
@@ -104,16 +104,22 @@ def test_euler_of_a_straight_flow_is_exact() -> None:
         np.testing.assert_allclose(end, 0.7, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [ancestral(), ancestral("forward"), ddim(1.0), langevin(ddim(), 0.1, 2)],
-    ids=["posterior", "forward", "ddim-eta-1", "langevin"],
-)
-def test_stochastic_samplers_reach_the_mixture(solver: Solver) -> None:
+STOCHASTIC = {
+    "posterior": ancestral(),
+    "forward": ancestral("forward"),
+    "ddim-eta-1": ddim(1.0),
+    "langevin": langevin(ddim(), 0.1, 2),
+}
+
+
+@pytest.mark.parametrize("solver", chosen([*STOCHASTIC], 1))
+def test_stochastic_samplers_reach_the_mixture(solver: str) -> None:
     """Mass of each mode and moments with 400 steps, within sampling and discretisation error."""
     n = 20_000
     start = jax.random.normal(jax.random.key(1), (n, 1))
-    end = np.asarray(sample(mixture_model(), grid(LinearVP(), 400), solver, jax.random.key(2), start, unroll=False))[:, 0]
+    end = np.asarray(sample(mixture_model(), grid(LinearVP(), 400), STOCHASTIC[solver], jax.random.key(2), start, unroll=False))[
+        :, 0
+    ]
     mean = MEANS @ WEIGHTS
     std = np.sqrt(STD**2 + WEIGHTS @ (MEANS - mean) ** 2)
     exact = norm.cdf(0.0, MEANS, STD) @ WEIGHTS

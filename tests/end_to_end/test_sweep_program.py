@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ROOT, TINY_SRPO, collect, environment, run
+from programs import ROOT, TINY_BC, TINY_SRPO, collect, environment, run
 
 SWEEP = ("launch/sweep.py", *TINY_SRPO, "--config.checkpoint_every=24", "--episodes=2")
 WIDE = ("--sweep=algorithm.beta=0.1,0.2", "--sweep=seeds=0:2", "--sweep=policy_hidden_dims=(16,)")
 AXES = (*WIDE[:2], "--sweep=policy_hidden_dims=(8,),(16,)")
 GROUPS = ["policy_hidden_dims-8", "policy_hidden_dims-16"]
+# Of a method that is trained in a moment.
+CLONES = ("launch/sweep.py", *TINY_BC, "--config.checkpoint_every=24", "--episodes=2")
+CLONED = ("--sweep=learning_rate=0.1,0.2", "--sweep=seeds=0:2", "--sweep=hidden_dims=(8,),(16,)")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,13 @@ def swept(root: Path) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
+def cloned(root: Path) -> tuple[Path, str]:
+    """A sweep of 2 rates × 2 seeds × 2 widths that nothing disturbed, and what it printed."""
+    done = run(root, *CLONES, *CLONED, f"--out={root / 'cloned'}", timeout=250)
+    return root / "cloned", done.stdout
+
+
+@pytest.fixture(scope="module")
 def forecast(root: Path) -> dict[str, Any]:
     """What --dry_run says of the wide group of the same sweep."""
     path = root / "forecast.json"
@@ -46,6 +56,7 @@ def forecast(root: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_is_trained_and_writes_nothing(forecast: dict[str, Any]) -> None:
     """Only the policy stage reads beta: before it two seeds stand for four runs, and half the states are held."""
     assert forecast["total_runs"] == 4
@@ -62,36 +73,43 @@ def test_a_dry_run_says_what_is_trained_and_writes_nothing(forecast: dict[str, A
     assert policy["memory_bytes"] > critic["memory_bytes"] > 2000 * 17 * 4
 
 
-def test_groups_are_trained_evaluated_and_reported(swept: tuple[Path, str]) -> None:
+@pytest.mark.slow
+def test_stages_that_are_the_same_for_several_runs_are_trained_once(swept: tuple[Path, str]) -> None:
     out, printed = swept
-    assert sorted(path.parent.name for path in out.glob("*/DONE")) == sorted(GROUPS)
+    assert "saved at most" in printed
     timings = [json.loads(line) for line in (out / GROUPS[1] / "metrics" / "timings.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["runs"], line["distinct_runs"]) for line in timings] == [
         ("behavior", 4, 2),
         ("critic", 4, 2),
         ("policy", 4, 4),
     ]
+
+
+def test_groups_are_trained_evaluated_and_reported(cloned: tuple[Path, str]) -> None:
+    out, _ = cloned
+    groups = ["hidden_dims-8", "hidden_dims-16"]
+    assert sorted(path.parent.name for path in out.glob("*/DONE")) == sorted(groups)
     with (out / "report" / "sweep.csv").open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == 8
-    assert {(row["group"], row["beta"], row["seed"]) for row in table} == {
-        (group, beta, seed) for group in GROUPS for beta in ("0.1", "0.2") for seed in ("0", "1")
+    assert {(row["group"], row["learning_rate"], row["seed"]) for row in table} == {
+        (group, rate, seed) for group in groups for rate in ("0.1", "0.2") for seed in ("0", "1")
     }
     page = (out / "report" / "sweep.md").read_text()
-    assert "![beta](beta.png)" in page
+    assert "![learning_rate](learning_rate.png)" in page
     assert "## Time" in page
-    assert (out / "report" / "beta.png").stat().st_size > 10_000
-    assert "saved at most" in printed
+    assert (out / "report" / "learning_rate.png").stat().st_size > 10_000
 
 
-def test_the_same_command_leaves_what_is_done_alone(root: Path, swept: tuple[Path, str]) -> None:
-    out, _ = swept
+def test_the_same_command_leaves_what_is_done_alone(root: Path, cloned: tuple[Path, str]) -> None:
+    out, _ = cloned
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if "report" not in path.parts}
-    again = run(root, *SWEEP, *AXES, f"--out={out}")
+    again = run(root, *CLONES, *CLONED, f"--out={out}")
     assert again.stdout.count("is already trained to the end") == 2
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if "report" not in path.parts} == before
 
 
+@pytest.mark.slow
 def test_a_group_is_a_training_command(root: Path, swept: tuple[Path, str], forecast: dict[str, Any]) -> None:
     """The command that a dry run names, in the directory of the sweep's own group, finds it done with the same settings."""
     command = forecast["trainings"][0]["command"]
@@ -99,10 +117,10 @@ def test_a_group_is_a_training_command(root: Path, swept: tuple[Path, str], fore
     assert "is already trained to the end" in run(root, *command[:-1], f"--workdir={swept[0] / GROUPS[1]}").stdout
 
 
-def test_another_sweep_is_refused_with_the_differences(root: Path, swept: tuple[Path, str]) -> None:
-    result = run(root, *SWEEP, *AXES, "--sweep=tau=0.01,0.02", f"--out={swept[0]}", code=2)
+def test_another_sweep_is_refused_with_the_differences(root: Path, cloned: tuple[Path, str]) -> None:
+    result = run(root, *CLONES, "--sweep=learning_rate=0.1,0.3", *CLONED[1:], f"--out={cloned[0]}", code=2)
     assert "holds another sweep" in result.stderr
-    assert "axis algorithm.tau: None there, '0.01,0.02' now" in result.stderr
+    assert "axis algorithm.learning_rate: '0.1,0.2' there, '0.1,0.3' now" in result.stderr
 
 
 @pytest.mark.slow
@@ -180,9 +198,13 @@ def test_jobs_are_what_is_not_done(root: Path) -> None:
         (["--sweep=betta=1,2"], "did you mean 'beta'"),
         (["--sweep=discount=0.9,1.5"], "algorithm.discount must be at most 1.0, got 1.5"),
         (["--sweep=weighting=vds,sigma"], "group weighting-sigma: algorithm.weighting 'sigma' is unknown"),
-        (["--sweep=dataset=diffrl/pointmaze/umaze-fixedgoal-v0,diffrl/pointmaze/medium-fixedgoal-v0"], "is not on this machine"),
+        pytest.param(
+            ["--sweep=dataset=diffrl/pointmaze/umaze-fixedgoal-v0,diffrl/pointmaze/medium-fixedgoal-v0"],
+            "is not on this machine",
+            marks=pytest.mark.slow,
+        ),
         (["--sweep=seeds=0:2", "--backend=mujoco"], "--backend=mujoco knows"),
-        (["--sweep=seeds=0:2", "--memory_gb=1e-6"], "a single run needs"),
+        pytest.param(["--sweep=seeds=0:2", "--memory_gb=1e-6"], "a single run needs", marks=pytest.mark.slow),
         (["--sweep=seeds=0:2", "--config.halving.rungs=(50,)"], "needs several hyper-parameter points"),
         (["--sweep=seeds=0:2", "--slurm=time=4"], "--slurm goes with --submit"),
         (["--sweep=seeds=0:2", "--submit=slurm", "--slurm=tiem=4"], "did you mean 'time'"),

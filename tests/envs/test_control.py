@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from support import quick_compilation
+from support import chosen, quick_compilation
 
 from diffrl.envs import make
 from diffrl.envs.control import reference, registry
@@ -29,7 +29,9 @@ def quick():
         yield
 
 
-ALL = pytest.mark.parametrize("task", [task() for task in registry.TASKS.values()], ids=list(registry.TASKS))
+MADE = [task() for task in registry.TASKS.values()]
+ALL = pytest.mark.parametrize("task", MADE, ids=list(registry.TASKS))
+SOME = pytest.mark.parametrize("task", chosen(MADE, 0, 1, 5), ids=list(registry.TASKS))
 
 
 def acceptance(task, n: int) -> float:
@@ -179,7 +181,7 @@ def test_corridor_data_stay_and_walks_keep_their_distribution():
     assert float(episodes.length.mean()) > 19.5
 
 
-@ALL
+@SOME
 def test_protocol_data_and_planners_functions_agree(task):
     assert isinstance(task, DeviceEnvironment)
     x, u, following = task.sample(jax.random.key(0), 256)
@@ -202,7 +204,7 @@ def test_protocol_data_and_planners_functions_agree(task):
     assert inside[np.arange(task.data_steps + 1) < lengths[:, None]].all()
 
 
-@ALL
+@SOME
 def test_a_return_is_minus_the_objective(task):
     @jax.jit
     def play():
@@ -225,7 +227,7 @@ def test_a_return_is_minus_the_objective(task):
     assert not result.terminated.any()
 
 
-@ALL
+@SOME
 def test_gradients_are_finite(task):
     """Along data, at rest with no action, and through what no state looks like."""
     x, u, _ = task.sample(jax.random.key(0), 256)
@@ -268,6 +270,7 @@ def test_success_is_the_goal_reached_within_the_data():
     np.testing.assert_allclose(hole.step(state, jnp.array([-9.0, 9.0]))[1].observation, (0.7, 0.3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_known_optima_are_found():
     """Without the hole's penalty the best plan is a straight line of equal steps: 25 steps, weight 100 on the end."""
     straight = 1.6**2 * 100.0 / (1.0 + 25 * 100.0)
@@ -314,7 +317,7 @@ def test_constructor_refuses_what_makes_no_sense():
 
 # The checker would have bounded observations and actions within [-1, 1].
 @pytest.mark.filterwarnings("ignore:.*(Box observation space|symmetric and normalized)")
-@pytest.mark.parametrize("name", ["CartPoleSwingUp", "KeypointPusher"])
+@pytest.mark.parametrize("name", chosen(["CartPoleSwingUp", "KeypointPusher"], 0))
 def test_gymnasium_adapter(name):
     env = gymnasium.make(f"diffrl.envs.control.gym:diffrl/{name}-v0")
     assert isinstance(env.unwrapped, ControlEnv)

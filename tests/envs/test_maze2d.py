@@ -62,7 +62,7 @@ def pushed_in_jax(maze: str, action: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pushed", [pushed_in_c, pushed_in_jax])
-@pytest.mark.parametrize("maze", list(MAZES))
+@pytest.mark.parametrize("maze", chosen([*MAZES], 0))
 def test_walls_stop_the_point_where_d4rls_do(maze, pushed):
     """A corridor leaves w - 0.6 to w + 0.2 to the centre of the point; rows of the map run along x, columns along y."""
     rows, goal = MAZES[maze].rows, np.array(MAZES[maze].goal)
@@ -75,7 +75,7 @@ def test_walls_stop_the_point_where_d4rls_do(maze, pushed):
         np.testing.assert_allclose(reached[along], (cell - 0.2 + 0.4 * np.array(way))[along], atol=0.01)
 
 
-@pytest.mark.parametrize("maze", list(MAZES))
+@pytest.mark.parametrize("maze", chosen([*MAZES], 2))
 def test_one_step_equals_mujoco_also_in_contact(maze):
     simulator, env = Simulator(MAZES[maze]), in_jax(maze)
     states, following, actions, contacts = [], [], [], 0
@@ -121,7 +121,7 @@ def test_five_hundred_steps_stay_together(maze):
 
 
 @pytest.mark.parametrize("reward", ["", "-dense"])
-@pytest.mark.parametrize("maze", list(MAZES))
+@pytest.mark.parametrize("maze", chosen([*MAZES], 1))
 def test_environment_is_the_same_in_both(maze, reward):
     """Through gymnasium.make and its time limit, with rewards; the second point starts at the goal."""
     spec = env_spec_of(f"maze2d-{maze}{reward}-v1")

@@ -49,7 +49,8 @@ def test_one_and_ten_steps_from_the_c_simulators_states(name: str):
     envs.reset(list(range(NUM)))
     rng = np.random.default_rng(1)
     one, rewards, ten, ended = [], [], [], 0
-    for _ in range(3):
+    rounds = 1 if name == "HalfCheetah-v5" else 3  # which never falls
+    for _ in range(rounds):
         forced, within = state_of(envs.qpos, envs.qvel), ~envs.done
         for _ in range(10):
             # Beyond the motors' bounds, so that clipping is compared too.
@@ -69,12 +70,12 @@ def test_one_and_ten_steps_from_the_c_simulators_states(name: str):
         ten.append(np.abs(np.asarray(forced.qpos) - envs.qpos).max(axis=1)[within])
     envs.close()
     one, rewards, ten = np.concatenate(one), np.concatenate(rewards), np.concatenate(ten)
-    assert len(one) == 30 * NUM
+    assert len(one) == 10 * rounds * NUM
     assert np.median(one) < 1e-6
     assert one.max() < 1e-4
     assert np.median(rewards) < 2e-6
     assert rewards.max() < 1e-4
-    assert len(ten) > NUM
+    assert len(ten) >= NUM
     assert np.median(ten) < 2e-5
     assert ended > 20 or name == "HalfCheetah-v5"
 

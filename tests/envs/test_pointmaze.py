@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import chosen
 
 from diffrl.collection import maze_simulation as recipe
 from diffrl.envs import make, pointmaze
@@ -26,7 +27,7 @@ def wandering(steps: int, seed: int) -> np.ndarray:
     return np.clip(push + 0.5 * rng.standard_normal((steps, 2)), -1, 1).astype(np.float32)
 
 
-@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
+@pytest.mark.parametrize("maze", chosen(["umaze", "medium", "large"], 0, 2))
 def test_one_step_equals_mujoco_also_in_contact(maze):
     simulator = recipe.Simulator(maze)
     walls = ~simulator.grid.free
@@ -50,7 +51,7 @@ def test_one_step_equals_mujoco_also_in_contact(maze):
     np.testing.assert_allclose(np.concatenate([position, velocity], axis=1), after, atol=1e-4)
 
 
-@pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
+@pytest.mark.parametrize("maze", chosen(["umaze", "medium", "large"], 1))
 def test_a_hundred_and_a_thousand_steps_stay_together(maze):
     """Twenty open-loop episodes, two fifths of them along walls; medians of the error in position (m).
 
@@ -131,6 +132,7 @@ def test_reset_distribution():
     np.testing.assert_array_equal(theirs, cells)
 
 
+@pytest.mark.slow
 def test_controller_scores_the_same_in_both():
     """The noise-free controller on UMaze, other starts in each simulator: equal within three standard errors."""
     episodes = 120

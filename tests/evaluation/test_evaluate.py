@@ -2,13 +2,12 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run
 from rich.console import Console
 from workdirs import card, describe, drift_for_point_maze, save_checkpoint, tiny_config
 
@@ -221,36 +220,16 @@ def test_without_reference_returns_are_reported(tmp_path: Path):
     assert values["summary"]["episode_return"]["interval"] is None
 
 
-# In a process of its own: launchers define flags of the same names.
-LAUNCH = """
-import sys
-from absl import flags
-from diffrl import program
-from diffrl.launch import evaluate
-for argv in %r:
-    flags.FLAGS.unparse_flags()
-    rest = flags.FLAGS(["evaluate", *argv])
-    try:
-        program.guarded(evaluate.main)(rest)
-    except SystemExit as end:
-        print(end.code)
-    for name in ("workdir", "step"):
-        flags.FLAGS[name].unparse()
-"""
-
-
-def test_launcher_says_it_in_one_line():
-    cases = {
-        "--workdir is required": [],
-        "does not exist": ["--workdir=/nonexistent/workdir"],
-        "--step=soon is neither a number": ["--workdir=x", "--step=soon"],
-        "unexpected argument 'runs/a'": ["runs/a"],
-    }
-    code = LAUNCH % (list(cases.values()),)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.split() == ["2"] * len(cases), done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == len(cases)
-    for line, expected in zip(lines, cases, strict=True):
-        assert line.startswith("error: ")
-        assert expected in line
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir is required"),
+        (["--workdir=/nonexistent/workdir"], "does not exist"),
+        (["--workdir=x", "--step=soon"], "--step=soon is neither a number"),
+        (["runs/a"], "unexpected argument 'runs/a'"),
+    ],
+)
+def test_launcher_says_it_in_one_line(tmp_path: Path, arguments: list[str], message: str):
+    (line,) = run(tmp_path, "launch/evaluate.py", *arguments, code=2).stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -32,7 +32,7 @@ Arrays = dict[str, Any]
 fuzz = functools.partial(
     settings, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-few, many = fuzz(max_examples=200), fuzz(max_examples=3000)
+few, many = fuzz(max_examples=100), fuzz(max_examples=3000)
 
 
 def whole(seed: int = 0, rows: int = N) -> Arrays:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import ROOT, TINY_SRPO, collect, environment, run
+from programs import ROOT, TINY_BC, TINY_SRPO, collect, environment, run
 
 from diffrl.evaluation import results
 
@@ -35,6 +35,14 @@ def undisturbed(root: Path) -> Path:
     run(root, *TRAIN, f"--workdir={root / 'undisturbed'}")
     run(root, *EVALUATE, f"--workdir={root / 'undisturbed'}")
     return root / "undisturbed"
+
+
+@pytest.fixture(scope="module")
+def evaluated(root: Path) -> Path:
+    """A training that is over in a moment, evaluated."""
+    run(root, "launch/train.py", *TINY_BC, "--config.checkpoint_every=32", f"--workdir={root / 'evaluated'}")
+    run(root, *EVALUATE, f"--workdir={root / 'evaluated'}")
+    return root / "evaluated"
 
 
 def start(root: Path, *command: str) -> subprocess.Popen[str]:
@@ -127,44 +135,33 @@ def test_retention_removes_what_is_to_be_evaluated(root: Path, undisturbed: Path
         assert contents(workdir, step)[0] == contents(undisturbed, step)[0]
 
 
-# Root writes where permissions forbid it, unless it gives that up before the program starts.
-POWERLESS = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
-
-def cannot_be_powerless(folder: Path) -> bool:
-    probe = "import os, sys; sys.exit(os.access(sys.argv[1], os.W_OK))"
-    return subprocess.run([sys.executable, "-c", POWERLESS, "-c", probe, str(folder)], check=False).returncode != 0
+POWERLESS = "tests/mishaps/powerless.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
-def test_workdir_that_cannot_be_written_to(root: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_workdir_that_cannot_be_written_to(root: Path, evaluated: Path, tmp_path: Path) -> None:
     """Said in one line before any episode; where all is evaluated already, reading is enough."""
     workdir = tmp_path / "read_only"
-    shutil.copytree(undisturbed, workdir)
+    shutil.copytree(evaluated, workdir)
     folders = [workdir, workdir / "evaluations", *workdir.glob("evaluations/*")]
     for folder in folders:
         folder.chmod(0o500)
     try:
-        assert not cannot_be_powerless(workdir)
-        read = run(root, "-c", POWERLESS, *EVALUATE, f"--workdir={workdir}")
-        assert read.stdout.count("exists, skipped") == len(LAST_STAGE)
-        refused = run(root, "-c", POWERLESS, *EVALUATE, "--seed=1", f"--workdir={workdir}", code=2)
+        read = run(root, POWERLESS, *EVALUATE, f"--workdir={workdir}")
+        assert read.stdout.count("exists, skipped") == 2
+        refused = run(root, POWERLESS, *EVALUATE, "--seed=1", f"--workdir={workdir}", code=2)
     finally:
         for folder in folders:
             folder.chmod(0o700)
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: cannot write results to {workdir}/evaluations/42")
+    assert line.startswith(f"error: cannot write results to {workdir}/evaluations/32")
     assert "mean" not in refused.stdout
 
 
-def test_something_else_in_the_place_of_results(root: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_something_else_in_the_place_of_results(root: Path, evaluated: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "occupied"
-    shutil.copytree(undisturbed, workdir, ignore=shutil.ignore_patterns("evaluations"))
+    shutil.copytree(evaluated, workdir, ignore=shutil.ignore_patterns("evaluations"))
     (workdir / "evaluations").write_text("not a folder")
     refused = run(root, *EVALUATE, f"--workdir={workdir}", code=2)
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: cannot write results to {workdir}/evaluations/42: Not a directory")
+    assert line.startswith(f"error: cannot write results to {workdir}/evaluations/32: Not a directory")

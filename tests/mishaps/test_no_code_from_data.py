@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import TINY_SRPO, collect, run
+from programs import TINY_BC, collect, run
 
 from diffrl.config import ConfigError
 from diffrl.data.dataset import DatasetError
@@ -23,7 +23,7 @@ from diffrl.evaluation.evaluate import EvaluationError, Options, evaluate_workdi
 from diffrl.training.checkpoint import Checkpoints
 
 DATASET = "diffrl/pointmaze/umaze-fixedgoal-v0"
-TRAIN = ("launch/train.py", *TINY_SRPO, "--config.num_seeds=1", "--config.algorithm.policy_updates=8")
+TRAIN = ("launch/train.py", *TINY_BC, "--config.num_seeds=1", "--config.algorithm.num_updates=24")
 EVALUATE = ("launch/evaluate.py", "--episodes=1", "--step=last")
 ONLINE = (
     *("launch/train.py", "--config=experiments/sac_dmc.py", "--config.online.env_id=PointMaze_UMaze-v3"),
@@ -203,7 +203,7 @@ def test_pickle_as_checkpoint(root: Path, workdir: Path, marker: Path) -> None:
     (workdir / "DONE").unlink()
     refused = run(root, *TRAIN, f"--workdir={workdir}", code=2)
     assert str(step) in one_line(refused)
-    run(root, *EVALUATE, f"--workdir={workdir}", code=2)
+    run(root, *EVALUATE, f"--step={step}", f"--workdir={workdir}", code=2)
 
 
 def test_pickle_as_result_and_as_settings(root: Path, workdir: Path, marker: Path) -> None:
@@ -285,7 +285,7 @@ def test_nothing_is_unpickled(root: Path, tmp_path: Path) -> None:
 
     run(root, *audited, *TRAIN, f"--workdir={root / 'audited'}")
     (root / "audited" / "DONE").unlink()
-    shutil.rmtree(root / "audited" / "checkpoints" / "42")
+    shutil.rmtree(root / "audited" / "checkpoints" / "24")
     run(root, *audited, *TRAIN, f"--workdir={root / 'audited'}")
     run(root, *audited, *EVALUATE, f"--workdir={root / 'audited'}")
     run(root, *audited, "launch/report.py", str(root / "audited"), f"--out={root / 'report'}")

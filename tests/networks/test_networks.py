@@ -191,37 +191,45 @@ def test_denoiser_equals_the_written_out_network(denoiser: Any, scale: float) ->
     first norm is near 1e-5, so that LayerNorm's epsilon decides: flax's own 1e-6 would fail.
     """
     network, variables, inputs = denoiser
-    key = jax.random.key(5)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), variables["params"])
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * rng.normal(size=leaf.shape)), variables["params"])
     for name, layer in params.items():
-        if layer.get("kernel", jnp.zeros(0)).shape == (2 + 5 + 20, 24):
+        if layer.get("kernel", np.zeros(0)).shape == (2 + 5 + 20, 24):
             params[name] = jax.tree.map(lambda leaf: scale * leaf, layer)
     variables = {**variables, "params": params}
     expected = reference(variables, *(np.asarray(x, np.float64) for x in inputs))
-    np.testing.assert_allclose(network.apply(variables, *inputs), expected, rtol=1e-3, atol=3e-4)
+    np.testing.assert_allclose(quick(network.apply)(variables, *inputs), expected, rtol=1e-3, atol=3e-4)
 
 
 def test_dropout_acts_in_training_only(denoiser: Any) -> None:
     """In evaluation the output needs no key and is the same each time; in training it depends on the key. A tenth drops."""
     network, variables, inputs = denoiser
-    evaluated = [np.asarray(network.apply(variables, *inputs)) for _ in range(2)]
+    evaluated = [np.asarray(quick(network.apply)(variables, *inputs)) for _ in range(2)]
     assert np.array_equal(*evaluated)
-    trained = [np.asarray(network.apply(variables, *inputs, train=True, rngs={"dropout": jax.random.key(k)})) for k in (0, 1)]
+
+    @quick
+    def train(key: jax.Array) -> jax.Array:
+        return network.apply(variables, *inputs, train=True, rngs={"dropout": key})
+
+    trained = [np.asarray(train(jax.random.key(k))) for k in (0, 1)]
     assert not np.allclose(trained[0], trained[1])
     assert not np.allclose(trained[0], evaluated[0])
     without = network.clone(dropout_rate=0.0).apply(variables, *inputs, train=True, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_allclose(without, evaluated[0], rtol=1e-6)
 
-    many = jax.tree.map(lambda x: jnp.repeat(x, 500, axis=0), inputs)
-    _, seen = network.apply(
-        variables,
-        *many,
-        train=True,
-        rngs={"dropout": jax.random.key(0)},
-        capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
-        mutable=["intermediates"],
-    )
-    dropped = [float(jnp.mean(leaf == 0.0)) for leaf in jax.tree.leaves(seen)]
+    @quick
+    def watch(*inputs: jax.Array) -> Any:
+        return network.apply(
+            variables,
+            *inputs,
+            train=True,
+            rngs={"dropout": jax.random.key(0)},
+            capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+            mutable=["intermediates"],
+        )[1]
+
+    seen = watch(*(np.repeat(x, 500, axis=0) for x in inputs))
+    dropped = [float(np.mean(np.asarray(leaf) == 0.0)) for leaf in jax.tree.leaves(seen)]
     assert len(dropped) == 3
     assert dropped == pytest.approx([0.1] * 3, abs=0.006)
 
@@ -229,7 +237,8 @@ def test_dropout_acts_in_training_only(denoiser: Any) -> None:
 def test_initialisation_is_a_function_of_the_key(denoiser: Any) -> None:
     network, variables, inputs = denoiser
     keys = jax.random.split(jax.random.key(3), 4)
-    assert_trees_close(quick(network.init)(keys[3], *inputs), variables, rtol=0.0, atol=0.0)
-    other = quick(network.init)(jax.random.key(9), *inputs)
+    init = quick(network.init)
+    assert_trees_close(init(keys[3], *inputs), variables, rtol=0.0, atol=0.0)
+    other = init(jax.random.key(9), *inputs)
     frequencies = [np.asarray(jax.tree.leaves(v["constants"])[0]) for v in (variables, other)]
     assert not np.any(frequencies[0] == frequencies[1])

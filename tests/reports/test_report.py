@@ -1,13 +1,13 @@
 import csv
 import dataclasses
 import io
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from programs import run
 from workdirs import MAZE, card, describe, tiny_config
 
 from diffrl.data import minari
@@ -218,22 +218,15 @@ def test_missing_data_costs_one_panel_only():
 
 
 def test_launcher(evaluated: Path, tmp_path: Path):
-    out = tmp_path / "report"
-
-    def launch(*argv: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "launch.report", *argv]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
+    out, launch = tmp_path / "report", partial(run, tmp_path, "launch/report.py")
     done = launch(str(evaluated.parent / "*"), f"--out={out}", "--best", "--improvement", "--nodata")
-    assert done.returncode == 0, done.stderr
     assert "learning_rate=0.2" in done.stdout
     assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".md", ".png", ".png"]
     markdown = (out / "results.md").read_text()
     assert "70.00" in markdown
     assert "P(" in markdown
     assert "-curves.png)" in markdown
-    failed = launch(f"--workdirs={tmp_path / 'nothing'}")
-    assert failed.returncode == 2
+    failed = launch(f"--workdirs={tmp_path / 'nothing'}", code=2)
     assert failed.stderr.strip() == f"error: no workdir matches {tmp_path / 'nothing'}"
 
 

@@ -1,13 +1,13 @@
 import csv
 import dataclasses
 import io
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from programs import run
 from workdirs import card, describe
 
 from diffrl.algorithms import bc, iql
@@ -256,14 +256,8 @@ def test_csv(tmp_path: Path):
 
 def test_launcher(tmp_path: Path):
     two_by_two(tmp_path / "runs")
-    out = tmp_path / "report"
-
-    def launch(*argv: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "launch.report", *argv]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
+    out, launch = tmp_path / "report", partial(run, tmp_path, "launch/report.py")
     done = launch("--suite", str(tmp_path / "runs" / "**"), f"--out={out}")
-    assert done.returncode == 0, done.stderr
     assert "90.0 [90.0, 90.0]" in done.stdout
     pictures = ["suite-budgets.png", "suite-distributions.png", "suite-scores.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, "suite.csv", "suite.md"])
@@ -273,6 +267,5 @@ def test_launcher(tmp_path: Path):
         picture = imread(out / name)[..., :3]
         assert picture.shape[1] > 600
         assert picture.std() > 0.02
-    refused = launch("--suite", "--best", str(tmp_path / "runs" / "*" / "*"))
-    assert refused.returncode == 2
+    refused = launch("--suite", "--best", str(tmp_path / "runs" / "*" / "*"), code=2)
     assert "drop --best" in refused.stderr

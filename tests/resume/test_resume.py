@@ -1,16 +1,13 @@
 """An interrupted training ends where the uninterrupted one does: same parameters, same metrics, bit for bit on CPU."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from programs import ROOT, TINY_SRPO, collect, environment, run
+from programs import TINY_BC, TINY_SRPO, assert_same_checkpoints, collect, run, start
 
 from diffrl import config as configs
 from diffrl import records
@@ -95,27 +92,21 @@ def test_killed_and_started_again(root: Path, uninterrupted: Path, moment: str, 
     assert_same_training(workdir, uninterrupted)
 
 
-def test_sigterm_saves_and_exits_0(root: Path, uninterrupted: Path) -> None:
+def test_sigterm_saves_and_exits_0(root: Path) -> None:
     """A scheduler's signal ends the program cleanly with its state saved, wherever it comes."""
+    long = ("launch/train.py", *TINY_BC, "--config.algorithm.num_updates=2000", "--config.checkpoint_every=500")
     workdir = root / "sigterm"
-    command = [sys.executable, *TRAIN, f"--workdir={workdir}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (workdir / "metrics" / "train.jsonl").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
+    program = start(root, *long, f"--workdir={workdir}")
+    program.wait_for((workdir / "metrics" / "train.jsonl").exists)
+    program.send(signal.SIGTERM)
+    ended = program.end()
+    assert ended.returncode == 0, ended.stderr
     if not (workdir / "DONE").exists():
-        assert "stopped by SIGTERM" in output
-        assert "run the same command to go on" in output
-        run(root, *TRAIN, f"--workdir={workdir}")
-    assert_same_training(workdir, uninterrupted)
+        assert "stopped by SIGTERM" in ended.stdout
+        assert "run the same command to go on" in ended.stdout
+        run(root, *long, f"--workdir={workdir}")
+    run(root, *long, f"--workdir={root / 'long'}")
+    assert_same_checkpoints(workdir, root / "long")
 
 
 @pytest.mark.slow
@@ -145,9 +136,9 @@ def test_changed_data_are_refused(root: Path) -> None:
     """A dataset of the same name with other rows is not the dataset the training began with."""
     changed = root / "changed"
     collect(changed)
-    run(changed, KILLED, "after", "1", *TINY_SRPO, f"--workdir={changed / 'run'}", code=None)
+    run(changed, KILLED, "after", "1", *TINY_BC, f"--workdir={changed / 'run'}", code=None)
     collect(changed, "pointmaze/umaze-fixedgoal-v0", 2000, "--seed=1", "--overwrite")
-    result = run(changed, *TRAIN, f"--workdir={changed / 'run'}", code=2)
+    result = run(changed, "launch/train.py", *TINY_BC, f"--workdir={changed / 'run'}", code=2)
     assert "sha256" in result.stderr
     assert Checkpoints(changed / "run").steps() == [8]
 

@@ -115,7 +115,8 @@ def test_program_refuses_what_is_impossible(workdir: Path, arguments: list[str],
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("score_of", [pytest.param("pair", marks=pytest.mark.slow), "transition"])
+@pytest.mark.slow
+@pytest.mark.parametrize("score_of", ["pair", "transition"])
 def test_score_fields_of_either_kind(workdir: Path, tmp_path: Path, score_of: str) -> None:
     """Of untrained networks: what a field is drawn from has the inputs that the score has."""
     config = configs.load(workdir)

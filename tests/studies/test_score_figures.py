@@ -1,15 +1,15 @@
 """The figures of score-guided planning: their numbers against known ones, and that they are drawn. Training is cut short."""
 
 import importlib
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from programs import run
 from support import quick_compilation
 
 from diffrl.registry import REGISTRY
@@ -71,6 +71,7 @@ def test_gaussian_process_interpolates_and_goes_back_to_its_prior() -> None:
     assert 0.05 < variance[3] < 1.0
 
 
+@pytest.mark.slow
 def test_langevin_chains_fill_the_uniform(tmp_path: Path) -> None:
     end = scores.langevin_of_uniform(KEY, updates=400, chains=200, steps=600, step=6e-3)
     assert end.mean() == pytest.approx(5.0, abs=0.3)
@@ -82,6 +83,7 @@ def test_langevin_chains_fill_the_uniform(tmp_path: Path) -> None:
     assert np.sum(score_figures.blurred_uniform(x)) * (x[1] - x[0]) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_ascent_ends_on_the_circle(tmp_path: Path) -> None:
     found = scores.ascent_to_circle(KEY, updates=600, chains=20, steps=150)
     assert np.linalg.norm(found.start, axis=1).min() < 1.5
@@ -119,16 +121,11 @@ def test_every_collection_of_figures_can_be_drawn(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_the_program(tmp_path: Path) -> None:
-    def launch(*argv: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "launch.report", f"--out={tmp_path}", *argv]
-        return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-
-    refused = launch("--figures=nobody")
-    assert refused.returncode == 2
+    launch = partial(run, tmp_path, "launch/report.py", f"--out={tmp_path}", timeout=280.0)
+    refused = launch("--figures=nobody", code=2)
     assert refused.stderr.startswith("error: --figures=nobody: no such figures; there are those of ")
-    assert launch("--figures=sgp", "runs/a").returncode == 2
+    launch("--figures=sgp", "runs/a", code=2)
     done = launch("--figures=sgp")
-    assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 5
     for name in ("energy", "uncertainty", "langevin", "circle"):
         written(tmp_path / f"{name}.png")

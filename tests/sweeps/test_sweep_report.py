@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from programs import run
 from rich.console import Console
 from workdirs import card, describe
 
@@ -60,8 +60,8 @@ def evaluate(workdir: Path, config: Config, settings: Settings = SETTINGS, stopp
     )
     path = results.save(workdir, result, np.zeros((0, 0, 0, 0), np.float32))
     values = json.loads(path.read_text())
-    for run, why in (stopped or {}).items():
-        values["runs"][run]["stopped"] = why
+    for number, why in (stopped or {}).items():
+        values["runs"][number]["stopped"] = why
     path.write_text(json.dumps(values))
 
 
@@ -226,15 +226,8 @@ def test_all_files_are_written(sweep: Path) -> None:
 
 
 def test_launcher(sweep: Path) -> None:
-    def launch(*argv: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "launch.report", *argv], capture_output=True, text=True, timeout=120)
-
-    done = launch(f"--sweep={sweep}")
-    assert done.returncode == 0, done.stderr
+    launch = partial(run, sweep.parent, "launch/report.py")
+    launch(f"--sweep={sweep}")
     assert (sweep / "report" / "sweep.md").exists()
-    failed = launch(f"--sweep={sweep.parent}")
-    assert failed.returncode == 2
-    assert "holds no sweep" in failed.stderr
-    both = launch(f"--sweep={sweep}", "some/workdir")
-    assert both.returncode == 2
-    assert "--sweep needs no workdir" in both.stderr
+    assert "holds no sweep" in launch(f"--sweep={sweep.parent}", code=2).stderr
+    assert "--sweep needs no workdir" in launch(f"--sweep={sweep}", "some/workdir", code=2).stderr

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from programs import checksums
 from support import quick_compilation, unchecked
 
@@ -30,18 +29,9 @@ UPDATES, STEPS, ROWS = 30, 60, 200
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """And once for all trainings: they are of the same programs."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
+def _quick_compilation() -> Iterator[None]:
     with quick_compilation(), unchecked():
-        for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0.0), strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
         yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def source(env_id: str, widen: float = 1.0) -> Source:
@@ -153,6 +143,7 @@ def test_resumes_exactly(tmp_path: Path, uninterrupted: Path, monkeypatch: pytes
     np.testing.assert_array_equal(load_rows(workdir / "replay", STEPS), load_rows(uninterrupted / "replay", STEPS))
 
 
+@pytest.mark.slow
 def test_a_host_simulator_is_resumed_with_new_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across the switch, and again in the environment; where an episode was given up a timeout stands between two of them."""
     for at in (30, 60):

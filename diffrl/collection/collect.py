@@ -5,9 +5,11 @@ Imports neither JAX nor a simulator: worker processes start from it.
 
 import concurrent.futures
 import contextlib
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
 import threading
@@ -99,6 +101,7 @@ def collect(
         made = sum(shard.rows for shard in parts) - reused
         seconds = time.monotonic() - started
         made_by |= {"versions": version}
+        _refuse_full(staging, sum(array.nbytes for arrays in shards.values() for array in arrays.values()))
         if format == MINARI:
             _write(recipe.assemble(seed, rows, shards), dataset_id, staging, made_by)
         else:
@@ -257,6 +260,14 @@ def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> N
     shutil.rmtree(staging)
 
 
+def _refuse_full(folder: Path, size: int) -> None:
+    """HDF5 may end the process where the disk is full, so that is asked before."""
+    needed, free = 1.2 * size, shutil.disk_usage(folder).free
+    if free < needed:
+        why = f"storing takes about {needed / 1e6:,.3g} MB, and {free / 1e6:,.3g} MB are free: make room"
+        raise OSError(errno.ENOSPC, why, str(folder))
+
+
 def validation_id(dataset_id: str) -> str:
     """Where the validation episodes of a dataset are: "namespace/name-val-v0" for "namespace/name-v0"."""
     name, _, version = dataset_id.rpartition("-v")
@@ -319,10 +330,11 @@ def _minari_root(path: Path) -> Iterator[None]:
 
 
 def _check_id(dataset_id: str) -> Path:
-    name = Path(dataset_id).name.rsplit("-v", 1)
-    parts = Path(dataset_id).parts
-    if len(parts) < 2 or ".." in parts or Path(dataset_id).is_absolute() or len(name) != 2 or not name[1].isdigit():
-        raise CollectionError(f"{dataset_id!r} is not a dataset id; write namespace/name-v0")
+    # What Minari takes, asked before anything is simulated: letters, digits, - and _.
+    if not re.fullmatch(r"(?:[-\w]{1,100}/)+[-\w]{1,100}-v\d{1,9}", dataset_id):
+        raise CollectionError(
+            f"{dataset_id!r} is not a dataset id; write namespace/name-v0, of letters, digits, - and _, each name of 100 at most"
+        )
     return machine.datasets_folder() / dataset_id
 
 

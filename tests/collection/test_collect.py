@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,3 +240,23 @@ def test_every_recipe_has_a_sensible_name():
         # A validation split comes on top of the rows that were asked for.
         training = [shard for shard in recipe.shards(0, recipe.rows) if not shard.name.startswith("val-")]
         assert sum(shard.rows for shard in training) == recipe.rows
+
+
+def test_a_full_disk_is_seen_before_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 may crash there; what was simulated is kept, and with room the same call stores it."""
+    given = {"seed": 0, "rows": 40, "workers": 1, "dataset_id": "tests/full-v0"}
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+        with pytest.raises(CollectionError, match=r"storing takes about .* MB, and 0.001 MB are free.*the same command goes on"):
+            collect(FIXED, **given)
+    outcome = collect(FIXED, **given)
+    assert (outcome.reused_rows, outcome.made_rows) == (40, 0)
+
+
+@pytest.mark.parametrize(
+    "id", ["mine/a b-v0", "mine/a[b]-v0", "../x-v0", "/x/y-v0", "x-v0", "mine/ä*-v0", "a/" + "x" * 200 + "-v0"]
+)
+def test_an_id_that_cannot_be_stored_is_refused_before_work(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "_run", lambda *args: pytest.fail("it was simulated"))
+    with pytest.raises(CollectionError, match="is not a dataset id; write namespace/name-v0"):
+        collect(FIXED, seed=0, rows=10, workers=1, dataset_id=id)

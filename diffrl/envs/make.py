@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffrl.envs import env_spec, locomotion, pointmaze
+from diffrl.envs import env_spec, locomotion, pointmaze, trust
 from diffrl.envs.blockpush import registry as blockpush
 from diffrl.envs.control import registry as control
 from diffrl.envs.dmc import registry as dmc
@@ -60,6 +60,7 @@ def interface(spec_json: str, observation_keys: tuple[str, ...] | None) -> Inter
         FlattenError: its observations are no vectors of numbers, or have other keys.
     """
     spec_json = env_spec.without_display(spec_json)
+    _bounded(spec_json)
     written = control.from_env_spec(spec_json)
     known: Any = pointmaze.from_env_spec(spec_json, observation_keys) or maze2d.from_env_spec(spec_json) or written
     if known is not None:
@@ -79,6 +80,15 @@ def interface(spec_json: str, observation_keys: tuple[str, ...] | None) -> Inter
     return Interface(observation_dim, low, high)
 
 
+def _bounded(spec_json: str) -> dict[str, Any]:
+    spec = env_spec.read(spec_json)
+    try:
+        trust.bounded(spec)
+    except trust.TrustError as error:
+        raise BackendError(str(error)) from None
+    return spec
+
+
 def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
     """The simulator that `backend` names for the environment that the EnvSpec describes.
 
@@ -91,7 +101,7 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
         BackendError: the simulator does not have this environment, or it cannot be made.
     """
     spec_json = env_spec.without_display(spec_json)
-    spec = env_spec.read(spec_json)
+    spec = _bounded(spec_json)
     name, suite_task = spec.get("id", "the environment"), dmc.from_env_spec(spec_json)
     if backend in ("auto", "jax"):
         maze = pointmaze.from_env_spec(spec_json, observation_keys) or maze2d.from_env_spec(spec_json)

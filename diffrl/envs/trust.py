@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 VARIABLE = "DIFFRL_ENV_PACKAGES"
+LARGEST, MOST = 1_000_000, 100_000  # a whole number among an environment's arguments, and how many values these have
 _ENVIRONMENTS = ("diffrl.envs", "gymnasium.envs", "gymnasium_robotics.envs", "ogbench")
 _WRAPPERS = ("gymnasium.wrappers", "diffrl.envs")
 _WRITES = "RecordVideo"  # files, wherever its arguments say
@@ -31,9 +32,34 @@ def check(spec: dict[str, Any]) -> None:
     """
     import gymnasium
 
+    bounded(spec)
     _check(spec, "environment", _ENVIRONMENTS, gymnasium.Env)
     for wrapper in spec.get("additional_wrappers") or ():
         _check(wrapper, "wrapper", _WRAPPERS, gymnasium.Wrapper)
+
+
+def bounded(spec: dict[str, Any]) -> None:
+    """Refuse arguments of an environment or a wrapper with which making it would take all memory, whatever is made of them.
+
+    Raises:
+        TrustError: a whole number is above a million and no seed, or there are more than 100,000 values.
+    """
+    arguments = [
+        ("", spec.get("kwargs") or {}),
+        *(("", one.get("kwargs") or {}) for one in spec.get("additional_wrappers") or ()),
+    ]
+    count = 0
+    while arguments:
+        name, value = arguments.pop()
+        count += 1
+        if isinstance(value, dict):
+            arguments += value.items()
+        elif isinstance(value, list):
+            arguments += [(name, one) for one in value]
+        elif isinstance(value, int) and abs(value) > LARGEST and "seed" not in str(name):
+            raise TrustError(f"{spec.get('id')} has the argument {name}={value}, above {LARGEST:,}: no environment needs that")
+        if count + len(arguments) > MOST:
+            raise TrustError(f"{spec.get('id')} has arguments of more than {MOST:,} values: no environment needs that")
 
 
 def own_module(spec: dict[str, Any]) -> str:

@@ -19,6 +19,10 @@ DIVERGED = 3  # exit code of work that is complete, but for runs whose metrics s
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Parse the flags and run a program's main; see `guarded`."""
     sys.stdout, sys.stderr = _Enduring(sys.stdout, 1), _Enduring(sys.stderr, 2)
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        fail("the current directory does not exist any more: change to one that does")
     # A notebook's choice, which its own process inherits to others, draws nothing outside of it.
     os.environ["MPLBACKEND"] = "agg"
     app.run(guarded(main), flags_parser=parse_flags)
@@ -81,6 +85,8 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             if error.filename is None:
                 raise
             fail(f"{error.strerror}: {error.filename}")
+        except MemoryError as error:
+            fail(f"not enough memory ({error or 'none left'}): take fewer rows or runs, or a machine with more")
         except KeyboardInterrupt:
             code = 130
         except RuntimeError as error:

@@ -44,10 +44,7 @@ def bounded(spec: dict[str, Any]) -> None:
     Raises:
         TrustError: a whole number is above a million and no seed, or there are more than 100,000 values.
     """
-    arguments = [
-        ("", spec.get("kwargs") or {}),
-        *(("", one.get("kwargs") or {}) for one in spec.get("additional_wrappers") or ()),
-    ]
+    arguments = [("", one.get("kwargs") or {}) for one in (spec, *(spec.get("additional_wrappers") or ()))]
     count = 0
     while arguments:
         name, value = arguments.pop()

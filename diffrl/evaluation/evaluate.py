@@ -330,5 +330,5 @@ def _nothing_found(evaluator: _Evaluator, options: Options) -> str:
     if isinstance(options.step, int):
         return f"no checkpoint at update {options.step}; there are {', '.join(map(str, steps))}"
     if options.watch or not (evaluator.workdir / "DONE").exists():
-        return f"no checkpoint of the last stage yet, which trains the policy; --step={steps[-1]} evaluates one of an earlier stage"
+        return f"no checkpoint of the last stage yet, which trains the policy; --step={steps[-1]} evaluates one of another stage"
     return f"the checkpoints went away while they were read, as a trainer with max_to_keep has it; there are {steps}: repeat"

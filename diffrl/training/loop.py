@@ -189,10 +189,8 @@ class Phase(Protocol):
         """
         ...
 
-    def flops_per_turn(self, step: int, turns: int) -> float | None:
-        """Arithmetic of a turn on each device, if so many were dispatched from a step on; None where that is one program for
-        any number of turns.
-        """
+    def pace(self, step: int, turns: int) -> Pace:
+        """How many to dispatch at a time from a step on, where a chunk has so many turns."""
         ...
 
     def save(self, progress: Progress) -> None:
@@ -258,7 +256,7 @@ class Loop:
         pending: Piece | None = None
         self.pieces: list[tuple[int, dict[str, np.ndarray]]] = []
         with jax.transfer_guard("disallow"):
-            pace = self.pace = Pace(per_chunk, phase.flops_per_turn(step, min(per_chunk, (segment.end - step) // segment.turn)))
+            pace = self.pace = phase.pace(step, per_chunk)
             while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
                 done = segment.turns(step)
                 turns = min(pace.turns, per_chunk - done % per_chunk, segment.turns(segment.end) - done)

@@ -12,6 +12,7 @@ from diffrl.training.chunk import make_chunk, make_prepare, runs_together
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.loop import Population, Programs, Saver, Segment
 from diffrl.training.memory import tree_bytes
+from diffrl.training.pace import Pace
 from diffrl.training.runs import Runs
 from diffrl.training.slabs import Slabs, Whole
 from diffrl.types import Metrics
@@ -55,11 +56,15 @@ class OfflinePhase:
         self.population = self.population._replace(states=states)
         return metrics
 
-    def flops_per_turn(self, step: int, turns: int) -> float:
+    def pace(self, step: int, turns: int) -> Pace:
         """See `loop.Phase`."""
-        states, size = self.population.states, len(self.keys) // self.mesh.shape["run"]
+        pace, states, size = Pace(turns), self.population.states, len(self.keys) // self.mesh.shape["run"]
+        # Two operations for each example and number, of parameters and of an optimiser, is near the truth and costs nothing;
+        # a method that samples inside its updates does more, as its program says.
+        pace.expect(tree_bytes(states) / 2 / self.mesh.shape["run"] * self.stage.batch_size)
         passes = size // runs_together(tree_bytes(states) // len(self.keys), size, self.mesh)
-        return passes * self.programs.flops((turns,), self._chunk, *self._given(step))
+        pace.expect(passes * self.programs.flops((pace.turns,), self._chunk, *self._given(step)))
+        return pace
 
     def _given(self, step: int) -> tuple:
         rows, count = self.data.at(step - self.start), place(np.int32(step), self.mesh, SHARED)

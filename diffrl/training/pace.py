@@ -14,12 +14,16 @@ class Pace:
     States do not depend on it, for updates are counted; metrics of a chunk in several pieces are equal to rounding.
     """
 
-    def __init__(self, per_chunk: int, flops_per_turn: float | None) -> None:
-        """Start from the arithmetic of a turn; None where any number of turns is the same program, which is tried from one on."""
-        self.per_chunk, self.any_length = per_chunk, flops_per_turn is None
-        platform = jax.local_devices()[0].platform
-        seconds = SECONDS if flops_per_turn is None else flops_per_turn / FLOPS.get(platform, OTHERS)
-        self.turns = self._divisor(SECONDS / seconds if seconds else per_chunk)
+    def __init__(self, per_chunk: int, any_length: bool = False) -> None:
+        """Start with a whole chunk; with one turn where any number of turns is the same program."""
+        self.per_chunk, self.any_length = per_chunk, any_length
+        self.turns = 1 if any_length else per_chunk
+
+    def expect(self, flops_per_turn: float) -> None:
+        """Cut to what a device does in SECONDS, if a turn is so much arithmetic."""
+        rate = FLOPS.get(jax.local_devices()[0].platform, OTHERS)
+        if flops_per_turn > 0:
+            self.turns = min(self.turns, self._divisor(SECONDS * rate / flops_per_turn))
 
     def measured(self, turns: int, seconds: float) -> None:
         """Learn what a dispatch took. Another length is another program to compile, so only what is far too long is cut."""

@@ -26,24 +26,30 @@ def _quickly() -> Iterator[None]:
         yield
 
 
+def expecting(per_chunk: int, flops: float) -> int:
+    one = Pace(per_chunk)
+    one.expect(flops)
+    return one.turns
+
+
 def test_the_arithmetic_of_a_turn_says_how_many() -> None:
-    assert Pace(1000, 0.0).turns == 1000
-    assert Pace(1000, 1e6).turns == 1000
-    assert Pace(1000, pace.FLOPS["cpu"]).turns == 2  # a second each
-    assert Pace(1000, 0.01 * pace.FLOPS["cpu"]).turns == 250
-    assert Pace(7, 1e15).turns == 7  # of one turn would be another program
-    assert Pace(1000, None).turns == 1
+    assert expecting(1000, 0.0) == 1000
+    assert expecting(1000, 1e6) == 1000
+    assert expecting(1000, pace.FLOPS["cpu"]) == 2  # a second each
+    assert expecting(1000, 0.01 * pace.FLOPS["cpu"]) == 250
+    assert expecting(7, 1e15) == 7  # of one turn would be another program
+    assert Pace(1000, any_length=True).turns == 1
 
 
 def test_what_takes_too_long_is_cut_and_never_grows_but_where_that_costs_nothing() -> None:
-    one = Pace(1000, 1.0)
+    one = Pace(1000)
     one.measured(1000, 1.9 * pace.SECONDS)
     assert one.turns == 1000
     one.measured(1000, 40.0)
     assert one.turns == 50
     one.measured(50, 0.01)
     assert one.turns == 50
-    free = Pace(1000, None)
+    free = Pace(1000, any_length=True)
     free.measured(2, 0.01)
     assert free.turns == 500
 

@@ -27,6 +27,7 @@ from diffrl.training.online.interaction import (
     first_episodes,
     interact,
 )
+from diffrl.training.pace import Pace
 from diffrl.training.runs import Runs
 from diffrl.types import Key, Metrics, State
 
@@ -104,10 +105,10 @@ class OnlinePhase:
         self.runs, metrics = self.loop(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
         return metrics
 
-    def flops_per_turn(self, step: int, turns: int) -> float | None:
+    def pace(self, step: int, turns: int) -> Pace:
         """See `loop.Phase`."""
         first = (step - self.start) // self.turn
-        return self.loop.flops_per_turn(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
+        return self.loop.pace(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
 
     def save(self, progress: Progress) -> None:
         """The transitions first: a checkpoint that is there has its own."""

@@ -50,11 +50,11 @@ def spec_that_runs(marker: Path, **changes: Any) -> str:
     return json.dumps({"id": "Maze-v0", **harmless, **command, "vector_entry_point": None, "max_episode_steps": 5, **changes})
 
 
-def poisoned_npz(path: Path, marker: Path) -> None:
-    """Arrays as a dataset's or a result's, each an object array: a pickle."""
+def poisoned_npz(path: Path, marker: Path, *names: str) -> None:
+    """Arrays of these names, each an object array: a pickle."""
     payload = np.empty(3, object)
     payload[:] = [Payload(marker)] * 3
-    np.savez(path, observation=payload, action=payload, reward=payload, terminal=payload, observations=payload)
+    np.savez(path, allow_pickle=True, **dict.fromkeys(names, payload))
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def one_line(result: Any) -> str:
 def test_payloads_work_where_they_are_let_in(tmp_path: Path) -> None:
     """The yardstick: the attacks below are attacks."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "pickle")))
-    poisoned_npz(tmp_path / "a.npz", tmp_path / "npz")
+    poisoned_npz(tmp_path / "a.npz", tmp_path / "npz", "observation")
     with np.load(tmp_path / "a.npz", allow_pickle=True) as file:
-        assert len(file["reward"]) == 3
+        assert len(file["observation"]) == 3
     import gymnasium
 
     spec = gymnasium.envs.registration.EnvSpec.from_json(spec_that_runs(tmp_path / "spec"))
@@ -182,7 +182,7 @@ def test_workdir_names_a_command(root: Path, workdir: Path, marker: Path) -> Non
 
 def test_pickle_as_dataset(root: Path, tmp_path: Path, marker: Path) -> None:
     """As the arrays of an .npz file, and in place of files of all kinds."""
-    poisoned_npz(tmp_path / "data.npz", marker)
+    poisoned_npz(tmp_path / "data.npz", marker, "observation", "action", "reward", "terminal")
     result = run(root, *TRAIN, f"--config.dataset.id={tmp_path / 'data.npz'}", f"--workdir={tmp_path / 'w'}", code=2)
     assert "is damaged" in one_line(result)
     for name in ("data.npz", "data.hdf5", "data.h5"):
@@ -211,7 +211,7 @@ def test_pickle_as_result_and_as_settings(root: Path, workdir: Path, marker: Pat
     shutil.copytree(root / "trained" / "evaluations", workdir / "evaluations")
     (result,) = workdir.glob("evaluations/*/*.json")
     scored = json.loads(result.read_text())
-    poisoned_npz(result.with_suffix(".npz"), marker)
+    poisoned_npz(result.with_suffix(".npz"), marker, "observations")
     run(root, "launch/report.py", str(workdir), f"--out={workdir / 'report'}", code=None)
     result.write_bytes(pickle.dumps(Payload(marker)))
     assert str(result) in one_line(run(root, "launch/report.py", str(workdir), f"--out={workdir / 'report'}", code=2))

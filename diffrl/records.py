@@ -74,7 +74,7 @@ def convert(raw: Any, kind: type[Kind], name: object, remedy: str = "") -> Kind:
     """Plain values that a library has read, as a dataclass; see `parse`."""
     try:
         value = msgspec.convert(raw, kind, str_keys=True)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
         raise RecordError(_sentence(name, _fault(raw, str(error)), remedy)) from error
     _refuse_unknown(raw, value, name, remedy)
     return value

@@ -27,7 +27,7 @@ def slug(text: str, longest: int = 80) -> str:
     What had to be changed ends in a hash of the text, so that different texts keep different names.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    if plain == text and len(plain) <= longest:
+    if plain == text and 0 < len(plain) <= longest:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return "-".join(filter(None, [plain[: longest - len(digest) - 1].strip("-."), digest]))

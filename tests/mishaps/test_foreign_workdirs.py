@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from programs import run
-from small_places import CONFIG, Places, evaluate, make_places, quick_episodes, source
+from small_places import CONFIG, Places, evaluate, make_places, quick_episodes, source, the_plan
 from small_trainings import UPDATES, config_of
+from support import chosen
 
 from diffrl import files
 from diffrl.collection import collect
@@ -72,19 +73,16 @@ def test_a_version_names_no_folder(whole: Places, tmp_path: Path, victim: Path, 
     "name", [".lock", "versions.json", "DONE", "metrics/train.jsonl", "metrics/timings.jsonl", "metrics", "checkpoints"]
 )
 def test_training_writes_through_no_link(name: str, workdir: Path, victim: Path) -> None:
-    """It is refused by name, before or at the write; with a file or folder of its own the same command ends well."""
+    """It is refused by name before any training; with a file or folder of its own the same command ends well."""
     target, path = victim if name in ("metrics", "checkpoints") else victim / "file", workdir / name
     before, aside = contents(victim), workdir / "aside"
     there = path.exists()
     if there:
         path.rename(aside)
     path.symlink_to(target)
-    shorter = name in ("metrics/timings.jsonl",)  # is written only where something is trained
-    if shorter:
-        shutil.rmtree(workdir / "checkpoints" / str(UPDATES))
     with pytest.raises((OSError, UserError)) as refused:
         train(CONFIG, workdir, source())
-    assert str(path) in f"{refused.value} {getattr(refused.value, 'filename', '')}"
+    assert path.name in f"{refused.value} {getattr(refused.value, 'filename', '')}"
     assert contents(victim) == before
     path.unlink()
     if there:
@@ -99,7 +97,7 @@ def test_evaluating_writes_through_no_link(name: str, workdir: Path, victim: Pat
     before, path = contents(victim), workdir / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     path.symlink_to(target)
-    with pytest.raises(UserError, match=r"cannot write .*will not write through a link") as refused:
+    with pytest.raises(UserError, match=r"cannot write .*will not write through the link") as refused:
         evaluate(workdir)
     assert str(workdir / "evaluations") in str(refused.value)
     assert contents(victim) == before
@@ -116,7 +114,7 @@ def test_a_report_writes_through_no_link(whole: Places, tmp_path: Path, victim: 
         (tmp_path / "out" / name).unlink()
         (tmp_path / "out" / name).symlink_to(victim / "file")
         err = run(tmp_path, "launch/report.py", str(whole.workdir), f"--out={tmp_path / 'out'}", code=2).stderr
-        assert "will not write through a link" in err
+        assert "will not write through the link" in err
         assert str(tmp_path / "out" / name) in err
         assert len(err.splitlines()) == 1
         (tmp_path / "out" / name).unlink()
@@ -226,7 +224,6 @@ def test_a_damaged_checkpoint_is_moved_away(workdir: Path, tmp_path: Path) -> No
     for name in ("metadata/metadata", "_CHECKPOINT_METADATA"):
         place = Path(shutil.copytree(workdir, tmp_path / name.partition("/")[0]))
         folder = place / "checkpoints" / str(UPDATES)
-        (folder / name).write_text("[[")
         (folder / name).write_text("[]")
         with pytest.raises(CheckpointError, match="move that folder away and the same command goes on from") as refused:
             train(CONFIG, place, source())
@@ -237,8 +234,6 @@ def test_a_damaged_checkpoint_is_moved_away(workdir: Path, tmp_path: Path) -> No
 
 
 def test_a_cut_sweep_is_deleted_and_written_again(whole: Places, tmp_path: Path) -> None:
-    from small_places import the_plan
-
     sweep = Path(shutil.copytree(whole.sweep, tmp_path / "sweep"))
     found = the_plan(sweep)
     content = (sweep / "sweep.json").read_bytes()
@@ -252,16 +247,14 @@ def test_a_cut_sweep_is_deleted_and_written_again(whole: Places, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------ names
 
 
-def test_names_that_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", chosen(["a\nb *é", "a b", "'q\"", "x" * 200, "~tilde", "%s{0}$HOME"], 0))
+def test_names_that_work(name: str, tmp_path: Path) -> None:
     """Of a workdir, from training to tables."""
-    for name in ("a b", "a\nb", "émile*", "'q\"", "x" * 200, "~tilde", "%s{0}$HOME"):
-        place = tmp_path / name
-        with quick_episodes():
-            assert train(CONFIG, place, source()).complete
-            evaluate(place)
-        tables.to_markdown(tables.read([place]))
-        shutil.rmtree(place)
-        break
+    place = tmp_path / name
+    with quick_episodes():
+        assert train(CONFIG, place, source()).complete
+        evaluate(place)
+    tables.to_markdown(tables.read([place]))
 
 
 @pytest.mark.parametrize("name", ["bc[seed1]", "a\\b", "a\udcffb", "x" * 256])

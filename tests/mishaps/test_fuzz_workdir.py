@@ -233,7 +233,7 @@ def fuzz(fuzzer: Fuzzer, mutations: int) -> None:
 
 
 def test_damaged_files(fuzzer: Fuzzer) -> None:
-    fuzz(fuzzer, 300)
+    fuzz(fuzzer, 200)
     fuzzer.assert_sound()
 
 

@@ -27,7 +27,7 @@ def slug(text: str, longest: int = 80) -> str:
     What had to be changed ends in a hash of the text, so that different texts keep different names.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    if plain == text and len(plain) <= longest:
+    if plain == text and 0 < len(plain) <= longest:
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return "-".join(filter(None, [plain[: longest - len(digest) - 1].strip("-."), digest]))
@@ -152,7 +152,8 @@ def _folder_of(path: Path, root: Path | None) -> Iterator[tuple[int, str]]:
 def _refuse_link(folder: int, name: str, place: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            raise OSError(errno.ELOOP, "will not write through a link; put what it points to in its place", str(place))
+            said = f"will not write through the link {name!r}; put what it points to in its place"
+            raise OSError(errno.ELOOP, said, str(place))
 
 
 def _sync(folder: int) -> None:

@@ -65,7 +65,7 @@ class _Console(Console):
 
 def console(width: int = 140, **options: Any) -> Console:
     """Where a program prints; tables are `width` wide where no terminal says otherwise."""
-    return _Console(width=None if sys.stdout.isatty() else width, markup=False, highlight=False, **options)
+    return _Console(width=None if sys.stdout.isatty() else width, markup=False, highlight=False, emoji=False, **options)
 
 
 def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], None]:

@@ -58,12 +58,11 @@ def parse(data: bytes | str, kind: type[Kind], name: object, remedy: str = "") -
     Raises:
         RecordError: it is no JSON, or does not fit.
     """
-    raw = None
     try:
-        raw = msgspec.json.decode(data)
         value = msgspec.json.decode(data, type=kind)
+        raw = msgspec.json.decode(data)
     except msgspec.ValidationError as error:
-        raise RecordError(_sentence(name, _fault(raw, str(error)), remedy)) from error
+        raise RecordError(_sentence(name, _fault(_untyped(data), str(error)), remedy)) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise RecordError(_sentence(name, f"is not JSON: {error}", remedy)) from error
     _refuse_unknown(raw, value, name, remedy)
@@ -73,11 +72,10 @@ def parse(data: bytes | str, kind: type[Kind], name: object, remedy: str = "") -
 def convert(raw: Any, kind: type[Kind], name: object, remedy: str = "") -> Kind:
     """Plain values that a library has read, as a dataclass; see `parse`."""
     try:
-        value = msgspec.convert(raw, kind, str_keys=True)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise RecordError(_sentence(name, _fault(raw, str(error)), remedy)) from error
-    _refuse_unknown(raw, value, name, remedy)
-    return value
+        text = foreign_text(raw)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(_sentence(name, f"is not JSON: {error}", remedy)) from error
+    return parse(text, kind, name, remedy)
 
 
 def plain(value: Any) -> Any:
@@ -135,6 +133,14 @@ def lines(path: Path, kind: type[Kind], faults: list[str]) -> Iterator[Kind]:
                     yield parse(data, kind, f"{path}, line {number}")
                 except RecordError as error:
                     faults.append(f"{error}; it is passed over")
+
+
+def _untyped(data: bytes | str) -> Any:
+    """JSON without its type; None where it is none, or a number in it is too large for any."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def _sentence(name: object, fault: str, remedy: str) -> str:

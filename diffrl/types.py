@@ -75,6 +75,8 @@ class Spec:
                 width = self.action_dim if of == "action" else self.observation_dim
                 if len(values) != width:
                     raise ValueError(f"{name} has {len(values)} numbers, where {of}_dim is {width}")
+        if min(self.observation_std) <= 0:
+            raise ValueError("observation_std must be above 0")
 
     @classmethod
     def plain(cls, observation_dim: int, action_dim: int) -> "Spec":

@@ -238,7 +238,7 @@ def load_rows(path: Path, stop: int, capacity: int | None = None) -> Float[np.nd
             parts.insert(0, np.load(file, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise ReplayError(f"{file} is damaged ({error}): it cannot be resumed; use another --workdir") from error
-    if at > 0 and (capacity is None or stop - at < capacity):
+    if not parts or (at > 0 and (capacity is None or stop - at < capacity)):
         raise ReplayError(f"{path} has no transitions before {at:,}, of {stop:,}: it cannot be resumed; use another --workdir")
     return np.concatenate(parts, axis=2)
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from diffrl import files
+from matplotlib.text import Text
+
+from diffrl import escape, files
 
 STYLE: Any = {
     "font.size": 10,
@@ -21,4 +23,6 @@ WALL, DATA, GOAL = "#3b4252", "#8a93a3", "#d1495b"
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture, of the kind that the path's ending says; see `files.write`."""
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(escape.printable, text.get_text().split("\n"))))
     files.write(path, lambda file: figure.savefig(file, format=path.suffix.removeprefix(".")))

@@ -285,7 +285,7 @@ def about_data(card: Card) -> str:
     """What the data's own mean return is and of which rows, or why there is none beside those of an evaluation."""
     steps = env_spec.read(card.env_spec or "").get("max_episode_steps")
     recorded = f"their {card.episodes:,} episodes as recorded, of mean return {card.return_mean:.2f},"
-    if card.comparable_episodes is None:
+    if card.comparable_episodes is None or steps is None:
         return f"The data are not compared: whether {recorded} are those of an evaluation is not known."
     if card.comparable_return is None:
         return f"The data are not compared: {recorded} are for the most part cut before an evaluation's {steps:,} steps."

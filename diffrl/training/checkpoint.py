@@ -96,7 +96,10 @@ class Checkpoints:
             enable_async_checkpointing=write,
         )
         items = ("state", "policy", "metadata")
-        self._manager = _beside_removals(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
+        try:
+            self._manager = _beside_removals(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
+        except (ValueError, RecursionError) as error:  # orbax reads the descriptions of all steps
+            raise self._undescribed(error) from error
 
     def steps(self) -> list[int]:
         """Saved steps, ascending."""
@@ -183,6 +186,18 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except Exception as error:  # see `save`
             raise self._damaged(step, item, str(error).splitlines()[0][:300] if str(error) else repr(error)) from error
+
+    def _undescribed(self, error: Exception) -> CheckpointError:
+        """Which step's own description is damaged, which orbax does not say."""
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        for folder in sorted(path for path in self.path.iterdir() if path.name.isdigit()):
+            try:
+                records.read(folder / "_CHECKPOINT_METADATA", dict)
+                reader.metadata(folder)
+            except (ValueError, RecursionError) as fault:
+                said = f"checkpoint {folder} cannot be read ({str(fault)[:300]})"
+                return CheckpointError(f"{said}; move that folder away and the same command goes on from the one before")
+        return CheckpointError(f"{self.path} cannot be read: {error}")
 
     def _damaged(self, step: int, item: str, reason: str) -> CheckpointError:
         before = [other for other in self.steps() if other < step]

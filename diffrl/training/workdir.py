@@ -96,6 +96,8 @@ def claimed(workdir: Path, config: Config, spec: Spec, card: Card) -> Iterator[N
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        for written_late in (TIMINGS, "DONE"):
+            files.inside(workdir / written_late, workdir)
         lock = files.extend(workdir / ".lock")
     except OSError as error:
         raise WorkdirError(f"cannot write to {workdir}: {error.strerror}") from error

@@ -29,7 +29,7 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
     runs, envs, steps, _ = _saved(trained, iterations).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")
-    version = records.read(workdir / "versions.json", Versions, LOST).packages["diffrl"]
+    version = records.read(workdir / "versions.json", Versions, LOST).packages.get("diffrl")
     made = Recipe(
         name=f"replay/{workdir.name}-{run}",
         summary=f"replay buffer of {algorithm_name(trained.config)}",

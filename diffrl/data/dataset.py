@@ -15,6 +15,7 @@ from diffrl.errors import UserError
 from diffrl.records import Finite, Natural
 from diffrl.types import Transition
 
+SMALLEST_SCALE = 1e-30  # of rewards, in float32
 FIELDS = ("observation", "action", "reward", "next_observation", "terminal", "timeout")
 
 
@@ -118,6 +119,10 @@ class Card:
     comparable_episodes: Natural | None = None
     clipped_actions: Natural = 0
     has_rewards: bool = True
+
+    def __post_init__(self) -> None:
+        if abs(self.reward_scale) < SMALLEST_SCALE:
+            raise ValueError(f"reward_scale {self.reward_scale} is so small that rewards cannot be had back")
 
     @property
     def has_returns(self) -> bool:

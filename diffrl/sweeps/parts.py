@@ -17,6 +17,10 @@ class Part:
     num_seeds: Width
     points: list[Point]
 
+    def __post_init__(self) -> None:
+        if not self.points or any(point.keys() != self.points[0].keys() for point in self.points):
+            raise ValueError("points are none, or not of the same hyper-parameters")
+
 
 def whole(group: Group) -> Part:
     """All runs of a group."""

@@ -45,7 +45,11 @@ def directory(name: str | Path) -> Path:
         path = path.expanduser()
     except RuntimeError as error:
         raise UserError(f"{name}: {error}; write the whole path") from None
-    for part in path.absolute().parts:
+    try:
+        parts = path.absolute().parts
+    except FileNotFoundError:
+        raise UserError(f"{name}: the working directory was removed: change to another one") from None
+    for part in parts:
         try:
             too_long = len(part.encode()) > LONGEST_NAME
         except UnicodeEncodeError:

@@ -189,6 +189,16 @@ def test_directories_with_strange_names_work(name: str, tmp_path: Path) -> None:
     assert records.read(path / "file.json", dict) == {"x": 1}
 
 
+def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="change to another one"):
+        files.directory("w")
+    monkeypatch.chdir(tmp_path)  # the remedy
+    assert files.directory("w") == Path("w")
+
+
 def test_a_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.directory("~/runs/bc") == tmp_path / "runs" / "bc"

@@ -165,8 +165,10 @@ class _Evaluator:
     def _in_last_stage(self, step: int) -> bool:
         try:
             return self.trained.is_of_last_stage(step)
-        except (CheckpointError, OSError):
-            return False  # retention deleted it
+        except (CheckpointError, OSError) as error:
+            if not self._is_gone(step):
+                raise EvaluationError(str(error)) from error  # one before it must not pass for the last
+            return False
 
     def evaluate(self, step: int) -> list[Result]:
         """Results of one checkpoint, one per variant; none if it is gone."""

@@ -18,11 +18,12 @@ STYLE: Any = {
     "savefig.dpi": 150,
     "text.parse_math": False,  # names of data and simulators are shown as they are
 }
+LONGEST = 200  # characters of a line of text
 WALL, DATA, GOAL = "#3b4252", "#8a93a3", "#d1495b"
 
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture, of the kind that the path's ending says; see `files.write`."""
     for text in figure.findobj(Text):
-        text.set_text("\n".join(map(escape.printable, text.get_text().split("\n"))))
+        text.set_text("\n".join(escape.printable(line)[:LONGEST] for line in text.get_text().split("\n")))
     files.write(path, lambda file: figure.savefig(file, format=path.suffix.removeprefix(".")))

@@ -106,8 +106,8 @@ def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
-def evaluate(workdir: Path) -> None:
-    evaluate_workdir(workdir, Options(EPISODES, step="last"), quiet())
+def evaluate(workdir: Path, force: bool = False) -> None:
+    evaluate_workdir(workdir, Options(EPISODES, step="last", force=force), quiet())
 
 
 def make_places(root: Path) -> Places:

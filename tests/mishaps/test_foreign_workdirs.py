@@ -233,6 +233,19 @@ def test_a_damaged_checkpoint_is_moved_away(workdir: Path, tmp_path: Path) -> No
         shutil.rmtree(tmp_path / "away")
 
 
+def test_a_damaged_checkpoint_is_not_passed_over_by_an_evaluation(workdir: Path, tmp_path: Path) -> None:
+    """The score of the one before would stand as that of the last."""
+    folder = workdir / "checkpoints" / str(UPDATES)
+    (folder / "metadata" / "metadata").write_text("[]")
+    shutil.rmtree(workdir / "evaluations")
+    with pytest.raises(UserError, match="move that folder away") as refused:
+        evaluate(workdir)
+    assert str(folder) in str(refused.value)
+    shutil.move(folder, tmp_path / "away")
+    evaluate(workdir)
+    assert [result.step for result in results.load_all(workdir)] == [UPDATES // 2]
+
+
 def test_a_cut_sweep_is_deleted_and_written_again(whole: Places, tmp_path: Path) -> None:
     sweep = Path(shutil.copytree(whole.sweep, tmp_path / "sweep"))
     found = the_plan(sweep)

@@ -61,6 +61,10 @@ def evaluate_again(places: Places) -> None:
     evaluate(places.workdir)
 
 
+def evaluate_anew(places: Places) -> None:
+    evaluate(places.workdir, force=True)
+
+
 def report(places: Places) -> None:
     series = tables.read([places.workdir])
     tables.to_markdown(series, best=True)
@@ -101,15 +105,15 @@ def resume_sweep(places: Places) -> None:
 Program = Callable[[Places], None]
 OF_WORKDIR: dict[str, tuple[Program, ...]] = {
     "config.json": (open_and_restore, resume, repeat, start_from, evaluate_again, report),
-    "spec.json": (open_and_restore, resume, start_from, evaluate_again, report),
+    "spec.json": (open_and_restore, resume, start_from, evaluate_anew, report),
     "dataset.json": (open_and_restore, resume, evaluate_again, report, draw),
-    "versions.json": (open_and_restore, resume, start_from, evaluate_again),
+    "versions.json": (open_and_restore, resume, start_from, evaluate_anew),
     "DONE": (repeat, report),
     "metrics/train.jsonl": (resume,),
     "metrics/timings.jsonl": (resume,),
     f"evaluations/{UPDATES}/jax-{EPISODES}episodes-seed0.json": (evaluate_again, report, draw),
     **{
-        f"checkpoints/{UPDATES}/{name}": (open_and_restore, resume, start_from, evaluate_again)
+        f"checkpoints/{UPDATES}/{name}": (open_and_restore, resume, start_from, evaluate_anew)
         for name in ("metadata/metadata", "_CHECKPOINT_METADATA", "policy/_METADATA", "policy/_sharding", "state/_METADATA")
     },
 }
@@ -121,7 +125,7 @@ OF_SWEEP: dict[str, tuple[Program, ...]] = {
     "hidden_dim-16/dataset.json": (report_sweep,),
     "hidden_dim-16/config.json": (report_sweep,),
 }
-WRITING = (resume, repeat, evaluate_again, draw, draw_sweep)
+WRITING = (resume, repeat, evaluate_again, evaluate_anew, draw, draw_sweep)
 FILES = [
     *((0, name, programs) for name, programs in OF_WORKDIR.items()),
     *((1, name, programs) for name, programs in OF_ONLINE.items()),

@@ -27,7 +27,19 @@ WORDS = (
         "a|b",
         "<script>alert(1)</script>",
     ),
-    *("![x](http://x/y.png)", "[x](http://x)", "=cmd()", "+1+cmd", "@x", "-x", "`code`", "\u202eabc", ":smile:", "--- |\n# Head"),
+    *(
+        "![x](http://x/y.png)",
+        "[x](http://x)",
+        "=cmd()",
+        "+1+cmd",
+        "@x",
+        "-x",
+        "`code`",
+        "\u202eabc",
+        ":smile:",
+        "--- |\n# Head",
+        "x" * 5000,
+    ),
 )
 
 

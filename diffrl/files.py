@@ -63,7 +63,9 @@ def directory(name: str | Path) -> Path:
 
 def below(name: str) -> bool:
     """Whether a relative path that was read from a file stays below the folder it is put to."""
-    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+    parts = Path(name).parts
+    fits = all(len(part.encode(errors="surrogatepass")) <= LONGEST_NAME for part in parts) and "\0" not in name
+    return bool(parts) and fits and not Path(name).is_absolute() and ".." not in parts
 
 
 def opened(path: Path) -> IO[bytes]:

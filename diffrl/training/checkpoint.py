@@ -98,7 +98,7 @@ class Checkpoints:
         items = ("state", "policy", "metadata")
         try:
             self._manager = _beside_removals(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
-        except (ValueError, RecursionError) as error:  # orbax reads the descriptions of all steps
+        except (ValueError, OverflowError, RecursionError) as error:  # orbax reads the descriptions of all steps
             raise self._undescribed(error) from error
 
     def steps(self) -> list[int]:
@@ -194,7 +194,7 @@ class Checkpoints:
             try:
                 records.read(folder / "_CHECKPOINT_METADATA", dict)
                 reader.metadata(folder)
-            except (ValueError, RecursionError) as fault:
+            except (ValueError, OverflowError, RecursionError) as fault:
                 said = f"checkpoint {folder} cannot be read ({str(fault)[:300]})"
                 return CheckpointError(f"{said}; move that folder away and the same command goes on from the one before")
         return CheckpointError(f"{self.path} cannot be read: {error}")

@@ -60,7 +60,7 @@ class Progress:
     def __post_init__(self) -> None:
         if self.rows and set(self.rows) != set(range(max(self.rows) + 1)):
             raise ValueError("rows leaves out rows of the saved states")
-        if self.rows and (unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]):
+        if unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]:
             raise ValueError(f"run {unknown[0]} stopped, and there are {len(self.rows)} runs")
 
 
@@ -96,10 +96,7 @@ class Checkpoints:
             enable_async_checkpointing=write,
         )
         items = ("state", "policy", "metadata")
-        try:
-            self._manager = _beside_removals(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
-        except (ValueError, OverflowError, RecursionError) as error:  # orbax reads the descriptions of all steps
-            raise self._undescribed(error) from error
+        self._manager = self._look(lambda: ocp.CheckpointManager(self.path, item_names=items, options=options))
 
     def steps(self) -> list[int]:
         """Saved steps, ascending."""
@@ -107,7 +104,7 @@ class Checkpoints:
 
     def reload(self) -> None:
         """Notice steps that another process saved or removed."""
-        _beside_removals(self._manager.reload)
+        self._look(self._manager.reload)
 
     def save(self, state: State, policy: Policy, progress: Progress) -> None:
         """Start saving; returns when the arrays are copied. They must not be donated before: pass a snapshot.
@@ -186,6 +183,13 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except Exception as error:  # see `save`
             raise self._damaged(step, item, str(error).splitlines()[0][:300] if str(error) else repr(error)) from error
+
+    def _look(self, look: Callable[[], Any]) -> Any:
+        """What orbax finds, which reads the descriptions of all steps."""
+        try:
+            return _beside_removals(look)
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise self._undescribed(error) from error
 
     def _undescribed(self, error: Exception) -> CheckpointError:
         """Which step's own description is damaged, which orbax does not say."""

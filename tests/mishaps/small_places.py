@@ -22,6 +22,7 @@ from diffrl.data.arrays import from_arrays
 from diffrl.data.dataset import Source
 from diffrl.data.scores import Reference
 from diffrl.envs.control.registry import env_spec_of
+from diffrl.evaluation import evaluate as evaluation
 from diffrl.evaluation import results, rollout
 from diffrl.evaluation.evaluate import Options, evaluate_workdir
 from diffrl.evaluation.results import Result, Settings
@@ -99,6 +100,7 @@ def quick_episodes() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch, unchecked():
         patch.setattr(rollout, "device_rollout", rolled)
+        patch.setattr(evaluation, "REMOVAL_SECONDS", 0)  # nobody removes checkpoints here
         yield
 
 

@@ -152,6 +152,8 @@ def _folder_of(path: Path, root: Path | None) -> Iterator[tuple[int, str]]:
         finally:
             os.close(folder)
     except OSError as error:
+        if error.errno is None:  # of a library that writes, in its own words
+            raise
         raise OSError(error.errno, error.strerror, str(place)) from error  # those of open folders name no place
 
 

@@ -37,16 +37,12 @@ def _groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cg
     for _, controllers, group in [*lines, ["0", "", "/"], ["0", "memory", "/"]]:
         if controllers and "memory" not in controllers.split(","):
             continue
-        top, names = (
-            (root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-            if controllers
-            else (
-                root,
-                ("memory.max", "memory.current"),
-            )
-        )
         inner = Path(group.lstrip("/"))
-        found += [(top / part, *names) for part in (inner, *inner.parents)]
+        for part in (inner, *inner.parents):
+            if controllers:
+                found.append((root / "memory" / part, "memory.limit_in_bytes", "memory.usage_in_bytes"))
+            else:
+                found.append((root / part, "memory.max", "memory.current"))
     return list(dict.fromkeys(found))
 
 

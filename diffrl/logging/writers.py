@@ -109,7 +109,7 @@ class WandbWriter:
         known = workdir / "wandb_id"
         if not known.exists():
             files.write(known, secrets.token_hex(8).encode())
-        id = files.slug(files.opened(known).read(100).decode(errors="replace"))
+        id = files.slug(records.content(known).decode(errors="replace"))
         self.run = wandb.init(project=project, name=workdir.name, id=id, dir=str(workdir), config=config, resume="allow")
 
     def write(self, entry: Entry) -> None:
@@ -130,5 +130,5 @@ class WandbWriter:
 
 def _truncate(workdir: Path, step: int, notes: list[str]) -> None:
     """Drop lines after `step`, and what a killed process or a bad disk left that is no line."""
-    kept = [metric for metric in records.lines(workdir / METRICS, Metric, notes) if metric.step <= step]
-    files.write(workdir / METRICS, lambda file: file.writelines(map(records.line, kept)), workdir)
+    kept = (records.line(metric) for metric in records.lines(workdir / METRICS, Metric, notes) if metric.step <= step)
+    files.write(workdir / METRICS, lambda file: file.writelines(kept), workdir)

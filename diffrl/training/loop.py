@@ -189,8 +189,8 @@ class Phase(Protocol):
         """
         ...
 
-    def pace(self, step: int, turns: int) -> Pace:
-        """How many to dispatch at a time from a step on, where a chunk has so many turns."""
+    def pace(self, step: int, per_chunk: int, most: int) -> Pace:
+        """How many turns to dispatch at a time from a step on; the first dispatch has at most `most`."""
         ...
 
     def save(self, progress: Progress) -> None:
@@ -256,10 +256,11 @@ class Loop:
         pending: Piece | None = None
         self.pieces: list[tuple[int, dict[str, np.ndarray]]] = []
         with jax.transfer_guard("disallow"):
-            pace = self.pace = phase.pace(step, per_chunk)
+            done, all_turns = segment.turns(step), segment.turns(segment.end)
+            pace = self.pace = phase.pace(step, per_chunk, min(per_chunk - done % per_chunk, all_turns - done))
             while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
                 done = segment.turns(step)
-                turns = min(pace.turns, per_chunk - done % per_chunk, segment.turns(segment.end) - done)
+                turns = min(pace.turns, per_chunk - done % per_chunk, all_turns - done)
                 metrics = phase.advance(step, turns)
                 # The device works on this piece while the host fetches and reports the one before.
                 self._fetch(pending)

@@ -56,14 +56,14 @@ class OfflinePhase:
         self.population = self.population._replace(states=states)
         return metrics
 
-    def pace(self, step: int, turns: int) -> Pace:
+    def pace(self, step: int, per_chunk: int, most: int) -> Pace:
         """See `loop.Phase`."""
-        pace, states, size = Pace(turns), self.population.states, len(self.keys) // self.mesh.shape["run"]
+        pace, states, size = Pace(per_chunk), self.population.states, len(self.keys) // self.mesh.shape["run"]
         # Two operations for each example and number, of parameters and of an optimiser, is near the truth and costs nothing;
         # a method that samples inside its updates does more, as its program says.
         pace.expect(tree_bytes(states) / 2 / self.mesh.shape["run"] * self.stage.batch_size)
         passes = size // runs_together(tree_bytes(states) // len(self.keys), size, self.mesh)
-        pace.expect(passes * self.programs.flops((pace.turns,), self._chunk, *self._given(step)))
+        pace.expect(passes * self.programs.flops((min(pace.turns, most),), self._chunk, *self._given(step)))
         return pace
 
     def _given(self, step: int) -> tuple:

@@ -1,5 +1,7 @@
 """How much is dispatched at a time: little enough that a signal is answered within seconds, whatever the method costs."""
 
+import math
+
 import jax
 
 SECONDS = 2.5  # of a dispatch; two are under way when a signal comes, and a scheduler's grace is as short as 10
@@ -32,9 +34,7 @@ class Pace:
             self.turns = self._divisor(turns * SECONDS / seconds)
 
     def _divisor(self, most: float) -> int:
-        divisors = [turns for turns in range(1, int(min(most, self.per_chunk)) + 1) if self.per_chunk % turns == 0]
-        if self.any_length or self.per_chunk == 1:
-            return max(divisors, default=1)
+        small = [turns for turns in range(1, math.isqrt(self.per_chunk) + 1) if self.per_chunk % turns == 0]
         # A loop of one pass is compiled as none, and rounds otherwise.
-        least = next(turns for turns in range(2, self.per_chunk + 1) if self.per_chunk % turns == 0)
-        return max(*divisors, least) if divisors else least
+        divisors = sorted({*small, *(self.per_chunk // turns for turns in small)} - (set() if self.any_length else {1})) or [1]
+        return max((turns for turns in divisors if turns <= most), default=divisors[0])

@@ -38,6 +38,8 @@ def test_the_arithmetic_of_a_turn_says_how_many() -> None:
     assert expecting(1000, pace.FLOPS["cpu"]) == 2  # a second each
     assert expecting(1000, 0.01 * pace.FLOPS["cpu"]) == 250
     assert expecting(7, 1e15) == 7  # of one turn would be another program
+    assert expecting(2**31 - 1, 1e15) == 2**31 - 1  # a prime, found at once
+    assert expecting(2_000_000_000, 0.01 * pace.FLOPS["cpu"]) == 250
     assert Pace(1000, any_length=True).turns == 1
 
 

@@ -25,7 +25,6 @@ from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments, Step
 from diffrl.training.chunk import freeze
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.loop import ENDED, RETURNS, Programs
-from diffrl.training.pace import Pace
 from diffrl.training.runs import ONLINE, Runs
 from diffrl.types import Key, Metrics, Spec, State, Transition
 
@@ -213,11 +212,10 @@ class DeviceLoop:
         first = place(np.int32(start), self.mesh, SHARED)
         return self.programs((length, learning), self._chunk, runs, data, keys, first)
 
-    def pace(self, runs: RunState, data: Dataset | None, keys: Array, start: int, turns: int, learning: bool) -> Pace:
-        """See `loop.Phase`."""
-        pace, first = Pace(turns), place(np.int32(start), self.mesh, SHARED)
-        pace.expect(self.programs.flops((pace.turns, learning), self._chunk, runs, data, keys, first))
-        return pace
+    def flops(self, runs: RunState, data: Dataset | None, keys: Array, start: int, length: int, learning: bool) -> float:
+        """Arithmetic of an iteration of all runs on a device, by the program of so many."""
+        first = place(np.int32(start), self.mesh, SHARED)
+        return self.programs.flops((length, learning), self._chunk, runs, data, keys, first)
 
     def _chunk(self, length: int, learning: bool) -> Any:
         act, record, learn = self.interaction
@@ -292,10 +290,6 @@ class HostLoop:
             runs, self.action, metrics = self.programs(key, self._iteration, *given)
             totals = metrics if totals is None else self.add(totals, metrics)
         return runs, self.summary(totals, place(np.float32(length), self.mesh, SHARED))
-
-    def pace(self, *given: Any) -> Pace:
-        """See `loop.Phase`: iterations are dispatched one by one."""
-        return Pace(given[4], any_length=True)
 
     def _count(self, iteration: int) -> Array:
         return place(np.int32(iteration), self.mesh, SHARED)

@@ -105,10 +105,12 @@ class OnlinePhase:
         self.runs, metrics = self.loop(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
         return metrics
 
-    def pace(self, step: int, turns: int) -> Pace:
+    def pace(self, step: int, per_chunk: int, most: int) -> Pace:
         """See `loop.Phase`."""
-        first = (step - self.start) // self.turn
-        return self.loop.pace(self.runs, self.data, self.keys, first, turns, first >= self.warmup)
+        pace, first = Pace(per_chunk, any_length=isinstance(self.loop, HostLoop)), (step - self.start) // self.turn
+        if isinstance(self.loop, DeviceLoop):
+            pace.expect(self.loop.flops(self.runs, self.data, self.keys, first, most, first >= self.warmup))
+        return pace
 
     def save(self, progress: Progress) -> None:
         """The transitions first: a checkpoint that is there has its own."""

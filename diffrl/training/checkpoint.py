@@ -60,7 +60,7 @@ class Progress:
     def __post_init__(self) -> None:
         if self.rows and set(self.rows) != set(range(max(self.rows) + 1)):
             raise ValueError("rows leaves out rows of the saved states")
-        if unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]:
+        if self.rows and (unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]):
             raise ValueError(f"run {unknown[0]} stopped, and there are {len(self.rows)} runs")
 
 

@@ -216,9 +216,12 @@ def means(pieces: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarr
     turns = sum(count for count, _ in pieces)
     metrics = pieces[0][1]
     if len(pieces) > 1:
+        # In float64: the share of finite updates must be 1 where all were, whatever the pieces.
+        counts = np.array([count for count, _ in pieces], np.float64)[:, None]
+        stacked = {name: np.stack([found[name] for _, found in pieces]) for name in metrics}
         metrics = {
-            name: np.sum([found[name] * (1.0 if name.startswith("_") else count / turns) for count, found in pieces], axis=0)
-            for name in metrics
+            name: (values.sum(axis=0) if name.startswith("_") else (counts * values).sum(axis=0) / turns).astype(np.float32)
+            for name, values in stacked.items()
         }
     found = {name: value for name, value in metrics.items() if not name.startswith("_")}
     if ENDED in metrics:

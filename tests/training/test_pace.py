@@ -62,6 +62,9 @@ def test_metrics_of_pieces_are_those_of_the_chunk() -> None:
     pieces.append((3, {"loss": np.array([7.0]), "_returns": np.array([8.0]), "_ended": np.array([2.0])}))
     found = means(pieces)
     assert (found["loss"].item(), found["episode_return"].item()) == (6.0, 4.0)
+    for count in range(2, 60):  # a share of one less a rounding would be a diverged run
+        ones = [(125 + i % 3, {"finite": np.ones(2, np.float32)}) for i in range(count)]
+        assert (means(ones)["finite"] == 1.0).all()
     nothing = means([(2, {"_returns": np.array([0.0]), "_ended": np.array([0.0])})])
     assert np.isnan(nothing["episode_return"]).all()
 

@@ -1,5 +1,6 @@
 """What several tests need: exact noise predictions, small datasets and training without the trainer's files."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,6 +141,11 @@ def act(algorithm: Algorithm, states: Any, observation: Array, seed: int = 0) ->
 def first_gradient(learner: Any, beta1: float = 0.9) -> Any:
     """The gradient that Adam saw in its first step: its first moment is (1 - β₁) times that."""
     return jax.tree.map(lambda mu: mu / (1.0 - beta1), learner.opt_state[0].mu)
+
+
+def with_hparams(state: Any, algorithm: Algorithm) -> Any:
+    """A State with the hyper-parameters of another algorithm's."""
+    return dataclasses.replace(state, hparams=jax.tree.map(jnp.float32, algorithm.hparams))
 
 
 def assert_trees_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import act, chosen, make_dataset, quick, runs_of, train_stages, unchecked
+from support import act, chosen, make_dataset, quick, runs_of, train_stages, unchecked, with_hparams
 
 from diffrl.algorithm import Algorithm
 from diffrl.algorithms import dac
@@ -116,7 +116,7 @@ def untrained() -> Any:
 
 def fresh(algorithm: Algorithm) -> Any:
     """The same with the hyper-parameters of another."""
-    return dataclasses.replace(untrained(), hparams=jax.tree.map(jnp.float32, algorithm.hparams))
+    return with_hparams(untrained(), algorithm)
 
 
 def bandit(reward: Any) -> Any:

@@ -19,7 +19,7 @@ from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.logging.console import LOSS
-from diffrl.registry import REGISTRY, make, name_of
+from diffrl.registry import REGISTRY, make
 from diffrl.training.chunk import draw, make_chunk, make_prepare
 from diffrl.training.devices import RUN, SHARED, make_mesh, place
 from diffrl.training.runs import INIT, Runs
@@ -398,20 +398,3 @@ def test_a_chunk_compiles_once(name: str, stage: str) -> None:
     with compilations() as events:  # the count does see a compilation
         jax.jit(lambda x: x + 1)(jnp.zeros(3))
     assert events
-
-
-def test_no_method_is_named_outside_the_registry() -> None:
-    """No room but that of the methods knows one: neither its name in quotes nor its module."""
-    names = "|".join(REGISTRY)
-    pattern = re.compile(rf"""["'](?:{names})["']|algorithms\.(?:{names})\b|algorithms import .*\b(?:{names})\b""")
-    assert pattern.search('if name == "srpo":')
-    files = [path for path in (ROOT / "diffrl").rglob("*.py") if path.parent.name != "algorithms" and path.name != "registry.py"]
-    files += (ROOT / "launch").glob("*.py")
-    assert len(files) > 100
-    found = {str(path): match.group() for path in files if (match := pattern.search(path.read_text()))}
-    assert found == {}
-
-
-@each_method
-def test_registry_finds_a_method_by_its_config(name: str) -> None:
-    assert name_of(REGISTRY[name].config()) == name

@@ -1,7 +1,6 @@
 """A report on any data: a useful sentence for what is broken, the methods' own word, and commands that train."""
 
 import io
-import json
 import re
 import shlex
 from collections.abc import Callable
@@ -30,7 +29,6 @@ from diffrl.training.able import Verdict, judge
 from diffrl.training.train import train
 from launch import check as program
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"  # real files, beside the checkout
 N = 40
 
 
@@ -392,17 +390,3 @@ def test_names_from_data_do_not_steer_the_terminal(trusting):
     text = console.export_text()
     assert "\x1b[2J" not in text
     assert "[bold]" in text
-
-
-# ---------------------------------------------------------------- files of others
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real files are not on this machine")
-def test_real_files(trusting):
-    found = check(DatasetConfig(id=str(SHARED / "door-human.hdf5"), env_id="AdroitHandDoor-v1"))
-    assert "5,478 of 6,704 rows have actions beyond their bounds, from -1.28 to 1.37" in said(found, "look")
-    assert all("--config.dataset.clip_actions=true" in line for line in found.commands)
-    assert "AdroitHandDoor-v1" in json.loads(found.card.env_spec or "")["id"]  # pyright: ignore
-    cartpole = check(DatasetConfig(id=str(SHARED / "expert_cartpole.npz")))
-    assert cartpole.findings
-    assert cartpole.arrays or cartpole.facts

@@ -1,9 +1,11 @@
 """Files that others made, where they are at hand: `shared/data` beside the repository."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import unchecked
 
 from diffrl.algorithms import bc, iql
 from diffrl.config import Config, ConfigError, DatasetConfig
@@ -12,6 +14,7 @@ from diffrl.data.dataset import DatasetError
 from diffrl.data.environment import matched
 from diffrl.data.load import load
 from diffrl.registry import make
+from diffrl.reports.check import check
 from diffrl.training.train import train
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -54,3 +57,15 @@ def test_expert_of_cartpole(tmp_path):
     with pytest.raises(ConfigError, match="bc cannot have discrete actions; methods that can: "):
         train(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+def test_the_check_says_what_to_do_with_them():
+    with unchecked():
+        found = check(DatasetConfig(id=file("door-human.hdf5"), env_id="AdroitHandDoor-v1"))
+        cartpole = check(DatasetConfig(id=file("expert_cartpole.npz")))
+    looks = " ".join(one.text for one in found.findings if one.level == "look")
+    assert "5,478 of 6,704 rows have actions beyond their bounds, from -1.28 to 1.37" in looks
+    assert all("--config.dataset.clip_actions=true" in line for line in found.commands)
+    assert "AdroitHandDoor-v1" in json.loads(found.card.env_spec or "")["id"]  # pyright: ignore
+    assert cartpole.findings
+    assert cartpole.arrays or cartpole.facts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,9 @@ from diffrl import files, records
 from diffrl.errors import UserError
 from diffrl.records import Natural
 from diffrl.types import Policy, State
+
+# orbax numbers the saves of a process, and a save that begins beside another may take its number and wait for it for ever.
+_BEGINNING = threading.Lock()
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -114,14 +118,15 @@ class Checkpoints:
         """
         progress = dataclasses.replace(progress, checksums={"state": _checksums(state), "policy": _checksums(policy)})
         try:
-            self._manager.save(
-                progress.step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-                    policy=ocp.args.StandardSave(policy),  # pyright: ignore[reportCallIssue]
-                    metadata=ocp.args.JsonSave(records.plain(progress)),  # pyright: ignore[reportCallIssue]
-                ),
-            )
+            with _BEGINNING:
+                self._manager.save(
+                    progress.step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+                        policy=ocp.args.StandardSave(policy),  # pyright: ignore[reportCallIssue]
+                        metadata=ocp.args.JsonSave(records.plain(progress)),  # pyright: ignore[reportCallIssue]
+                    ),
+                )
         except Exception as error:  # orbax, tensorstore and the file system each raise their own kinds
             raise self._unsaved(error) from error
 

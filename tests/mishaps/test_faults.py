@@ -222,6 +222,14 @@ def on_own_disk(root: Path, disk: Path, script: str) -> str:
     return result.stdout + result.stderr
 
 
+def filled(disk: Path, kilobytes: int) -> str:
+    """Shell: fill the disk but for a rest."""
+    return f"""
+        free=$(df --output=avail -k {disk} | tail -1)
+        head -c $(( (free - {kilobytes}) * 1024 )) /dev/zero > {disk / "ballast"}
+        """
+
+
 @needs_mount
 def test_disk_full_during_a_save(root: Path, whole: Path) -> None:
     """Exit code 2, one line, the checkpoints before whole; with room again the same command ends as if nothing had been."""
@@ -229,8 +237,7 @@ def test_disk_full_during_a_save(root: Path, whole: Path) -> None:
     disk = root / "disk"
     script = f"""
         cp -r {root / "almost"} {disk / "w"}
-        free=$(df --output=avail -k {disk} | tail -1)
-        head -c $(( (free - {SPARE}) * 1024 )) /dev/zero > {disk / "ballast"}
+        {filled(disk, SPARE)}
         code=0; eval "$TRAIN" || code=$?; echo "exit code $code"
         echo "whole:" $(ls {disk / "w" / "checkpoints"} | grep -x "[0-9]*")
         cp -r {disk / "w"} {root / "refilled"}
@@ -256,6 +263,27 @@ def test_read_only_workdir(root: Path, whole: Path) -> None:
     output = on_own_disk(root, disk, script)
     assert f"error: cannot write to {disk / 'w'}: Read-only file system" in output
     assert "exit code 2" in output
+
+
+@needs_mount
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [("full", "error: No space left on device: {out}/results"), ("readonly", "error: Read-only file system: {out}")],
+)
+def test_a_report_that_cannot_be_written(root: Path, whole: Path, state: str, said: str) -> None:
+    """One line that names the file; nothing half-written stays, and what was there before is whole."""
+    run(root, "launch/evaluate.py", f"--workdir={whole}", "--episodes=1", "--norender")
+    disk, words = root / f"report-{state}", " ".join([sys.executable, "launch/report.py", str(whole), "--nodata"])
+    script = f"""
+        mkdir {disk / "out"}; echo before > {disk / "out" / "results.md"}
+        {filled(disk, 0) if state == "full" else f"mount -o remount,ro {disk}"}
+        code=0; {words} --out={disk / "out"} || code=$?; echo "exit code $code"
+        echo "there:" $(ls -A {disk / "out"}) $(cat {disk / "out" / "results.md"})
+        """
+    output = on_own_disk(root, disk, script)
+    assert said.format(out=disk / "out") in output
+    assert "exit code 2\nthere: results.md before\n" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("years", chosen([-10, 10], 0))

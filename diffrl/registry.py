@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
+from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qgpo, qsm, sac, sgp, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
@@ -36,6 +36,7 @@ REGISTRY: dict[str, Method] = {
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
     "iql": Method(iql.Config, iql.make),
+    "qgpo": Method(qgpo.Config, qgpo.make),
     "qsm": Method(qsm.Config, qsm.make),
     "sac": Method(sac.Config, sac.make),
     "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.studies.score_figures"),

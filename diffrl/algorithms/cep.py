@@ -2,20 +2,17 @@
 
 For one-step problems such as the laboratory's distributions, where the reward is the (negative) energy e. A diffusion model of
 the data q, and a network f(x_t, t) that learns the energy of every noise level, log E[e^{βe(x_0)} | x_t]; its gradient added to
-the score samples p ∝ q e^{βe} exactly. The paper's form for reinforcement learning (QGPO) has states, support actions and a
-critic besides.
+the score samples p ∝ q e^{βe} exactly. The paper's form for reinforcement learning is `qgpo.py`.
 """
 
 import dataclasses
 from typing import no_type_check
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.dpm_solver import dpm_solver
@@ -25,8 +22,8 @@ from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import Level, LinearVP, grid
 from diffrl.diffusion.targets import as_model
 from diffrl.learner import Learner, example, forward
-from diffrl.networks.mlp import MLP
-from diffrl.networks.time_features import GaussianFourierFeatures
+from diffrl.networks.time_mlp import TimeMLP
+from diffrl.objectives.energy import contrastive_loss
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -84,34 +81,6 @@ class State:
     behavior_constants: Params  # time frequencies: part of the networks, not trained
     energy: Learner
     energy_constants: Params
-
-
-class TimeMLP(nn.Module):
-    """An MLP of x and Fourier features of t, with SiLU."""
-
-    hidden_dims: tuple[int, ...]
-    output_dim: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch dim"], t: Float[Array, "*batch"]) -> Float[Array, "*batch outputs"]:
-        time = GaussianFourierFeatures(num_frequencies=16)(t)
-        return MLP(self.hidden_dims, self.output_dim, activation=nn.silu)(x, time)
-
-
-def contrastive_loss(
-    energy: Float[Array, "set"], predicted: Float[Array, "set"], beta: Float[Array, ""] | float
-) -> Float[Array, ""]:
-    """-Σ softmax(βe) log softmax(f) over one contrastive set (eq. 12 with the labels that the authors' code normalises).
-
-    Its minimum is f = log E[e^{βe} | x_t] + C for a large set; for a small one the slope comes out too small.
-
-    Args:
-        energy: e of the clean points.
-        predicted: f at their noisy versions, all of one diffusion time.
-        beta: β, the inverse temperature.
-    """
-    labels = jax.lax.stop_gradient(jax.nn.softmax(beta * energy))
-    return -jnp.sum(labels * jax.nn.log_softmax(predicted))
 
 
 def make(config: Config, spec: Spec) -> Algorithm:

@@ -202,6 +202,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
                     population = Population.of_rows(rows, index, cohort, runs, mesh)
                 population, rows = population.regrouped(cohort, runs, mesh), None
                 if data is not None and not segment.online:
+                    phase = None  # with what it prepared
                     phase = OfflinePhase(algorithm, segment, step, config, runs, population, report.diverged, data, mesh, save)
                 elif world is not None and not isinstance(phase, OnlinePhase):
                     before = None if data is None else data.at(0)

@@ -7,12 +7,12 @@ import pytest
 from support import chosen, make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import cep
-from diffrl.algorithms.cep import contrastive_loss
 from diffrl.diffusion.dpm_solver import dpm_solver
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import Level, LinearVP, grid, level_at
 from diffrl.diffusion.targets import Model, Prediction, from_epsilon
+from diffrl.objectives.energy import contrastive_loss
 from diffrl.types import Spec
 
 SCHEDULE = LinearVP()

@@ -40,6 +40,7 @@ def test_arithmetic_and_traffic_of_a_product() -> None:
     assert limits.bytes_accessed(compiled) == pytest.approx(3 * x.nbytes, rel=0.01)
 
 
+@pytest.mark.slow
 def test_three_ways_are_measured() -> None:
     problem = Problem(3, 2, 200)
     config = Config(algorithm=bc.Config(hidden_dims=(8,), batch_size=16), dataset=DatasetConfig())

@@ -59,6 +59,7 @@ def test_expert_of_cartpole(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_the_check_says_what_to_do_with_them():
     with unchecked():
         found = check(DatasetConfig(id=file("door-human.hdf5"), env_id="AdroitHandDoor-v1"))

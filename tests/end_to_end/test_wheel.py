@@ -43,12 +43,15 @@ def test_wheel_holds_programs_and_experiments(wheel: Path) -> None:
 
 def test_installed_elsewhere_the_commands_work(wheel: Path, tmp_path: Path) -> None:
     """A fresh environment that sees this one's libraries, but diffrl only from the wheel; run from an empty folder."""
-    venv.create(tmp_path / "env", with_pip=True)
+    venv.create(tmp_path / "env")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (tmp_path / "env" / "lib" / version / "site-packages" / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run(
-        [python, "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True, timeout=120
+        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel)],
+        check=True,
+        capture_output=True,
+        timeout=120,
     )
     collect(tmp_path)
     folder = tmp_path / "elsewhere"
@@ -65,7 +68,6 @@ def test_installed_elsewhere_the_commands_work(wheel: Path, tmp_path: Path) -> N
     tiny = ("--config.algorithm.num_updates=20", "--config.updates_per_chunk=10", "--config.num_seeds=1")
     command("diffrl-train", "--config=bc_pointmaze:umaze", *tiny, "--workdir=run")
     assert (folder / "run" / "DONE").exists()
-    assert "medium-fixedgoal" in command("diffrl-collect", "--list")
     command("diffrl-evaluate", "--workdir=run", "--episodes=2")
     command("diffrl-report", "run", "--out=report")
     assert (folder / "report" / "results.md").exists()

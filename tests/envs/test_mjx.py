@@ -42,6 +42,7 @@ def state_of(qpos: np.ndarray, qvel: np.ndarray) -> State:
     return State(jnp.asarray(qpos.astype(np.float32)), jnp.asarray(qvel.astype(np.float32)))
 
 
+@pytest.mark.slow  # in short, tests/envs/test_dmc.py: a cart-pole takes the same way
 @pytest.mark.parametrize("name", TASKS)
 def test_one_and_ten_steps_from_the_c_simulators_states(name: str):
     env, step = compiled(name)

@@ -237,7 +237,7 @@ def fuzz(fuzzer: Fuzzer, mutations: int) -> None:
 
 
 def test_damaged_files(fuzzer: Fuzzer) -> None:
-    fuzz(fuzzer, 200)
+    fuzz(fuzzer, 100)
     fuzzer.assert_sound()
 
 

@@ -204,7 +204,9 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def values(params: Params, observation: Array, actions: Array) -> Float[Array, "batch set"]:
         """The lower of the target critics at each state's support actions."""
-        return lowest_q(critics, params, jnp.broadcast_to(observation[:, None], (*actions.shape[:2], spec.observation_dim)), actions)
+        return lowest_q(
+            critics, params, jnp.broadcast_to(observation[:, None], (*actions.shape[:2], spec.observation_dim)), actions
+        )
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """In-support softmax Q-learning (eq. 22)."""

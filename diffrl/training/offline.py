@@ -2,20 +2,49 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from diffrl.algorithm import Algorithm
-from diffrl.config import Config
+from diffrl.config import Config, ConfigError
+from diffrl.data.dataset import Dataset
 from diffrl.training.checkpoint import Progress
 from diffrl.training.chunk import make_chunk, make_prepare, runs_together
-from diffrl.training.devices import RUN, SHARED, place
+from diffrl.training.devices import RUN, SHARED, padded_size, place
 from diffrl.training.loop import Population, Programs, Saver, Segment
-from diffrl.training.memory import tree_bytes
+from diffrl.training.memory import free_bytes, on_host, tree_bytes
 from diffrl.training.pace import Pace
 from diffrl.training.runs import Runs
 from diffrl.training.slabs import Slabs, Whole
 from diffrl.types import Metrics
+
+
+def forecast_prepared(algorithm: Algorithm, dataset: Dataset, runs: Runs, mesh: Mesh) -> list[str]:
+    """What the stages will compute once over the data, and the memory that it takes, in words.
+
+    Args:
+        dataset: with all columns, or its shapes.
+
+    Raises:
+        ConfigError: a device has no room for that of its runs.
+    """
+    words, key = [], jax.random.key(0)
+    state = jax.eval_shape(algorithm.init, key, algorithm.hparams)
+    on_device, free = padded_size(runs.size, mesh) // (1 if on_host() else mesh.shape["run"]), free_bytes()
+    for stage in algorithm.stages:
+        if stage.prepare is None:
+            continue
+        columns = jax.eval_shape(stage.prepare, state, dataset, key)
+        size = tree_bytes(columns)
+        what = f"{stage.name} first computes {', '.join(columns)} for all {dataset.size:,} rows, {size / 1e6:,.3g} MB per run"
+        if on_device * size > free:
+            raise ConfigError(
+                f"{what}: {on_device * size / 1e9:,.3g} GB for {on_device} runs, and {free / 1e9:,.3g} GB are free. Train fewer runs at "
+                "once (--config.num_seeds; launch/sweep.py shares them out by itself), or fewer rows, or change the method's settings"
+            )
+        words.append(what)
+    return words
 
 
 class OfflinePhase:

@@ -26,7 +26,7 @@ from diffrl.training.cohort import Cohort, equal_runs, make_cohort
 from diffrl.training.devices import RUN, is_primary, make_mesh, map_runs, padded_size, place
 from diffrl.training.in_words import in_words
 from diffrl.training.loop import Loop, Population, Saver, segments
-from diffrl.training.offline import OfflinePhase
+from diffrl.training.offline import OfflinePhase, forecast_prepared
 from diffrl.training.online.environment import opened, stage_of
 from diffrl.training.online.phase import OnlinePhase, abstract_environments
 from diffrl.training.preemption import watch_signals
@@ -130,6 +130,8 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
             described = jax.eval_shape(lambda rows: columns.attach(rows, algorithm.columns), dataset)
             if described.columns:
                 display.say(f"columns derived from the rows: {', '.join(described.columns)}")
+            for what in forecast_prepared(algorithm, described, runs, mesh):
+                display.say(what)
             same = equal_runs(algorithm, runs, described)
             ends = [max(segment.end for segment in plan if segment.index == i) for i in range(len(algorithm.stages))]
             halving.check(config, runs, same, ends, card.env_spec is not None and evaluate is not None)

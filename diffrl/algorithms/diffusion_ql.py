@@ -9,6 +9,7 @@ method.
 import dataclasses
 from typing import Any, no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,15 @@ def draw(predict: Predict, levels: Grid, start: Float[Array, "batch *dims"], key
     return sample(clipped(as_model(predict, SCHEDULE), -1.0, 1.0), levels, ancestral(), key, start)
 
 
+def q_loss(
+    critic: nn.Module, climbed: Params, other: Params, observation: Float[Array, "batch observation"], action: Array
+) -> Float[Array, ""]:
+    """-mean Q_i(s, a) / mean |Q_j(s, a)|: one critic is climbed, the other's values are its scale."""
+    q = forward(critic, climbed, observation, action)[0]
+    scale = forward(critic, other, observation, jax.lax.stop_gradient(action))[0]
+    return -normalized_q(q, scale)
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
     """One stage: the critics, the policy on the new critics, its average, the target critics."""
     num_steps = config.num_diffusion_steps
@@ -157,28 +167,20 @@ def make(config: Config, spec: Spec) -> Algorithm:
             has_aux=True,
         )
 
-        # One critic, chosen by chance, is climbed; the other's values are its scale.
         coin = jax.random.bernoulli(coin_key).astype(jnp.int32)
         climbed, other = member(critic.params, coin), member(critic.params, 1 - coin)
 
         def policy_loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-            bc_loss = (
-                denoising_loss(
-                    lambda noised, t: epsilon(params, noised, t, batch.observation),
-                    SCHEDULE,
-                    batch.action,
-                    bc_key,
-                    times=discrete_times(num_steps),
-                )
-                / spec.action_dim
-            )
-            action = actions(params, batch.observation, 1, chain_key)[0]
-            drawn_q = forward(one_critic, climbed, batch.observation, action)[0]
-            scale = forward(one_critic, other, batch.observation, jax.lax.stop_gradient(action))[0]
-            q_loss = -normalized_q(drawn_q, scale)
-            return bc_loss + hparams.eta * q_loss, (bc_loss, q_loss)
+            def predict(noised: Array, t: Array) -> Array:
+                return epsilon(params, noised, t, batch.observation)
 
-        policy, loss_of_policy, (bc_loss, q_loss) = state.policy.step(
+            times = discrete_times(num_steps)
+            cloning = denoising_loss(predict, SCHEDULE, batch.action, bc_key, times=times) / spec.action_dim
+            action = actions(params, batch.observation, 1, chain_key)[0]
+            climbing = q_loss(one_critic, climbed, other, batch.observation, action)
+            return cloning + hparams.eta * climbing, (cloning, climbing)
+
+        policy, loss_of_policy, (cloning, climbing) = state.policy.step(
             policy_loss, optimizer(hparams.policy_learning_rate, hparams), has_aux=True
         )
         due = (state.step >= AVERAGE_START) & (state.step % AVERAGE_EVERY == 0)
@@ -194,8 +196,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "critic/q": jnp.mean(q),
             "critic/target": jnp.mean(target),
             "policy/loss": loss_of_policy,
-            "policy/bc_loss": bc_loss,
-            "policy/q_loss": q_loss,
+            "policy/bc_loss": cloning,
+            "policy/q_loss": climbing,
         }
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:

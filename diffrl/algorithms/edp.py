@@ -143,6 +143,14 @@ def reconstructed(
     return jnp.clip(split("epsilon", schedule, t, noised, predicted).x0, -1.0, 1.0)
 
 
+def q_loss(
+    critic: nn.Module, climbed: Params, observation: Float[Array, "batch observation"], reconstruction: Array
+) -> Float[Array, ""]:
+    """-mean Q_i(s, â_0) / mean |Q_i(s, â_0)| of one critic; Diffusion-QL divides by the other's values."""
+    q = forward(critic, climbed, observation, reconstruction)[0]
+    return -normalized_q(q, q)
+
+
 def regression(
     action: Float[Array, "batch action"], reconstruction: Float[Array, "batch action"], weight: Float[Array, "batch"]
 ) -> Float[Array, ""]:
@@ -249,8 +257,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         """What is minimised at â_0 beside the denoising loss; `weight` is IQL's."""
         if config.form == "td3":
             climbed = member(critic_params, jax.random.bernoulli(key).astype(jnp.int32))
-            q = forward(one_critic, climbed, batch.observation, x0)[0]
-            return -hparams.alpha * normalized_q(q, q)
+            return hparams.alpha * q_loss(one_critic, climbed, batch.observation, x0)
         if config.form == "crr":
             weight = crr_weight(critics, critic_params, batch, jax.lax.stop_gradient(x0), hparams.beta, key)
         return regression(batch.action, x0, weight)

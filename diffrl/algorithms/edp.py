@@ -7,6 +7,7 @@ TD3's, CRR's or IQL's. At the noisiest levels â_0 is the mean of the data's act
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, no_type_check
 
 import flax.linen as nn
@@ -126,14 +127,19 @@ def linear_schedule(num_levels: int) -> TableVP:
     return TableVP.linear(num_levels, 0.1 / num_levels, 20.0 / num_levels)
 
 
-def draw(
-    sampler: Sampler, num_steps: int, schedule: TableVP, predict: Predict, start: Float[Array, "batch *dims"], key: Key
-) -> Float[Array, "batch *dims"]:
-    """Actions from noise, the predicted action always in [-1, 1]; DPM-Solver ends at the least level, not in the data."""
-    model, num_levels = clipped(as_model(predict, schedule), -1.0, 1.0), len(schedule.log_alphas) - 1
-    if sampler == "ddpm":
-        return sample(model, grid(schedule, num_steps, table=num_levels), ancestral(), key, start)
-    return jnp.clip(fast(model, schedule, start, num_steps, 1.0 / num_levels), -1.0, 1.0)
+def drawing(sampler: Sampler, num_steps: int, schedule: TableVP) -> Callable[[Predict, Array, Key], Array]:
+    """(noise prediction, noise `[B, …]`, key) -> actions, the predicted action always in [-1, 1].
+
+    DPM-Solver ends at the least level, not in the data, so that its end is clipped too.
+    """
+    num_levels = len(schedule.log_alphas) - 1
+    levels, walk = grid(schedule, num_steps, table=num_levels), fast(schedule, num_steps, 1.0 / num_levels)
+
+    def draw(predict: Predict, start: Array, key: Key) -> Array:
+        model = clipped(as_model(predict, schedule), -1.0, 1.0)
+        return sample(model, levels, ancestral(), key, start) if sampler == "ddpm" else jnp.clip(walk(model, start), -1.0, 1.0)
+
+    return draw
 
 
 def reconstructed(
@@ -196,12 +202,15 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * config.num_levels - 1.0, observation)
 
-    def actions(sampler: Sampler, num_steps: int, params: Params, observation: Array, count: int, key: Key) -> Array:
+    draw = drawing(config.sampler, config.num_denoising_steps, schedule)
+    draw_to_act = drawing(config.act.sampler, config.act.num_denoising_steps, schedule)
+
+    def actions(draw: Callable[..., Array], params: Params, observation: Array, count: int, key: Key) -> Array:
         """`[count, B, A]`."""
 
         def chains(start: Array, observation: Array, key: Key) -> Array:
             # Within a chain one time serves all rows.
-            return draw(sampler, num_steps, schedule, lambda x, t: epsilon(params, x, t[:1], observation), start, key)
+            return draw(lambda x, t: epsilon(params, x, t[:1], observation), start, key)
 
         return candidates(chains, observation, count, spec.action_dim, key)
 
@@ -227,9 +236,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         """Critics towards the target policy's next action, and their targets."""
         hparams = state.hparams
         ahead, count = bootstrap(batch, hparams.discount), BACKUP_ACTIONS if config.max_q_backup else 1
-        next_actions = actions(
-            config.sampler, config.num_denoising_steps, state.target_policy_params, ahead.observation, count, key
-        )
+        next_actions = actions(draw, state.target_policy_params, ahead.observation, count, key)
         next_q = candidate_q(critics, state.target_critic_params, ahead.observation, next_actions)
         target = ahead.target(backup(next_q))
         critic, loss, q = state.critic.step(
@@ -295,7 +302,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         choice, (key, choice_key) = config.act, jax.random.split(key)
-        drawn = actions(choice.sampler, choice.num_denoising_steps, policy["policy"], observation, choice.num_candidates, key)
+        drawn = actions(draw_to_act, policy["policy"], observation, choice.num_candidates, key)
         return resampled(critics, policy["critic"], observation, drawn, choice.beta, choice_key), carry
 
     return Algorithm(

@@ -6,6 +6,7 @@ formula with α and σ, x_0 and ε exchanged is DPM-Solver (Lu et al. 2022b, arX
 σ > 0; the step to the data is first order.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -44,22 +45,29 @@ def dpm_solver(order: int = 2, multistep: bool = True, *, integrand: str = "x0",
     return solver if integrand == "x0" else solver._replace(step=_exchanged(solver.step))
 
 
-def fast(
-    model: Model, schedule: Schedule, x: Float[Array, "batch *dims"], num_evaluations: int, t_min: float
-) -> Float[Array, "batch *dims"]:
+def fast(schedule: Schedule, num_evaluations: int, t_min: float) -> Callable[[Model, Array], Array]:
     """DPM-Solver's singlestep sampler of a given number of evaluations, from t = 1 to `t_min`, all equally spaced in time.
 
     Steps of third order, and as much as is left of lower ones: 3, 3, 3, 3, 2, 1 for fifteen ("DPM-Solver-fast" of Lu et al.
     2022b, appendix D.3, with the times of EDP's code). Every evaluation is at its own of the times; the last is where x ends.
+
+    Returns:
+        (model, x at t = 1 `[B, …]`) -> x at `t_min`.
     """
-    at, spacing, unused = 0, (1.0 - t_min) / num_evaluations, jax.random.key(0)
+    at, spacing, blocks = 0, (1.0 - t_min) / num_evaluations, []
     for order, count in _blocks(num_evaluations):
         until = at + order * count
         levels = grid(schedule, count, t_max=1.0 - at * spacing, t_min=1.0 - until * spacing)
-        solver = dpm_solver(order, multistep=False, integrand="epsilon", nodes="time")
-        x = sample(model, levels, solver, unused, x, unroll=count == 1)
+        blocks.append((levels, dpm_solver(order, multistep=False, integrand="epsilon", nodes="time")))
         at = until
-    return x
+    unused = jax.random.key(0)
+
+    def walk(model: Model, x: Array) -> Array:
+        for levels, solver in blocks:
+            x = sample(model, levels, solver, unused, x, unroll=levels.num_steps == 1)
+        return x
+
+    return walk
 
 
 def _blocks(num_evaluations: int) -> list[tuple[int, int]]:

@@ -53,7 +53,7 @@ def test_schedule() -> None:
 def test_spread_of_ddpm(num_levels: int, std: float) -> None:
     schedule = edp.linear_schedule(num_levels)
     start = jax.random.normal(KEY, (20_000, 1))
-    x = jax.jit(lambda: edp.draw("ddpm", num_levels, schedule, exact(schedule), start, jax.random.key(1)))()
+    x = jax.jit(lambda: edp.drawing("ddpm", num_levels, schedule)(exact(schedule), start, jax.random.key(1)))()
     assert float(jnp.mean(x)) == pytest.approx(MEAN, abs=0.01)
     assert float(jnp.std(x)) == pytest.approx(std, rel=0.015)
 
@@ -61,7 +61,7 @@ def test_spread_of_ddpm(num_levels: int, std: float) -> None:
 @pytest.mark.parametrize(("evaluations", "std"), chosen([(15, 0.25183), (30, 0.29002), (99, 0.29957)], 0, 1))
 def test_spread_of_dpm_solver(evaluations: int, std: float) -> None:
     """For a Gaussian the solver is an affine map: two points give its moments. Blocks and nodes are those of EDP's code."""
-    ends = jax.jit(lambda x: fast(as_model(exact(PAPER), PAPER), PAPER, x, evaluations, 1e-3))(jnp.array([[0.0], [1.0]]))
+    ends = jax.jit(lambda x: fast(PAPER, evaluations, 1e-3)(as_model(exact(PAPER), PAPER), x))(jnp.array([[0.0], [1.0]]))
     mean, spread = float(ends[0, 0]), float(ends[1, 0] - ends[0, 0])
     assert mean == pytest.approx(0.1997, abs=1e-4)
     assert spread == pytest.approx(std, abs=1e-5)
@@ -83,7 +83,7 @@ def test_every_evaluation_has_a_time_of_its_own() -> None:
         jax.debug.callback(lambda t: asked.append(float(t[0])), t, ordered=True)
         return exact(PAPER)(x, t)
 
-    jax.block_until_ready(jax.jit(lambda x: fast(as_model(predict, PAPER), PAPER, x, 15, 1e-3))(jnp.zeros((1, 1))))
+    jax.block_until_ready(jax.jit(lambda x: fast(PAPER, 15, 1e-3)(as_model(predict, PAPER), x))(jnp.zeros((1, 1))))
     jax.effects_barrier()
     np.testing.assert_allclose(asked, np.linspace(1.0, 1e-3, 16)[:-1], atol=1e-5)
 
@@ -97,8 +97,8 @@ def test_actions_are_in_the_box() -> None:
     start = 3.0 * jax.random.normal(KEY, (64, 2))
     ends = []
     for end in (
-        lambda x: fast(clipped(as_model(wild, PAPER), -1.0, 1.0), PAPER, x, 15, 1e-3),
-        lambda x: edp.draw("dpm_solver", 15, PAPER, wild, x, KEY),
+        lambda x: fast(PAPER, 15, 1e-3)(clipped(as_model(wild, PAPER), -1.0, 1.0), x),
+        lambda x: edp.drawing("dpm_solver", 15, PAPER)(wild, x, KEY),
     ):
         ends.append(float(jnp.max(jnp.abs(quick(end)(start)))))
     assert ends[0] > 1.0
@@ -304,7 +304,7 @@ def test_targets_ask_the_target_policy() -> None:
         def predict(x: Array, t: Array) -> Array:
             return NETWORK.apply({"params": state.target_policy_params}, x, LEVELS * t - 1.0, following)  # pyright: ignore
 
-        action = edp.draw("dpm_solver", 3, SCHEDULE, predict, jax.random.normal(start_key, (BATCH, ACTION)), draw_key)
+        action = edp.drawing("dpm_solver", 3, SCHEDULE)(predict, jax.random.normal(start_key, (BATCH, ACTION)), draw_key)
         y = batch().reward + 0.99 * (1.0 - batch().terminal) * q_values(state.target_critic_params, following, action).min(axis=0)
         q = q_values(params, batch().observation, batch().action)
         return jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2)
@@ -395,7 +395,7 @@ def test_acting_asks_the_critics_and_the_policy_themselves() -> None:
             return NETWORK.apply({"params": state.policy.params}, x, LEVELS * t - 1.0, repeated)  # pyright: ignore
 
         start = jax.random.normal(start_key, (42, ACTION))
-        drawn = edp.draw("dpm_solver", 3, SCHEDULE, predict, start, draw_key).reshape(7, 6, ACTION)
+        drawn = edp.drawing("dpm_solver", 3, SCHEDULE)(predict, start, draw_key).reshape(7, 6, ACTION)
         lowest = jnp.stack([q_values(state.critic.params, observation, action).min(axis=0) for action in drawn])
         return jnp.take_along_axis(drawn, jnp.argmax(lowest, axis=0)[None, :, None], axis=0)[0]
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
+from diffrl.algorithms import bc, cep, dac, diffusion_bc, diffusion_ql, edp, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
 from diffrl.types import Spec
 
 
@@ -34,6 +34,8 @@ REGISTRY: dict[str, Method] = {
     "cep": Method(cep.Config, cep.make),
     "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
+    "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
+    "edp": Method(edp.Config, edp.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
     "iql": Method(iql.Config, iql.make),
     "qsm": Method(qsm.Config, qsm.make),

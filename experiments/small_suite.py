@@ -12,11 +12,11 @@ gives in a minute, not what it can give; launch/suite.py --budget=10 lengthens i
 import dataclasses
 from typing import Any
 
-from diffrl.algorithms import bc, dac, diffusion_bc, gaussian_bc, iql, qsm, srpo, swg, td3_bc
+from diffrl.algorithms import bc, dac, diffusion_bc, diffusion_ql, edp, gaussian_bc, iql, qsm, srpo, swg, td3_bc
 from diffrl.config import Config, DatasetConfig
 
 BATCH_SIZE = 128
-METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo", "swg", "qsm", "dac")
+METHODS = ("bc", "gaussian_bc", "diffusion_bc", "iql", "td3_bc", "srpo", "swg", "qsm", "dac", "diffusion_ql", "edp")
 # Of the PointMaze experiments, chosen on the medium maze of collection seed 1 by IQL's and SRPO's returns.
 MAZE: dict[str, Any] = {"discount": 0.98, "tau": 0.02}
 EXPECTILE = {"pointmaze": 0.9, "hopper": 0.7, "halfcheetah": 0.7, "walker2d": 0.7}
@@ -130,6 +130,29 @@ def _algorithm(method: str, task: str) -> Any:
                 num_next_actions=2,
                 num_updates=critic_updates,
                 batch_size=BATCH_SIZE,
+            )
+        case "diffusion_ql":
+            return diffusion_ql.Config(
+                **values,
+                policy_learning_rate=1e-3,
+                critic_learning_rate=1e-3,
+                hidden_dims=(128, 128),
+                critic_hidden_dims=(128, 128),
+                num_updates=critic_updates,
+                batch_size=BATCH_SIZE,
+                act=diffusion_ql.Act(num_candidates=10),
+            )
+        case "edp":
+            return edp.Config(
+                **values,
+                form="iql" if maze else "td3",
+                learning_rate=1e-3,
+                expectile=EXPECTILE[task],
+                hidden_dims=(128, 128),
+                critic_hidden_dims=(128, 128),
+                num_updates=critic_updates,
+                batch_size=BATCH_SIZE,
+                act=edp.Act(num_candidates=10),
             )
         case "td3_bc":
             return td3_bc.Config(**mlp, **values, num_updates=critic_updates)

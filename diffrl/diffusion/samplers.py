@@ -67,9 +67,11 @@ def sample(
     Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
     """
 
+    # All at once: on a CPU every call of the generator is a loop of some 60 kernels.
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(grid.num_steps))
+
     def step(x: Array, memory: Memory, index: int | Array) -> tuple[Array, Memory]:
-        step_key = jax.random.fold_in(key, index)
-        return solver.step(model, grid.schedule, x, grid[index], grid[index + 1], step_key, memory)
+        return solver.step(model, grid.schedule, x, grid[index], grid[index + 1], keys[index], memory)
 
     memory, visited = solver.init(x), [x]
     count = grid.num_steps - 1 if grid.to_data else grid.num_steps
@@ -86,8 +88,7 @@ def sample(
         (x, memory), scanned = jax.lax.scan(body, (x, memory), jnp.arange(count))
         visited.extend([] if scanned is None else list(scanned))
     if grid.to_data:
-        last_key = jax.random.fold_in(key, count)
-        x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], last_key, memory)
+        x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], keys[count], memory)
         visited.append(x)
     return jnp.stack(visited) if history else x
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from diffrl.networks.mlp import MLP, Linear
+from diffrl.types import Params
 
 
 def ensemble(module: type[nn.Module], size: int, *, shared_inputs: bool = True) -> type[nn.Module]:
@@ -40,12 +42,18 @@ class Critics(nn.Module):
         return members(self.hidden_dims, 1, dense=self.dense, activation=self.activation)(action, observation)[..., 0]
 
 
+def member(params: Params, index: Int[Array, ""] | int) -> Params:
+    """One network of an ensemble, as the parameters of an ensemble of one."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), params)
+
+
 class Value(nn.Module):
     """State value V(s), `[batch]`."""
 
     hidden_dims: Sequence[int]
     dense: Callable[[int], nn.Module] = Linear
+    activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
-        return MLP(self.hidden_dims, 1, dense=self.dense)(observation)[..., 0]
+        return MLP(self.hidden_dims, 1, dense=self.dense, activation=self.activation)(observation)[..., 0]

@@ -39,6 +39,11 @@ def lowest_q(
     return jnp.min(forward(critics, params, observation, action), axis=0)
 
 
+def normalized_q(q: Float[Array, "batch"], by: Float[Array, "batch"]) -> Float[Array, ""]:
+    """mean Q over the mean size of some values, which carries no gradient: a policy's loss free of the rewards' units."""
+    return jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(by)))
+
+
 class Bootstrap(NamedTuple):
     """A target without its value: `reward` `[B]` + `weight` `[B]` · V(`observation` `[B, O]`)."""
 

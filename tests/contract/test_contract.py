@@ -109,7 +109,9 @@ def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
         return states, place(jnp.ones(num_runs, bool), mesh, RUN), keys, prepare(states, keys, data), data, step
 
     def run(states: Any, keys: jax.Array) -> tuple[Any, Any]:
-        states, _, metrics = chunk(*arguments(states, keys))
+        given = arguments(states, keys)
+        with jax.transfer_guard("disallow"):  # as in the trainer: tracing a chunk makes no array on the host either
+            states, _, metrics = chunk(*given)
         return jax.device_get((states, metrics))
 
     run.chunk, run.arguments = chunk, arguments

@@ -27,7 +27,13 @@ SOLVERS: dict[str, tuple[Solver, int]] = {
     "dpm3s": (dpm_solver(3, multistep=False), 3),
     "dpm2m": (dpm_solver(2), 2),
     "dpm3m": (dpm_solver(3), 3),
+    "noise2s": (dpm_solver(2, multistep=False, integrand="epsilon"), 2),
+    "noise3s": (dpm_solver(3, multistep=False, integrand="epsilon"), 3),
+    "noise2m": (dpm_solver(2, integrand="epsilon"), 2),
+    "dpm2s-time": (dpm_solver(2, multistep=False, nodes="time"), 2),
+    "noise3s-time": (dpm_solver(3, multistep=False, integrand="epsilon", nodes="time"), 3),
 }
+EACH = chosen([*SOLVERS], *range(6), len(SOLVERS) - 1)
 
 
 def mixture_model(means: np.ndarray = MEANS, weights: np.ndarray = WEIGHTS) -> Model:
@@ -62,7 +68,7 @@ def final_error(
 
 
 @pytest.mark.parametrize(("data", "schedule"), chosen([("gaussian", "linear"), *(("mixture", name) for name in SCHEDULES)], 1))
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EACH)
 def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
     """The largest error of a quantile falls as steps^-order (double precision, between levels where λ is finite).
 
@@ -80,7 +86,7 @@ def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", chosen([*SCHEDULES], 4))
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EACH)
 def test_noise_to_data(solver: str, schedule: str) -> None:
     """From the schedule's own start to σ = 0 in 60 steps of float32 the quantiles are those of the data."""
     chosen = SCHEDULES[schedule]
@@ -193,6 +199,8 @@ def test_boxed_holds_every_state() -> None:
         (lambda: grid(LinearVP(), 5, spacing="cubic"), "spacing"),
         (lambda: ancestral("beta"), "variance"),
         (lambda: dpm_solver(4), "order"),
+        (lambda: dpm_solver(2, integrand="x"), "integrand"),
+        (lambda: dpm_solver(2, nodes="t"), "nodes"),
     ],
 )
 def test_errors(call: object, message: str) -> None:

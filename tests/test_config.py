@@ -57,7 +57,7 @@ def test_override_parses_by_declared_type(assignment: str, read: object) -> None
         ("num_seeds=true", "num_seeds must be int"),
         ("algorithm.beta=high", "algorithm.beta must be float"),
         ("precision=hihg", "precision 'hihg' is unknown; did you mean 'high'?"),
-        ("dataset.reward_scale=x", "'x' is unknown; choose one of none, return_range"),
+        ("dataset.reward_scale=x", "'x' is unknown; choose one of none, return_range, hundredfold"),
         ("algorithm.policy_hidden_dims=(8, 'x')", "algorithm.policy_hidden_dims must be int"),
         ("num_seeds", "not of the form name=value"),
     ],

@@ -14,7 +14,7 @@ from diffrl.envs import env_spec
 from diffrl.settings import setting
 from diffrl.types import Spec
 
-RewardScale = Literal["none", "return_range"]
+RewardScale = Literal["none", "return_range", "hundredfold"]
 ActionBounds = Literal["known", "data"]
 # Losses square errors and Adam squares gradients: beyond its fourth root float32 overflows, and with some margin beyond this.
 LARGEST = 1e8
@@ -29,7 +29,7 @@ class Transforms:
     Attributes:
         standardize_observations: subtract the mean, divide by the standard deviation of the data's observations.
         reward_scale: "none", or "return_range": multiply by 1000 / (largest - smallest episode return), as IQL and
-            SRPO do for locomotion (Kostrikov et al. 2021, appendix B).
+            SRPO do for locomotion (Kostrikov et al. 2021, appendix B); or "hundredfold", as ReBRAC does for AntMaze.
         reward_shift: added after scaling; -1 for AntMaze in IQL and SRPO.
         clip_actions: move actions beyond the bounds onto them, as the environment did when it was given them. Otherwise
             such data are refused.
@@ -275,6 +275,8 @@ def _reward_scale(source: Source, name: str) -> float:
         return 1.0
     if not source.has_rewards:
         raise DatasetError(f"dataset {id!r} has no rewards, so nothing can scale them: --config.dataset.reward_scale=none")
+    if name == "hundredfold":
+        return 100.0
     spread = float(returns.max() - returns.min())
     if spread == 0.0:
         raise DatasetError(

@@ -59,6 +59,8 @@ def _rewards(transforms: Transforms, card: Card) -> list[str]:
     if transforms.reward_scale == "return_range":
         why = f"1000 over {card.return_max - card.return_min:.4g}, by which returns differ"
         steps.append(f"times {card.reward_scale:.4g} (reward_scale=return_range: {why})")
+    if transforms.reward_scale == "hundredfold":
+        steps.append("times 100 (reward_scale=hundredfold)")
     if card.reward_shift:
         steps.append(f"plus {card.reward_shift:g} (reward_shift)")
     return [f"rewards {', then '.join(steps)}"] if steps else []

@@ -17,7 +17,8 @@ from diffrl.diffusion.guidance import self_weighted
 from diffrl.diffusion.samplers import ancestral, boxed, sample
 from diffrl.diffusion.schedules import LinearVP, grid
 from diffrl.diffusion.targets import clipped
-from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
+from diffrl.networks.ensembles import NormalizedValue
+from diffrl.networks.self_weighted import SelfWeightedDenoiser
 from diffrl.types import Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)

@@ -66,7 +66,8 @@ class Config(HParams):
     Attributes:
         num_flow_steps: M, of the flow that is distilled. A perfect flow in ten steps is too narrow by 14 % for data of deviation
             0.5, by 60 % for 0.05.
-        flow_solver: "euler", or "heun", which asks the flow 2M - 1 times.
+        flow_solver: "euler", or "midpoint", which asks the flow twice a step: five of its steps are nearer to a perfect flow than
+            ten of Euler's, at the same cost.
         aggregate: what a target takes over the critics. The policy climbs their mean whatever it is.
         normalize_q: divide Q by its mean size in the policy's loss, so that α does not depend on the rewards' scale; never in the
             published runs, recommended by the authors for new tasks with α of 0.03 to 10.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.diffusion.flows import flow_map, flow_matching_loss
@@ -251,6 +252,18 @@ def flow_clone(config: Config, spec: Spec) -> Clone:
 CLONES: dict[str, Callable[[Config, Spec], Clone]] = {"diffusion": diffusion_clone, "flow": flow_clone}
 
 
+def draw_implicit(
+    key: Key,
+    drawn: Float[Array, "candidates batch action"],
+    q: Float[Array, "candidates batch"],
+    v: Float[Array, "batch"],
+    value_loss: ImplicitName,
+    hparams: HParams,
+) -> Float[Array, "batch action"]:
+    """One candidate per row, with probability ∝ w(Q - V): of many, a draw of the policy w μ that V is the value of."""
+    return softmax_of(key, drawn, jnp.log(IMPLICIT[value_loss].weight(q - v, hparams)))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
     """The clone and the critic share one State; each stage leaves the other's networks alone.
 
@@ -258,7 +271,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         ValueError: see `check`.
     """
     check(config)
-    clone, implicit = CLONES[config.clone](config, spec), IMPLICIT[config.value_loss]
+    clone = CLONES[config.clone](config, spec)
     layers: dict[str, Any] = {
         "dense": xavier_dense,
         "activation": ACTIVATIONS[config.critic_activation],
@@ -305,7 +318,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             critics,
             value_network,
             optax.adam(state.hparams.learning_rate),
-            lambda error: implicit.value_loss(error, state.hparams),
+            lambda error: IMPLICIT[config.value_loss].value_loss(error, state.hparams),
             target_from_updated_value=True,
             critic_loss_weight=0.5,
         )
@@ -320,8 +333,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
         q = lowest_q(critics, policy["critic"], observation, drawn)
         if config.act.select == "argmax":
             return best_of(drawn, q), carry
-        weight = implicit.weight(q - forward(value_network, policy["value"], observation), policy["hparams"])
-        return softmax_of(choice_key, drawn, jnp.log(weight)), carry
+        v = forward(value_network, policy["value"], observation)
+        return draw_implicit(choice_key, drawn, q, v, config.value_loss, policy["hparams"]), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

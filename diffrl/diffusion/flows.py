@@ -12,15 +12,14 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.diffusion.objectives import denoising_loss, uniform_times
-from diffrl.diffusion.samplers import Solver, ddim, heun, sample
+from diffrl.diffusion.samplers import Solver, ddim, midpoint, sample
 from diffrl.diffusion.schedules import RectifiedFlow, grid
 from diffrl.diffusion.targets import Predict, as_model
 from diffrl.types import Key
 
 FLOW = RectifiedFlow()
-SolverName = Literal["euler", "heun"]
-# Euler's method in t is DDIM's step; Heun's asks twice a step, but once in the last.
-_SOLVERS: dict[SolverName, Solver] = {"euler": ddim(), "heun": heun()}
+SolverName = Literal["euler", "midpoint"]
+_SOLVERS: dict[SolverName, Solver] = {"euler": ddim(), "midpoint": midpoint()}  # Euler's method in t is DDIM's step
 
 
 def flow_matching_loss(predict: Predict, x0: Float[Array, "batch *dims"], key: Key) -> Float[Array, ""]:
@@ -33,5 +32,5 @@ def flow_map(
     predict: Predict, num_steps: int, noise: Float[Array, "batch *dims"], solver: SolverName = "euler"
 ) -> Float[Array, "batch *dims"]:
     """Where the flow takes this noise in `num_steps` steps of one ODE solver: a map, in which nothing is drawn."""
-    unused = jax.random.key(0)
-    return jnp.asarray(sample(as_model(predict, FLOW, "velocity"), grid(FLOW, num_steps), _SOLVERS[solver], unused, noise))
+    levels, unused = grid(FLOW, num_steps, t_min=0.0), jax.random.key(0)
+    return jnp.asarray(sample(as_model(predict, FLOW, "velocity"), levels, _SOLVERS[solver], unused, noise))

@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.flows import SolverName, flow_map, flow_matching_loss
+from diffrl.diffusion.flows import SolverName, flow_grid, flow_map, flow_matching_loss
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP, xavier_dense
@@ -125,7 +125,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     """One stage. As in the authors' code every step, that of the target critics too, is from what all were before the update."""
     critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense, activation=nn.gelu, layer_norm="after")
     network = MLP(config.hidden_dims, spec.action_dim, dense=xavier_dense, activation=nn.gelu)  # of flow and policy
-    aggregate = AGGREGATES[config.aggregate]
+    aggregate, levels = AGGREGATES[config.aggregate], flow_grid(config.num_flow_steps)
 
     def velocity(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t[:, None], observation)
@@ -168,7 +168,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         noise = jax.random.normal(noise_key, batch.action.shape)
         flow_action = flow_map(
             lambda x, t: velocity(state.behavior.params, x, t, batch.observation),
-            config.num_flow_steps,
+            levels,
             noise,
             config.flow_solver,
         )

@@ -20,7 +20,7 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.flows import flow_map, flow_matching_loss
+from diffrl.diffusion.flows import flow_grid, flow_map, flow_matching_loss
 from diffrl.diffusion.guidance import best_of, softmax_of
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import ancestral, boxed, sample
@@ -227,6 +227,7 @@ def diffusion_clone(config: Config, spec: Spec) -> Clone:
 def flow_clone(config: Config, spec: Spec) -> Clone:
     """Flow matching, and Euler's method; the last point is clipped."""
     network = MLP(config.flow_hidden_dims, spec.action_dim, dense=xavier_dense, activation=nn.gelu)
+    levels = flow_grid(config.act.num_denoising_steps)
 
     def init(key: Key) -> Params:
         observation, action = example(spec)
@@ -244,7 +245,7 @@ def flow_clone(config: Config, spec: Spec) -> Clone:
         def predict(noised: Array, t: Array) -> Array:
             return forward(network, params, noised, t[:1, None, None], observation)
 
-        return jnp.clip(flow_map(predict, config.act.num_denoising_steps, start), -1.0, 1.0)
+        return jnp.clip(flow_map(predict, levels, start), -1.0, 1.0)
 
     return Clone(init, loss, draw)
 

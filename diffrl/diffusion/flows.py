@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from diffrl.diffusion.objectives import denoising_loss, uniform_times
 from diffrl.diffusion.samplers import Solver, ddim, midpoint, sample
-from diffrl.diffusion.schedules import RectifiedFlow, grid
+from diffrl.diffusion.schedules import Grid, RectifiedFlow, grid
 from diffrl.diffusion.targets import Predict, as_model
 from diffrl.types import Key
 
@@ -28,9 +28,14 @@ def flow_matching_loss(predict: Predict, x0: Float[Array, "batch *dims"], key: K
     return total / x0[0].size
 
 
+def flow_grid(num_steps: int) -> Grid:
+    """Equal steps from noise to data, all of them the solver's own: a velocity is known at the data too."""
+    return grid(FLOW, num_steps, t_min=0.0)
+
+
 def flow_map(
-    predict: Predict, num_steps: int, noise: Float[Array, "batch *dims"], solver: SolverName = "euler"
+    predict: Predict, levels: Grid, noise: Float[Array, "batch *dims"], solver: SolverName = "euler"
 ) -> Float[Array, "batch *dims"]:
-    """Where the flow takes this noise in `num_steps` steps of one ODE solver: a map, in which nothing is drawn."""
-    levels, unused = grid(FLOW, num_steps, t_min=0.0), jax.random.key(0)
+    """Where the flow takes this noise by one ODE solver's steps along `flow_grid`: a map, in which nothing is drawn."""
+    unused = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
     return jnp.asarray(sample(as_model(predict, FLOW, "velocity"), levels, _SOLVERS[solver], unused, noise))

@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from diffrl.objectives.value import expectile_loss
 
-Number = Float[Array, ""] | float
+Number = Float[Array, ""] | np.floating | float
 
 
 class Weighting(NamedTuple):

@@ -322,9 +322,9 @@ def test_two_modes_of_which_one_pays() -> None:
     z = jnp.linspace(-2.0, 2.0, 401)[:, None]
     network = MLP((64, 64), 1, dense=xavier_dense, activation=nn.gelu)
     mapped = np.asarray(forward(network, one.policy.params, z, jnp.ones((401, 1))))[:, 0]
-    flow = np.asarray(fql.flow_map(lambda x, t: forward(network, one.behavior.params, x, t[:, None], jnp.ones((401, 1))), 10, z))[
-        :, 0
-    ]
+    flow = np.asarray(
+        fql.flow_map(lambda x, t: forward(network, one.behavior.params, x, t[:, None], jnp.ones((401, 1))), fql.flow_grid(10), z)
+    )[:, 0]
     distance = np.mean((mapped - flow) ** 2)
     shortest = np.mean((np.sort(mapped) - np.sort(flow)) ** 2)
     assert distance == pytest.approx(0.04, abs=0.02)

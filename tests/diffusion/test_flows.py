@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 from support import chosen, quick
 
-from diffrl.diffusion.flows import FLOW, flow_map, flow_matching_loss
+from diffrl.diffusion.flows import FLOW, flow_grid, flow_map, flow_matching_loss
 from diffrl.diffusion.schedules import RectifiedFlow
 
 MEAN = 0.3
@@ -44,14 +44,14 @@ EULER |= {0.1: {10: 0.0617}, 0.05: {10: 0.0199}}
 def test_eulers_map_is_too_narrow(std: float, steps: int, expected: float) -> None:
     """By 14 to 60 % in ten steps; one step says the mean whatever the noise."""
     z = jnp.array([[-2.0, 0.5], [0.0, 1.0], [1.0, 3.0]])
-    found = quick(lambda z: flow_map(velocity(std), steps, z))(z)
+    found = quick(lambda z: flow_map(velocity(std), flow_grid(steps), z))(z)
     np.testing.assert_allclose(found, MEAN + expected * z, atol=2e-4)
 
 
 @pytest.mark.parametrize(("std", "expected"), [(0.5, 0.4991), (0.2, 0.1976), (0.1, 0.0882), (0.05, 0.0302)])
 def test_the_midpoint_rule_is_nearer_for_as_many_questions(std: float, expected: float) -> None:
     """Five of its steps ask ten times, as ten of Euler's do, which come to .4308, .1542, .0617 and .0199."""
-    found = float(flow_map(velocity(std), 5, jnp.array([[1.0]]), "midpoint")[0, 0]) - MEAN
+    found = float(flow_map(velocity(std), flow_grid(5), jnp.array([[1.0]]), "midpoint")[0, 0]) - MEAN
     assert found == pytest.approx(expected, abs=2e-4)
     assert abs(found - std) < 0.7 * abs(EULER[std][10] - std)
 
@@ -59,9 +59,9 @@ def test_the_midpoint_rule_is_nearer_for_as_many_questions(std: float, expected:
 def test_a_map_draws_nothing_and_takes_any_shape() -> None:
     """Rows of two axes, as candidates for observations, are mapped as rows of one."""
     z = jax.random.normal(jax.random.key(0), (4, 3, 2))
-    mapped = quick(lambda z: flow_map(velocity(0.5), 10, z))
+    mapped = quick(lambda z: flow_map(velocity(0.5), flow_grid(10), z))
     np.testing.assert_allclose(mapped(z), mapped(z.reshape(12, 2)).reshape(4, 3, 2), rtol=1e-5)
-    assert "random_bits" not in str(jax.make_jaxpr(lambda z: flow_map(velocity(0.5), 10, z))(z))
+    assert "random_bits" not in str(jax.make_jaxpr(lambda z: flow_map(velocity(0.5), flow_grid(10), z))(z))
 
 
 @pytest.mark.parametrize("std", [1.0, 0.5, 0.1])

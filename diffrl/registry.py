@@ -5,7 +5,25 @@ from typing import Any, NamedTuple
 
 from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, dac, diffusion_bc, diffusion_ql, edp, gaussian_bc, iql, qsm, sac, sgp, srpo, swg, td3_bc
+from diffrl.algorithms import (
+    bc,
+    cep,
+    dac,
+    diffusion_bc,
+    diffusion_ql,
+    edp,
+    fql,
+    gaussian_bc,
+    idql,
+    iql,
+    qsm,
+    rebrac,
+    sac,
+    sgp,
+    srpo,
+    swg,
+    td3_bc,
+)
 from diffrl.types import Spec
 
 
@@ -36,9 +54,12 @@ REGISTRY: dict[str, Method] = {
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
     "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
     "edp": Method(edp.Config, edp.make),
+    "fql": Method(fql.Config, fql.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
+    "idql": Method(idql.Config, idql.make),
     "iql": Method(iql.Config, iql.make),
     "qsm": Method(qsm.Config, qsm.make),
+    "rebrac": Method(rebrac.Config, rebrac.make),
     "sac": Method(sac.Config, sac.make),
     "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.studies.score_figures"),
     "srpo": Method(srpo.Config, srpo.make),

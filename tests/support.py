@@ -106,7 +106,17 @@ def make_dataset(
         np.broadcast_to(timeout, n)[:, None],
     ]
     rows = jnp.asarray(np.concatenate(columns, axis=1), jnp.float32)
-    return Dataset(rows, observation_dim=observation.shape[1], action_dim=action.shape[1])
+    ends = np.broadcast_to(terminal, n) | np.broadcast_to(timeout, n) | (np.arange(n) == n - 1)
+    stops = np.flatnonzero(ends)
+    episode = np.cumsum(ends) - ends  # number of the episode of each row
+    start, stop = (jnp.asarray(bound[episode], jnp.int32) for bound in (np.append(0, stops[:-1] + 1), stops + 1))
+    return Dataset(
+        rows,
+        observation_dim=observation.shape[1],
+        action_dim=action.shape[1],
+        episode_start=start,
+        episode_end=stop,
+    )
 
 
 def runs_of(method: Any, num_seeds: int = 1, first_seed: int = 0, sweep: str = "") -> Runs:

@@ -9,7 +9,6 @@ confidence bound is learnt from.
 import dataclasses
 from typing import Any, Literal, no_type_check
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.candidates import candidate_q, candidates
-from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound
+from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, mean_critic_loss
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -130,14 +129,6 @@ def next_value(q: Float[Array, "critics candidates batch"], backup: Backup, pess
     return lower_confidence_bound(over_candidates, pessimism)
 
 
-def critic_loss(
-    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
-) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
-    """Squared error, its mean over critics too, and their values: the gradient's norm is bounded, so that its scale counts."""
-    q = forward(critics, params, batch.observation, batch.action)
-    return jnp.mean((q - target) ** 2), q
-
-
 def pull(gradient: Float[Array, "batch *dims"], guidance: Guidance, t: Float[Array, "batch"]) -> Float[Array, "batch *dims"]:
     """What the predicted noise is pulled against: σ_t ∇Q, or ∇Q where the guidance is hard."""
     return gradient * (over(SCHEDULE.sigma(t), gradient) if guidance == "soft" else 1.0)
@@ -206,7 +197,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         next_q = candidate_q(critics, state.target_critic_params, ahead.observation, next_actions)
         target = ahead.target(next_value(next_q, config.backup, hparams.pessimism))
         critic, loss_of_critic, q = state.critic.step(
-            lambda params: critic_loss(params, critics, batch, target),
+            lambda params: mean_critic_loss(params, critics, batch, target),  # whose gradient's norm is bounded
             optimizer(hparams.critic_learning_rate),
             has_aux=True,
         )

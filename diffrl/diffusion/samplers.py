@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Grid, Level, Schedule
+from diffrl.diffusion.schedules import Grid, Level, Schedule, level_at
 from diffrl.diffusion.targets import Model
 from diffrl.types import Key
 
@@ -157,6 +157,19 @@ def heun() -> Solver:
         first = model(x, here)
         second = model(there.alpha * first.x0 + there.sigma * first.epsilon, there)
         x0, epsilon = (first.x0 + second.x0) / 2.0, (first.epsilon + second.epsilon) / 2.0
+        return x + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * epsilon, memory
+
+    return Solver(step)
+
+
+def midpoint() -> Solver:
+    """The midpoint rule on dx = x_0 dα + ε dσ, halfway in t: second order, two evaluations a step, none of them at its end."""
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        first, between = model(x, here), level_at(schedule, (here.t + there.t) / 2.0)
+        x0, epsilon = model(between.alpha * first.x0 + between.sigma * first.epsilon, between)
         return x + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * epsilon, memory
 
     return Solver(step)

@@ -32,9 +32,17 @@ def critic_loss(
     return td_loss(q, target), q
 
 
+def mean_critic_loss(
+    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
+) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+    """Squared error at the data's actions, its mean over critics too, and what they say there."""
+    q = forward(critics, params, batch.observation, batch.action)
+    return jnp.mean((q - target) ** 2), q
+
+
 def lowest_q(
-    critics: nn.Module, params: Params, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
-) -> Float[Array, "*batch"]:
+    critics: nn.Module, params: Params, observation: Float[Array, "*#batch observation"], action: Float[Array, "*#batch action"]
+) -> Float[Array, "*#batch"]:
     """min_k Q_k(s, a): what clipped double Q-learning trusts (Fujimoto et al. 2018)."""
     return jnp.min(forward(critics, params, observation, action), axis=0)
 
@@ -72,6 +80,11 @@ def bootstrap(batch: Transition, discount: Discount) -> Bootstrap:
 def lower_confidence_bound(q: Float[Array, "critics *batch"], pessimism: Discount) -> Float[Array, "*batch"]:
     """Mean over the ensemble minus `pessimism` times its (population) standard deviation."""
     return jnp.mean(q, axis=0) - pessimism * jnp.std(q, axis=0)
+
+
+def inverse_scale(q: Float[Array, "*batch"]) -> Float[Array, ""]:
+    """1 / mean |Q| without gradient: what makes values comparable with distances between actions (TD3+BC's λ)."""
+    return 1.0 / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
 
 
 def action_gradient(

@@ -78,6 +78,9 @@ def test_reward_transforms():
     scale = 4 * 1000 / (returns.max() - returns.min())
     assert card.reward_scale == pytest.approx(scale)
     np.testing.assert_allclose(dataset[:].reward, t.reward * scale - 1, rtol=1e-4, atol=1e-3)
+    hundredfold, _, scaled = build(source(t), Transforms(reward_factor=100.0))
+    assert scaled.reward_scale == 100.0
+    np.testing.assert_allclose(hundredfold[:].reward, 100 * t.reward, rtol=1e-6)
     # The card speaks in the environment's own reward.
     assert card.return_max == pytest.approx(returns.max())
     t.reward[:] = 0

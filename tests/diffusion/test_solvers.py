@@ -8,7 +8,7 @@ from scipy.stats import norm
 from support import chosen, quick_compilation
 
 from diffrl.diffusion.dpm_solver import dpm_solver
-from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, sample, still
+from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, midpoint, sample, still
 from diffrl.diffusion.schedules import EDM, VE, CosineVP, Grid, Level, LinearVP, RectifiedFlow, Schedule, grid, level_at
 from diffrl.diffusion.targets import Model, Prediction, from_epsilon
 
@@ -23,6 +23,7 @@ SCHEDULES: dict[str, Schedule] = {
 SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (ddim(), 1),
     "heun": (heun(), 2),
+    "midpoint": (midpoint(), 2),
     "dpm2s": (dpm_solver(2, multistep=False), 2),
     "dpm3s": (dpm_solver(3, multistep=False), 3),
     "dpm2m": (dpm_solver(2), 2),

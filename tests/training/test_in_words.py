@@ -79,6 +79,10 @@ def test_parts_that_a_loader_chose_are_said_as_well():
     assert "from one, other (observation_keys)" in said(DatasetConfig(clip_actions=True), ("one", "other"))
 
 
+def test_a_hundredfold_reward_is_said():
+    assert "rewards times 100 (reward_factor)" in said(DatasetConfig(reward_factor=100.0, clip_actions=True))
+
+
 def test_the_order_is_that_of_the_arithmetic():
     settings = DatasetConfig(reward_scale="return_range", reward_factor=4.0, reward_shift=-1.0, clip_actions=True)
     told = said(settings, action_low=-1.2, action_high=1.2)

@@ -7,7 +7,7 @@ The paper's table 1, on D4RL -v0 and of each seed's best evaluation of 100 episo
 medium-play 76.6, medium-diverse 78.6, large-play 46.4, large-diverse 56.6; scores of neighbouring checkpoints differ by tens.
 Minari's antmaze sets are a new collection of the same tasks.
 
-Rewards are (r - 1/2)·4. Where the table has max-Q backup an update draws ten next actions and costs three times as much.
+Rewards are (r - 1/2)·4. Where the table has max-Q backup an update draws ten next actions.
 """
 
 from typing import NamedTuple

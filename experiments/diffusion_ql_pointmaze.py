@@ -2,6 +2,8 @@
 
 python launch/train.py --config=experiments/diffusion_ql_pointmaze.py:medium --workdir=runs/dql
 
+Time, 4 seeds on two CPU cores: 6 min 46 s, compiling 17 s.
+Score on medium, collection seed 0, last checkpoint: 9.2 (seeds 0.3 to 21.0), success 33 %, 4 seeds x 64 episodes; cloning -1.0.
 """
 
 from diffrl.algorithms import diffusion_ql

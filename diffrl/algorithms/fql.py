@@ -21,7 +21,7 @@ from diffrl.diffusion.flows import SolverName, flow_grid, flow_map, flow_matchin
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP, xavier_dense
-from diffrl.objectives.value import bootstrap, inverse_scale, mean_critic_loss
+from diffrl.objectives.value import bootstrap, mean_critic_loss, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -115,7 +115,7 @@ def policy_loss(
     action = forward(policy, params, noise, observation)
     distillation = jnp.mean((action - flow_action) ** 2)
     q = jnp.mean(forward(critics, critic_params, observation, jnp.clip(action, -1.0, 1.0)), axis=0)
-    climb = jnp.mean(q) * inverse_scale(q) if normalize_q else jnp.mean(q)
+    climb = normalized_q(q, q) if normalize_q else jnp.mean(q)
     beyond = jnp.mean(jnp.abs(action) > 1.0, dtype=jnp.float32)
     metrics = {"policy/distillation": distillation, "policy/q": jnp.mean(q), "policy/beyond_bounds": beyond}
     return alpha * distillation - climb, metrics

@@ -22,7 +22,7 @@ from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP, lifted_dense, scaled_dense, uniform_dense, xavier_dense
 from diffrl.objectives.delayed import improve_when_due, smoothed
-from diffrl.objectives.value import bootstrap, critic_loss, inverse_scale, lowest_q
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -124,7 +124,7 @@ def policy_loss(
     """E β_1 ‖π(s) - a‖² - λ min_k Q_k(s, π(s)) with λ = 1 / mean |Q| (eq. 4)."""
     action = forward(policy, params, batch.observation)
     q = lowest_q(critics, critic_params, batch.observation, action)
-    return jnp.mean(policy_penalty * squared_distance(action, batch.action) - inverse_scale(q) * q)
+    return policy_penalty * jnp.mean(squared_distance(action, batch.action)) - normalized_q(q, q)
 
 
 def make(config: Config, spec: Spec) -> Algorithm:

@@ -16,7 +16,7 @@ from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.delayed import improve_when_due, smoothed
-from diffrl.objectives.value import bootstrap, critic_loss, inverse_scale, lowest_q
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -82,8 +82,7 @@ def policy_loss(
     """E (π(s) - a)² - λ Q_1(s, π(s)), the square's mean over action dimensions too (eq. 5)."""
     action = forward(policy, params, batch.observation)
     first_q = forward(critics, critic_params, batch.observation, action)[0]
-    weight = alpha * inverse_scale(first_q)  # λ
-    return jnp.mean((action - batch.action) ** 2) - weight * jnp.mean(first_q)
+    return jnp.mean((action - batch.action) ** 2) - alpha * normalized_q(first_q, first_q)  # λ = α / mean |Q|
 
 
 def make(config: Config, spec: Spec) -> Algorithm:

@@ -67,7 +67,7 @@ def sample(
     Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
     """
 
-    # All at once: on a CPU every call of the generator is a loop of some 60 kernels.
+    # All at once: one call of the generator in place of one for every step.
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(grid.num_steps))
 
     def step(x: Array, memory: Memory, index: int | Array) -> tuple[Array, Memory]:

@@ -82,11 +82,6 @@ def lower_confidence_bound(q: Float[Array, "critics *batch"], pessimism: Discoun
     return jnp.mean(q, axis=0) - pessimism * jnp.std(q, axis=0)
 
 
-def inverse_scale(q: Float[Array, "*batch"]) -> Float[Array, ""]:
-    """1 / mean |Q| without gradient: what makes values comparable with distances between actions (TD3+BC's λ)."""
-    return 1.0 / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
-
-
 def action_gradient(
     critics: nn.Module, params: Params, observation: Float[Array, "batch observation"], action: Float[Array, "batch action"]
 ) -> Float[Array, "batch action"]:

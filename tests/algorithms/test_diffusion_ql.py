@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from support import act, assert_trees_close, chosen, make_dataset, quick, quick_compilation, runs_of, train_stages, unchecked
+from support import (
+    act,
+    assert_trees_close,
+    chosen,
+    far_apart,
+    first_gradient,
+    gaussian_epsilon,
+    make_dataset,
+    quick,
+    quick_compilation,
+    random_batch,
+    runs_of,
+    train_stages,
+    unchecked,
+)
 
 from diffrl.algorithms import diffusion_ql
 from diffrl.data.dataset import Dataset
@@ -51,11 +65,7 @@ def test_schedule_is_the_vp_table() -> None:
 @pytest.mark.parametrize(("num_steps", "std"), chosen([(5, 0.14146), (10, 0.19478), (50, 0.26309), (100, 0.27852)], 0, 1))
 def test_even_a_perfect_network_is_too_narrow(num_steps: int, std: float) -> None:
     """For data N(.2, .3²) and the exact noise: five steps with the posterior variance keep less than half of the spread."""
-
-    def predict(x: Array, t: Array) -> Array:
-        alpha, sigma = (f(t)[:, None] for f in (diffusion_ql.SCHEDULE.alpha, diffusion_ql.SCHEDULE.sigma))
-        return sigma * (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
-
+    predict = gaussian_epsilon([MEAN], STD, diffusion_ql.SCHEDULE)
     start = jax.random.normal(KEY, (50_000, 1))
     x = jax.jit(lambda: diffusion_ql.draw(predict, grid(diffusion_ql.SCHEDULE, num_steps), start, jax.random.key(1)))()
     assert float(jnp.mean(x)) == pytest.approx(MEAN, abs=0.005)
@@ -184,15 +194,7 @@ def fresh(**hparams: float) -> Any:
 
 @cache
 def batch() -> Transition:
-    keys = jax.random.split(jax.random.key(2), 4)
-    return Transition(
-        observation=jax.random.normal(keys[0], (BATCH, OBSERVATION)),
-        action=jax.random.uniform(keys[1], (BATCH, ACTION), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        next_observation=jax.random.normal(keys[3], (BATCH, OBSERVATION)),
-        terminal=jnp.arange(BATCH) % 3 == 0,
-        timeout=jnp.arange(BATCH) % 4 == 1,
-    )
+    return random_batch(BATCH, OBSERVATION, ACTION)
 
 
 def q_values(params: Any, observation: Array, action: Array) -> Array:
@@ -208,15 +210,6 @@ def chain(params: Any, observation: Array, count: int, key: Array) -> Array:
         epsilon = jnp.asarray(NETWORK.apply({"params": params}, x, jnp.full(len(x), level.index), repeated))
         x = level.step(x, epsilon, jax.random.normal(jax.random.fold_in(key, place), x.shape))
     return x.reshape(count, len(observation), ACTION)
-
-
-def gradient_of(learner: Any) -> Any:
-    """What Adam saw in its first step."""
-    return jax.tree.map(lambda mu: mu / 0.1, learner.opt_state[1][0].mu)
-
-
-def far_apart(a: Any, b: Any) -> bool:
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) > 1e-3
 
 
 @cache
@@ -254,11 +247,11 @@ def test_update_follows_the_authors_order(max_q_backup: bool) -> None:
 
     loss, expected = quick(jax.value_and_grad(critic_loss))(state.critic.params)
     assert float(metrics["critic/loss"]) == pytest.approx(float(loss), rel=1e-3)
-    assert_trees_close(gradient_of(after.critic), expected, rtol=1e-3, atol=1e-4)
+    assert_trees_close(first_gradient(after.critic), expected, rtol=1e-3, atol=1e-4)
     policy = quick(jax.value_and_grad(policy_loss))
     loss, expected = policy(state.policy.params, after.critic.params)
     assert float(metrics["policy/loss"]) == pytest.approx(float(loss), rel=1e-3)
-    assert_trees_close(gradient_of(after.policy), expected, rtol=1e-3, atol=1e-4)
+    assert_trees_close(first_gradient(after.policy), expected, rtol=1e-3, atol=1e-4)
     assert far_apart(expected, policy(state.policy.params, state.critic.params)[1])  # the critics before would tell
     average = jax.tree.map(lambda a, b: 0.995 * a + 0.005 * b, state.target_critic_params, after.critic.params)
     assert_trees_close(after.target_critic_params, average)
@@ -278,7 +271,7 @@ def test_each_critic_is_scaled_by_the_other() -> None:
 def test_gradients_are_bounded_network_by_network() -> None:
     after, _ = update_of()(fresh(max_gradient_norm=0.01), batch(), KEY)
     for learner in (after.policy, after.critic):
-        norm = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(gradient_of(learner))))
+        norm = np.sqrt(sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(first_gradient(learner))))
         assert norm == pytest.approx(0.01, rel=1e-3)
 
 

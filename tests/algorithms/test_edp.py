@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import assert_trees_close, chosen, quick, trees_equal
+from support import assert_trees_close, chosen, far_apart, first_gradient, gaussian_epsilon, quick, random_batch, trees_equal
 
 from diffrl.algorithms import edp
 from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.objectives import perturb
-from diffrl.diffusion.samplers import ddim, sample
-from diffrl.diffusion.schedules import Schedule, grid
-from diffrl.diffusion.targets import Predict, as_model, clipped
+from diffrl.diffusion.targets import as_model, clipped
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP, mish
 from diffrl.networks.mlp_denoiser import MLPDenoiser, sinusoidal_features
@@ -29,16 +27,6 @@ MEAN, STD = 0.2, 0.3
 PAPER = edp.linear_schedule(1_000)
 
 # ----------------------------------------------------------------------------------------- one Gaussian, the exact noise
-
-
-def exact(schedule: Schedule) -> Predict:
-    """ε* of N(.2, .3²)."""
-
-    def predict(x: Array, t: Array) -> Array:
-        alpha, sigma = (f(t)[:, None] for f in (schedule.alpha, schedule.sigma))
-        return sigma * (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
-
-    return predict
 
 
 def test_schedule() -> None:
@@ -53,39 +41,10 @@ def test_schedule() -> None:
 def test_spread_of_ddpm(num_levels: int, std: float) -> None:
     schedule = edp.linear_schedule(num_levels)
     start = jax.random.normal(KEY, (20_000, 1))
-    x = jax.jit(lambda: edp.drawing("ddpm", num_levels, schedule)(exact(schedule), start, jax.random.key(1)))()
+    draw, predict = edp.drawing("ddpm", num_levels, schedule), gaussian_epsilon([MEAN], STD, schedule)
+    x = jax.jit(lambda: draw(predict, start, jax.random.key(1)))()
     assert float(jnp.mean(x)) == pytest.approx(MEAN, abs=0.01)
     assert float(jnp.std(x)) == pytest.approx(std, rel=0.015)
-
-
-@pytest.mark.parametrize(("evaluations", "std"), chosen([(15, 0.25183), (30, 0.29002), (99, 0.29957)], 0, 1))
-def test_spread_of_dpm_solver(evaluations: int, std: float) -> None:
-    """For a Gaussian the solver is an affine map: two points give its moments. Blocks and nodes are those of EDP's code."""
-    ends = jax.jit(lambda x: fast(PAPER, evaluations, 1e-3)(as_model(exact(PAPER), PAPER), x))(jnp.array([[0.0], [1.0]]))
-    mean, spread = float(ends[0, 0]), float(ends[1, 0] - ends[0, 0])
-    assert mean == pytest.approx(0.1997, abs=1e-4)
-    assert spread == pytest.approx(std, abs=1e-5)
-
-
-def test_dpm_solver_is_closer_than_as_many_steps_of_ddim() -> None:
-    levels = grid(PAPER, 15, t_min=1e-3)
-    ends = jax.jit(lambda x: sample(as_model(exact(PAPER), PAPER), levels, ddim(), KEY, x, unroll=False))(
-        jnp.array([[0.0], [1.0]])
-    )
-    assert float(ends[1, 0] - ends[0, 0]) == pytest.approx(0.22343, abs=1e-5)
-
-
-def test_every_evaluation_has_a_time_of_its_own() -> None:
-    """Fifteen evaluations on a grid of fifteen equal steps in t, from 1 on."""
-    asked: list[float] = []
-
-    def predict(x: Array, t: Array) -> Array:
-        jax.debug.callback(lambda t: asked.append(float(t[0])), t, ordered=True)
-        return exact(PAPER)(x, t)
-
-    jax.block_until_ready(jax.jit(lambda x: fast(PAPER, 15, 1e-3)(as_model(predict, PAPER), x))(jnp.zeros((1, 1))))
-    jax.effects_barrier()
-    np.testing.assert_allclose(asked, np.linspace(1.0, 1e-3, 16)[:-1], atol=1e-5)
 
 
 def test_actions_are_in_the_box() -> None:
@@ -111,7 +70,7 @@ def test_reconstruction_is_the_posterior_mean(t: float) -> None:
     times, key = jnp.full(100_000, t), jax.random.key(2)
     action = MEAN + STD * jax.random.normal(KEY, (100_000, 1))
     noised = perturb(PAPER, action, times, jax.random.normal(key, action.shape))
-    found = np.asarray(edp.reconstructed(PAPER, times, noised, exact(PAPER)(noised, times)))
+    found = np.asarray(edp.reconstructed(PAPER, times, noised, gaussian_epsilon([MEAN], STD, PAPER)(noised, times)))
     alpha, sigma = float(PAPER.alpha(jnp.float32(t))), float(PAPER.sigma(jnp.float32(t)))
     gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     posterior = np.clip(MEAN + gain * (noised - alpha * MEAN), -1.0, 1.0)
@@ -218,15 +177,7 @@ def fresh(form: edp.Form, **hparams: float) -> Any:
 
 @cache
 def batch() -> Transition:
-    keys = jax.random.split(jax.random.key(2), 4)
-    return Transition(
-        observation=jax.random.normal(keys[0], (BATCH, OBSERVATION)),
-        action=jax.random.uniform(keys[1], (BATCH, ACTION), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        next_observation=jax.random.normal(keys[3], (BATCH, OBSERVATION)),
-        terminal=jnp.arange(BATCH) % 3 == 0,
-        timeout=jnp.arange(BATCH) % 4 == 1,
-    )
+    return random_batch(BATCH, OBSERVATION, ACTION)
 
 
 def q_values(params: Any, observation: Array, action: Array) -> Array:
@@ -248,15 +199,6 @@ def cloning(params: Any, key: Array) -> tuple[Array, Array]:
     predicted = NETWORK.apply({"params": params}, noised, index.astype(jnp.float32), batch().observation)
     x0 = noised / jnp.sqrt(abar) - jnp.sqrt(1.0 / abar - 1.0) * predicted
     return jnp.mean((noise - predicted) ** 2), jnp.clip(x0, -1.0, 1.0)
-
-
-def gradient_of(learner: Any) -> Any:
-    """What Adam saw in its first step."""
-    return jax.tree.map(lambda mu: mu / 0.1, learner.opt_state[1][0].mu)
-
-
-def far_apart(a: Any, b: Any) -> bool:
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) > 1e-3
 
 
 def test_sizes() -> None:
@@ -287,7 +229,7 @@ def test_td3_improves_on_the_critics_before_their_step() -> None:
     policy = quick(jax.value_and_grad(loss))
     value, expected = policy(state.policy.params, state.critic.params)
     assert float(metrics["policy/loss"]) == pytest.approx(float(value), rel=1e-3)
-    assert_trees_close(gradient_of(after.policy), expected, rtol=1e-3, atol=1e-4)
+    assert_trees_close(first_gradient(after.policy), expected, rtol=1e-3, atol=1e-4)
     assert far_apart(expected, policy(state.policy.params, after.critic.params)[1])  # the critics after would tell
 
 
@@ -311,7 +253,7 @@ def test_targets_ask_the_target_policy() -> None:
 
     value, expected = quick(jax.value_and_grad(loss))(state.critic.params)
     assert float(metrics["critic/loss"]) == pytest.approx(float(value), rel=1e-3)
-    assert_trees_close(gradient_of(after.critic), expected, rtol=1e-3, atol=1e-4)
+    assert_trees_close(first_gradient(after.critic), expected, rtol=1e-3, atol=1e-4)
     average = jax.tree.map(lambda a, b: 0.995 * a + 0.005 * b, state.target_critic_params, after.critic.params)
     assert_trees_close(after.target_critic_params, average)
 
@@ -338,7 +280,7 @@ def test_iql_goes_from_v_to_policy_to_q() -> None:
         return jnp.mean((q[0] - y) ** 2) + jnp.mean((q[1] - y) ** 2)
 
     old, new = state.value.params, after.value.params
-    assert_trees_close(gradient_of(after.value), quick(jax.grad(value_loss))(old), rtol=1e-3, atol=1e-5)
+    assert_trees_close(first_gradient(after.value), quick(jax.grad(value_loss))(old), rtol=1e-3, atol=1e-5)
     for learner, initial, loss, name in (
         (after.policy, state.policy.params, policy_loss, "policy/loss"),
         (after.critic, state.critic.params, critic_loss, "critic/loss"),
@@ -346,7 +288,7 @@ def test_iql_goes_from_v_to_policy_to_q() -> None:
         both = quick(jax.value_and_grad(loss))
         value, expected = both(initial, new)
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-3)
-        assert_trees_close(gradient_of(learner), expected, rtol=1e-3, atol=1e-4)
+        assert_trees_close(first_gradient(learner), expected, rtol=1e-3, atol=1e-4)
         assert far_apart(expected, both(initial, old)[1])
 
 
@@ -367,7 +309,7 @@ def test_forms_agree_where_they_must() -> None:
     assert_trees_close(policy("td3", alpha=0.0), clones[0], rtol=1e-5, atol=1e-6)
     regressions = [policy(form, beta=0.0) for form in ("crr", "iql")]
     assert_trees_close(*regressions, rtol=1e-5, atol=1e-6)
-    assert far_apart(gradient_of(regressions[0]), gradient_of(clones[0]))
+    assert far_apart(first_gradient(regressions[0]), first_gradient(clones[0]))
 
 
 def test_target_policy_waits_and_then_moves_every_fifth_update() -> None:

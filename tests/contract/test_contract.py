@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import partial_eval
-from support import assert_trees_close, chosen, make_dataset, quick_compilation, runs_of, trees_equal, unchecked
+from support import assert_trees_close, chosen, compilations, make_dataset, quick_compilation, runs_of, trees_equal, unchecked
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.columns import attach
@@ -370,23 +369,6 @@ def test_a_callback_would_be_seen() -> None:
         return jax.pure_callback(lambda y: y, x, x)
 
     assert len(callbacks(str(jax.make_jaxpr(talks)(1.0)))) >= 2
-
-
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Collects an entry for every program that XLA compiles inside."""
-    events: list[str] = []
-
-    def listen(event: str, duration: float, **_: Any) -> None:
-        del duration
-        if "backend_compile" in event:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @each_stage

@@ -30,6 +30,11 @@ def copied(params: Params) -> Params:
     return jax.tree.map(jnp.copy, params)
 
 
+def averaged(average: Params, params: Params, rate: Any, due: Array) -> Params:
+    """The average moved towards the parameters by `rate` where that is `due`: a branch, where `due` is one for all runs."""
+    return jax.lax.cond(due, lambda old: optax.incremental_update(params, old, rate), lambda old: old, average)
+
+
 @flax.struct.dataclass
 class Learner:
     """Parameters with their optimiser state. Targets and averages live outside, as plain trees.

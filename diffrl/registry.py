@@ -5,7 +5,26 @@ from typing import Any, NamedTuple
 
 from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import bc, cep, dac, diffusion_bc, gaussian_bc, iql, qgpo, qsm, sac, sgp, srpo, swg, td3_bc
+from diffrl.algorithms import (
+    bc,
+    cep,
+    dac,
+    diffusion_bc,
+    diffusion_ql,
+    edp,
+    fql,
+    gaussian_bc,
+    idql,
+    iql,
+    qgpo,
+    qsm,
+    rebrac,
+    sac,
+    sgp,
+    srpo,
+    swg,
+    td3_bc,
+)
 from diffrl.types import Spec
 
 
@@ -34,10 +53,15 @@ REGISTRY: dict[str, Method] = {
     "cep": Method(cep.Config, cep.make),
     "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
+    "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
+    "edp": Method(edp.Config, edp.make),
+    "fql": Method(fql.Config, fql.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
+    "idql": Method(idql.Config, idql.make),
     "iql": Method(iql.Config, iql.make),
     "qgpo": Method(qgpo.Config, qgpo.make),
     "qsm": Method(qsm.Config, qsm.make),
+    "rebrac": Method(rebrac.Config, rebrac.make),
     "sac": Method(sac.Config, sac.make),
     "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.studies.score_figures"),
     "srpo": Method(srpo.Config, srpo.make),

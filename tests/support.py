@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from jax import Array
 
@@ -16,11 +17,12 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, DatasetConfig
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.diffusion.schedules import LinearVP
+from diffrl.diffusion.schedules import LinearVP, Schedule
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
+from diffrl.types import Transition
 
 Predict = Callable[[Array, Array], Array]
 
@@ -56,6 +58,23 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects an entry for every program that XLA compiles inside."""
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        del duration
+        if "backend_compile" in event:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def quick(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` with quick compilation."""
     compiled = jax.jit(function, **options)
@@ -67,9 +86,8 @@ def quick(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return call
 
 
-def mixture_epsilon(means: Array, std: float) -> Predict:
+def mixture_epsilon(means: Array, std: float, schedule: Schedule = LinearVP()) -> Predict:  # noqa: B008
     """ε*(x_t, t) = -σ_t ∇ log μ_t(x_t) of an equal mixture of N(mean, std² I); `means` is `[modes, dim]`."""
-    schedule = LinearVP()
     means = jnp.asarray(means)
 
     def predict(noised: Array, t: Array) -> Array:
@@ -82,9 +100,9 @@ def mixture_epsilon(means: Array, std: float) -> Predict:
     return predict
 
 
-def gaussian_epsilon(mean: Any, std: float) -> Predict:
+def gaussian_epsilon(mean: Any, std: float, schedule: Schedule = LinearVP()) -> Predict:  # noqa: B008
     """ε* of N(mean, std² I); `mean` is `[dim]`."""
-    return mixture_epsilon(jnp.asarray(mean, jnp.float32)[None], std)
+    return mixture_epsilon(jnp.asarray(mean, jnp.float32)[None], std, schedule)
 
 
 def make_dataset(
@@ -106,7 +124,17 @@ def make_dataset(
         np.broadcast_to(timeout, n)[:, None],
     ]
     rows = jnp.asarray(np.concatenate(columns, axis=1), jnp.float32)
-    return Dataset(rows, observation_dim=observation.shape[1], action_dim=action.shape[1])
+    ends = np.broadcast_to(terminal, n) | np.broadcast_to(timeout, n) | (np.arange(n) == n - 1)
+    stops = np.flatnonzero(ends)
+    episode = np.cumsum(ends) - ends  # number of the episode of each row
+    start, stop = (jnp.asarray(bound[episode], jnp.int32) for bound in (np.append(0, stops[:-1] + 1), stops + 1))
+    return Dataset(
+        rows,
+        observation_dim=observation.shape[1],
+        action_dim=action.shape[1],
+        episode_start=start,
+        episode_end=stop,
+    )
 
 
 def runs_of(method: Any, num_seeds: int = 1, first_seed: int = 0, sweep: str = "") -> Runs:
@@ -140,7 +168,25 @@ def act(algorithm: Algorithm, states: Any, observation: Array, seed: int = 0) ->
 
 def first_gradient(learner: Any, beta1: float = 0.9) -> Any:
     """The gradient that Adam saw in its first step: its first moment is (1 - β₁) times that."""
-    return jax.tree.map(lambda mu: mu / (1.0 - beta1), learner.opt_state[0].mu)
+    return jax.tree.map(lambda mu: mu / (1.0 - beta1), optax.tree_utils.tree_get(learner.opt_state, "mu"))
+
+
+def far_apart(a: Any, b: Any) -> bool:
+    """Whether two gradients differ by what a test of an update's order could see."""
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) > 1e-3
+
+
+def random_batch(size: int, observation_dim: int, action_dim: int) -> Transition:
+    """Rows of noise, of which every third is terminal and every fourth a timeout."""
+    keys = jax.random.split(jax.random.key(2), 4)
+    return Transition(
+        observation=jax.random.normal(keys[0], (size, observation_dim)),
+        action=jax.random.uniform(keys[1], (size, action_dim), minval=-1.0),
+        reward=jax.random.normal(keys[2], (size,)),
+        next_observation=jax.random.normal(keys[3], (size, observation_dim)),
+        terminal=jnp.arange(size) % 3 == 0,
+        timeout=jnp.arange(size) % 4 == 1,
+    )
 
 
 def with_hparams(state: Any, algorithm: Algorithm) -> Any:

@@ -9,7 +9,6 @@ confidence bound is learnt from.
 import dataclasses
 from typing import Any, Literal, no_type_check
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,12 @@ from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
 from diffrl.diffusion.targets import Predict, as_model, clipped
-from diffrl.learner import Learner, copied, example, forward
+from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound
+from diffrl.objectives.candidates import candidate_q, candidates
+from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, mean_critic_loss
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -129,14 +129,6 @@ def next_value(q: Float[Array, "critics candidates batch"], backup: Backup, pess
     return lower_confidence_bound(over_candidates, pessimism)
 
 
-def critic_loss(
-    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
-) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
-    """Squared error, its mean over critics too, and their values: the gradient's norm is bounded, so that its scale counts."""
-    q = forward(critics, params, batch.observation, batch.action)
-    return jnp.mean((q - target) ** 2), q
-
-
 def pull(gradient: Float[Array, "batch *dims"], guidance: Guidance, t: Float[Array, "batch"]) -> Float[Array, "batch *dims"]:
     """What the predicted noise is pulled against: σ_t ∇Q, or ∇Q where the guidance is hard."""
     return gradient * (over(SCHEDULE.sigma(t), gradient) if guidance == "soft" else 1.0)
@@ -162,23 +154,20 @@ def make(config: Config, spec: Spec) -> Algorithm:
     """One stage: critics and their targets, the policy on those targets, η, and the policy's average."""
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
-    network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dim=32)
+    network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dims=(32, 32))
     critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense, activation=mish)
 
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * num_steps, observation)
 
-    def candidates(params: Params, observation: Array, key: Key, count: int, noise_scale: float = 1.0) -> Array:
-        """`[count, B, A]`, drawn as one batch."""
-        start_key, key = jax.random.split(key)
-        repeated = jnp.tile(observation, (count, 1))
-        start = jax.random.normal(start_key, (len(repeated), spec.action_dim))
-        drawn = draw(lambda x, t: epsilon(params, x, t, repeated), levels, start, key, noise_scale)
-        return drawn.reshape(count, len(observation), spec.action_dim)
+    def actions(params: Params, observation: Array, count: int, key: Key, noise_scale: float = 1.0) -> Array:
+        """`[count, B, A]`."""
 
-    def values(params: Params, observation: Array, actions: Array) -> Array:
-        """Q `[critics, candidates, B]`."""
-        return forward(critics, params, jnp.broadcast_to(observation, (*actions.shape[:2], observation.shape[-1])), actions)
+        def chains(start: Array, observation: Array, key: Key) -> Array:
+            # Within a chain one time serves all rows.
+            return draw(lambda x, t: epsilon(params, x, t[:1], observation), levels, start, key, noise_scale)
+
+        return candidates(chains, observation, count, spec.action_dim, key)
 
     def optimizer(learning_rate: Any) -> optax.GradientTransformation:
         rate = optax.cosine_decay_schedule(learning_rate, config.num_updates)
@@ -204,11 +193,11 @@ def make(config: Config, spec: Spec) -> Algorithm:
         next_key, time_key, noise_key = jax.random.split(key, 3)
 
         ahead = bootstrap(batch, hparams.discount)
-        next_actions = candidates(state.target_policy_params, ahead.observation, next_key, config.num_next_actions)
-        next_q = values(state.target_critic_params, ahead.observation, next_actions)
+        next_actions = actions(state.target_policy_params, ahead.observation, config.num_next_actions, next_key)
+        next_q = candidate_q(critics, state.target_critic_params, ahead.observation, next_actions)
         target = ahead.target(next_value(next_q, config.backup, hparams.pessimism))
         critic, loss_of_critic, q = state.critic.step(
-            lambda params: critic_loss(params, critics, batch, target),
+            lambda params: mean_critic_loss(params, critics, batch, target),  # whose gradient's norm is bounded
             optimizer(hparams.critic_learning_rate),
             has_aux=True,
         )
@@ -229,16 +218,10 @@ def make(config: Config, spec: Spec) -> Algorithm:
         eta = dual_step(state.eta, bc_loss, hparams.bc_threshold, hparams.eta_learning_rate)
 
         due = (state.step > AVERAGE_START) & (state.step % AVERAGE_EVERY == 0)
-        target_policy_params = jax.lax.cond(
-            due,
-            lambda average: optax.incremental_update(policy.params, average, hparams.tau),
-            lambda average: average,
-            state.target_policy_params,
-        )
         state = dataclasses.replace(
             state,
             policy=policy,
-            target_policy_params=target_policy_params,
+            target_policy_params=averaged(state.target_policy_params, policy.params, hparams.tau, due),
             critic=critic,
             target_critic_params=target_critic_params,
             eta=eta,
@@ -254,10 +237,10 @@ def make(config: Config, spec: Spec) -> Algorithm:
         }
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        drawn = candidates(policy["policy"], observation, key, config.act.num_candidates, config.act.noise_scale)
+        drawn = actions(policy["policy"], observation, config.act.num_candidates, key, config.act.noise_scale)
         if config.act.num_candidates == 1:
             return drawn[0], carry
-        return best_of(drawn, jnp.mean(values(policy["critic"], observation, drawn), axis=0)), carry
+        return best_of(drawn, jnp.mean(candidate_q(critics, policy["critic"], observation, drawn), axis=0)), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

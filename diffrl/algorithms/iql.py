@@ -18,12 +18,10 @@ from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.gaussian import GaussianPolicy
 from diffrl.networks.mlp import orthogonal_dense
-from diffrl.objectives.implicit_q import update_values
+from diffrl.objectives.implicit_q import advantage_weight, update_values
 from diffrl.objectives.value import expectile_loss, lowest_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
-
-MAX_WEIGHT = 100.0
 
 
 @jax.tree_util.register_dataclass
@@ -66,11 +64,6 @@ class State:
     policy: Learner
     critic: Learner
     target_critic_params: Params
-
-
-def advantage_weight(advantage: Float[Array, "batch"], beta: Float[Array, ""] | float) -> Float[Array, "batch"]:
-    """min(e^{βA}, 100), A = Q - V (eq. 7; the bound is the code's)."""
-    return jnp.minimum(jnp.exp(beta * advantage), MAX_WEIGHT)
 
 
 def policy_loss(params: Params, policy: GaussianPolicy, batch: Transition, weight: Float[Array, "batch"]) -> Float[Array, ""]:

@@ -17,11 +17,10 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.dataset import Dataset
-from diffrl.diffusion.dpm_solver import dpm_solver
+from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.objectives import denoising_loss, perturb, uniform_times
-from diffrl.diffusion.samplers import sample
-from diffrl.diffusion.schedules import Grid, Level, LinearVP, grid
+from diffrl.diffusion.schedules import Level, LinearVP
 from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.action_unet import ActionUNet
@@ -65,7 +64,7 @@ class Act:
 
     Attributes:
         guidance_scale: 0 for the behaviour, 1 for the exact policy, more by rule of thumb; the paper chooses it by evaluation.
-        num_denoising_steps: evaluations of the networks; odd, since the solver is of second order but for its last step.
+        num_denoising_steps: evaluations of the networks.
     """
 
     guidance_scale: float = 1.0
@@ -79,7 +78,7 @@ class Config(HParams):
     Attributes:
         num_support_actions: K; 16 on locomotion, 32 on AntMaze. Before the second and the third stage they take
             4 · rows · K · action size bytes of memory per run.
-        support_denoising_steps: evaluations of the behaviour's network for each of them; odd.
+        support_denoising_steps: evaluations of the behaviour's network for each of them.
         energy_loss: "contrastive", or the paper's ablations "mse" and "exponential".
     """
 
@@ -116,35 +115,18 @@ def softmax_value(q: Float[Array, "*batch set"], beta: Float[Array, ""] | float)
     return jnp.sum(jax.nn.softmax(beta * q, axis=-1) * q, axis=-1)
 
 
-def levels_of(num_evaluations: int) -> Grid:
-    """Equal steps of t from noise to `T_MIN`, one for each evaluation.
-
-    Raises:
-        ValueError: an even number.
-    """
-    if num_evaluations % 2 == 0:
-        raise ValueError(
-            f"num_denoising_steps counts evaluations of a second-order solver with one last step of first order: {num_evaluations} "
-            f"is even, take {num_evaluations + 1}"
-        )
-    return grid(SCHEDULE, num_evaluations, t_min=T_MIN)
-
-
 def make(config: Config, spec: Spec) -> Algorithm:
     """Behaviour, then Q, then the energies; each stage leaves the networks before it alone.
 
     The authors train f beside Q from the start, for twice as long; here it is trained for as long after it, on the labels of the
     final Q alone, so that the support actions of only one end of the transitions are in memory at a time.
-
-    Raises:
-        ValueError: an even number of evaluations.
     """
     behavior_network = ActionUNet(spec.action_dim, config.behavior_hidden_dims)
     critics = Critics(config.critic_hidden_dims)
     energy_network = TimeMLP(config.energy_hidden_dims, 1)
     energy_loss = jax.vmap(ENERGY_LOSSES[config.energy_loss], in_axes=(0, 0, None))
-    levels, support_levels = levels_of(config.act.num_denoising_steps), levels_of(config.support_denoising_steps)
-    solver = dpm_solver(2)
+    draw_action = fast(SCHEDULE, config.act.num_denoising_steps, T_MIN, order=2, integrand="x0")
+    draw_support = fast(SCHEDULE, config.support_denoising_steps, T_MIN, order=2, integrand="x0")
 
     def init(key: Key, hparams: HParams) -> State:
         behavior_key, critic_key, energy_key = jax.random.split(key, 3)
@@ -192,7 +174,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             observation = bootstrap(row, 1.0).observation if ahead else row.observation
             model = behavior_of(state.behavior.params, state.behavior_constants, jnp.repeat(observation, shape[0], axis=0))
             start = jax.random.normal(jax.random.fold_in(key, index), shape)
-            return jnp.clip(sample(model, support_levels, solver, key, start), -1.0, 1.0)
+            return jnp.clip(draw_support(model, start), -1.0, 1.0)
 
         return jax.lax.map(draw, jnp.arange(dataset.size), batch_size=min(SUPPORT_BATCH, dataset.size))
 
@@ -249,9 +231,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
         behavior = behavior_of(policy["behavior"], policy["behavior_constants"], observation)
         model = energy_guided(behavior, log_weight, config.act.guidance_scale)
-        start_key, key = jax.random.split(key)
-        start = jax.random.normal(start_key, (observation.shape[0], spec.action_dim))
-        return sample(model, levels, solver, key, start), carry
+        return draw_action(model, jax.random.normal(key, (observation.shape[0], spec.action_dim))), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

@@ -173,11 +173,12 @@ class Models:
             self.score_scale = jnp.concatenate([self.scale, stretched])
             self.score_centre = jnp.concatenate([self.centre, self.centre[: spec.observation_dim]])
         width = (config.hidden_dim,) * config.num_layers
+        layer_norm = "before" if config.layer_norm else ""
         members = ensemble(MLP, config.num_models, shared_inputs=False)
-        self.dynamics_network = members(width, spec.observation_dim, activation=nn.elu, layer_norm=config.layer_norm)
-        self.reward_network = MLP(width, 1, activation=nn.elu, layer_norm=config.layer_norm)
+        self.dynamics_network = members(width, spec.observation_dim, activation=nn.elu, layer_norm=layer_norm)
+        self.reward_network = MLP(width, 1, activation=nn.elu, layer_norm=layer_norm)
         self.score_network = NoiseConditionedMLP(len(self.score_scale), config.num_levels, config.hidden_dim, config.num_layers)
-        self.distance_network = MLP(width, 1, activation=nn.elu, layer_norm=config.layer_norm)
+        self.distance_network = MLP(width, 1, activation=nn.elu, layer_norm=layer_norm)
         self.planner({})  # refuses choices that it cannot be made with, before anything is trained
 
     def normalized(self, observation: Array, action: Array) -> Array:

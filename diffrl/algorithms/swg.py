@@ -7,7 +7,7 @@ diffusion model of z = (a, w). Its own prediction of the clean weight, E[w | z_t
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, no_type_check
+from typing import Any, Literal, no_type_check
 
 import flax.struct
 import jax
@@ -24,11 +24,12 @@ from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, samp
 from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
 from diffrl.diffusion.targets import clipped
 from diffrl.learner import Learner, copied, example, forward
-from diffrl.networks.ensembles import Critics
+from diffrl.networks.ensembles import Critics, NormalizedValue
 from diffrl.networks.mlp import xavier_dense
-from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
+from diffrl.networks.self_weighted import SelfWeightedDenoiser
 from diffrl.objectives.implicit_q import update_values
-from diffrl.objectives.value import expectile_loss, lowest_q
+from diffrl.objectives.value import lowest_q
+from diffrl.objectives.weightings import IMPLICIT, Weighting, quantile_weight
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -61,50 +62,13 @@ class HParams:
     ema_decay: float = setting(0.999, high=1.0)
 
 
-def _expectile_loss(error: Array, hparams: HParams) -> Array:
-    return expectile_loss(error, hparams.expectile)
-
-
-class Weighting(NamedTuple):
-    """w of an advantage A, and the loss of V that goes with it.
-
-    With V = argmin E f(Q - V) the weight |f'(A)| / |A| makes π ∝ w μ satisfy E_π Q = V (generalised IQL; Hansen-Estruch et al.
-    2023). Where no such loss belongs to the weight, V is expectile regression.
-    """
-
-    weight: Callable[[Array, HParams], Array]
-    value_loss: Callable[[Array, HParams], Array] = _expectile_loss
-
-
-def _expectile(advantage: Array, hparams: HParams) -> Array:
-    return jnp.where(advantage > 0.0, hparams.expectile, 1.0 - hparams.expectile)
-
-
 def _smooth_expectile(advantage: Array, hparams: HParams) -> Array:
     share = jax.nn.sigmoid(3.0 * advantage)
     return share * hparams.expectile + (1.0 - share) * (1.0 - hparams.expectile)
 
 
 def _quantile(advantage: Array, hparams: HParams) -> Array:
-    return _expectile(advantage, hparams) / jnp.maximum(jnp.abs(advantage), 1e-3)  # |A|, where the released code divides by A
-
-
-def _quantile_loss(error: Array, hparams: HParams) -> Array:
-    return jnp.mean(_expectile(error, hparams) * jnp.abs(error))
-
-
-def _linex(advantage: Array, hparams: HParams) -> Array:
-    """h |e^{hA} - 1| / |A| with its limit h² at A = 0, where the quotient is 0/0; unbounded above, so cut at A = 6/h."""
-    h = hparams.beta
-    scaled = jnp.minimum(h * advantage, 6.0)
-    small = jnp.abs(scaled) < 1e-4
-    return h**2 * jnp.where(small, 1.0 + scaled / 2.0, jnp.expm1(scaled) / jnp.where(small, 1.0, scaled))
-
-
-def _linex_loss(error: Array, hparams: HParams) -> Array:
-    """Gradient e^{hu} - 1, the exponential held at 6 as in the released code."""
-    growth = jnp.exp(jnp.minimum(hparams.beta * error, 6.0))
-    return jnp.mean(jax.lax.stop_gradient(jnp.minimum(growth, 6.0) - 1.0) * error)
+    return quantile_weight(advantage, hparams.expectile, floor=1e-3)  # weights to be learnt are held lower
 
 
 def _exponential(advantage: Array, hparams: HParams) -> Array:
@@ -120,14 +84,16 @@ def _dice(advantage: Array, hparams: HParams) -> Array:
     return jnp.clip(jnp.where(ratio >= 0.0, ratio / 2.0 + 1.0, jnp.exp(jnp.minimum(ratio, 0.0))), 1e-40, 100.0)
 
 
+# Where no loss of V belongs to a weight, V is expectile regression.
+_EXPECTILE, _QUANTILE = IMPLICIT["expectile"], IMPLICIT["quantile"]
 WEIGHTINGS: dict[WeightingName, Weighting] = {
-    "expectile": Weighting(_expectile),
-    "smooth_expectile": Weighting(_smooth_expectile),
-    "quantile": Weighting(_quantile, _quantile_loss),
-    "linex": Weighting(_linex, _linex_loss),
-    "exponential": Weighting(_exponential),
-    ENERGY: Weighting(_energy),
-    "dice": Weighting(_dice),
+    "expectile": _EXPECTILE,
+    "smooth_expectile": _EXPECTILE._replace(weight=_smooth_expectile),
+    "quantile": _QUANTILE._replace(weight=_quantile),
+    "linex": IMPLICIT["linex"],
+    "exponential": _EXPECTILE._replace(weight=_exponential),
+    ENERGY: _EXPECTILE._replace(weight=_energy),
+    "dice": _EXPECTILE._replace(weight=_dice),
 }
 
 

@@ -15,7 +15,8 @@ from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
-from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
+from diffrl.objectives.delayed import improve_when_due, smoothed
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -70,12 +71,6 @@ class State:
     target_critic_params: Params
 
 
-def smoothed(action: Float[Array, "batch action"], key: Key, hparams: HParams) -> Float[Array, "batch action"]:
-    """Target actions with clipped noise, in [-1, 1] (TD3; Fujimoto et al. 2018, eq. 14)."""
-    noise = hparams.policy_noise * jax.random.normal(key, action.shape)
-    return jnp.clip(action + jnp.clip(noise, -hparams.noise_clip, hparams.noise_clip), -1.0, 1.0)
-
-
 def policy_loss(
     params: Params,
     policy: nn.Module,
@@ -87,8 +82,7 @@ def policy_loss(
     """E (π(s) - a)² - λ Q_1(s, π(s)), the square's mean over action dimensions too (eq. 5)."""
     action = forward(policy, params, batch.observation)
     first_q = forward(critics, critic_params, batch.observation, action)[0]
-    weight = alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(first_q)))  # λ
-    return jnp.mean((action - batch.action) ** 2) - weight * jnp.mean(first_q)
+    return jnp.mean((action - batch.action) ** 2) - alpha * normalized_q(first_q, first_q)  # λ = α / mean |Q|
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
@@ -115,33 +109,15 @@ def make(config: Config, spec: Spec) -> Algorithm:
         adam = optax.adam(hparams.learning_rate)
 
         ahead = bootstrap(batch, hparams.discount)
-        next_action = smoothed(forward(policy_network, state.target_policy_params, ahead.observation), key, hparams)
+        next_action = forward(policy_network, state.target_policy_params, ahead.observation)
+        next_action = smoothed(next_action, key, hparams.policy_noise, hparams.noise_clip)
         target = ahead.target(lowest_q(critics, state.target_critic_params, ahead.observation, next_action))
         critic, loss, q = state.critic.step(lambda params: critic_loss(params, critics, batch, target), adam, has_aux=True)
 
-        def improve(
-            policy: Learner, target_policy_params: Params, target_critic_params: Params
-        ) -> tuple[Learner, Params, Params]:
-            policy, _ = policy.step(
-                lambda params: policy_loss(params, policy_network, critics, critic.params, batch, hparams.alpha), adam
-            )
-            return (
-                policy,
-                optax.incremental_update(policy.params, target_policy_params, hparams.tau),
-                optax.incremental_update(critic.params, target_critic_params, hparams.tau),
-            )
+        def loss_fn(params: Params) -> Array:
+            return policy_loss(params, policy_network, critics, critic.params, batch, hparams.alpha)
 
-        due = (state.step + 1) % config.policy_delay == 0
-        current = (state.policy, state.target_policy_params, state.target_critic_params)
-        policy, target_policy_params, target_critic_params = jax.lax.cond(due, improve, lambda *unchanged: unchanged, *current)
-
-        state = dataclasses.replace(
-            state,
-            policy=policy,
-            critic=critic,
-            target_policy_params=target_policy_params,
-            target_critic_params=target_critic_params,
-        )
+        state = improve_when_due(state, critic, loss_fn, adam, config.policy_delay)
         return state, {"critic/loss": loss, "critic/q": jnp.mean(q), "critic/target": jnp.mean(target)}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:

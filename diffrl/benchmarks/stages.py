@@ -45,7 +45,13 @@ class Problem(NamedTuple):
         width = 2 * self.observation_dim + self.action_dim + 3
         rows = np.random.default_rng(0).uniform(-1.0, 1.0, (self.rows, width)).astype(np.float32)
         rows[:, -2:] = 0.0  # neither terminal nor timeout
-        return Dataset(jnp.asarray(rows), observation_dim=self.observation_dim, action_dim=self.action_dim)
+        return Dataset(
+            jnp.asarray(rows),
+            observation_dim=self.observation_dim,
+            action_dim=self.action_dim,
+            episode_start=jnp.zeros(self.rows, jnp.int32),
+            episode_end=jnp.full(self.rows, self.rows, jnp.int32),
+        )
 
 
 class StageTime(NamedTuple):

@@ -30,6 +30,7 @@ class Transforms:
         standardize_observations: subtract the mean, divide by the standard deviation of the data's observations.
         reward_scale: "none", or "return_range": multiply by 1000 / (largest - smallest episode return), as IQL and
             SRPO do for locomotion (Kostrikov et al. 2021, appendix B).
+        reward_factor: multiplies after that; 4 with a shift of -2 for AntMaze in Diffusion-QL.
         reward_shift: added after scaling; -1 for AntMaze in IQL and SRPO.
         clip_actions: move actions beyond the bounds onto them, as the environment did when it was given them. Otherwise
             such data are refused.
@@ -41,6 +42,7 @@ class Transforms:
 
     standardize_observations: bool = False
     reward_scale: RewardScale = "none"
+    reward_factor: float = setting(1.0, low=1e-6, high=1e6)
     reward_shift: float = setting(0.0, low=-math.inf)
     clip_actions: bool = False
     first_episode: int = setting(0, low=0)
@@ -65,7 +67,7 @@ def build(source: Source, transforms: Transforms) -> tuple[Dataset, Spec, Card]:
     source = _selected(source, transforms)
     t, returns, stretches = source.recorded.rows, source.recorded.returns, source.recorded.stretches
     actions = _one_hot(source) if source.discrete else _in_bounds(source, transforms)
-    scale = _reward_scale(source, transforms.reward_scale)
+    scale = _reward_scale(source, transforms.reward_scale) * transforms.reward_factor
     mean, std = _statistics(t.observation, transforms.standardize_observations)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name
         trained = {

@@ -41,6 +41,21 @@ def uniform(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return dataset[rows(dataset, key, batch_size)]
 
 
+def next_actions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
+    """Transitions drawn uniformly, each with the action of its next observation, where its episode has one.
+
+    `extras` hold `next_action` `[B, A]`, and `next_action_known` `[B]`: False where the episode ends with the transition. Where
+    several steps are summed, as of chunks of actions, it is the action after the last of them.
+    """
+    row = rows(dataset, key, batch_size)
+    drawn = dataset[row]
+    _, end = dataset.episode_of(row)
+    following = row + drawn.extras.get("ahead_steps", 1)
+    known = following < end
+    extras = {"next_action": dataset[jnp.where(known, following, row)].action, "next_action_known": known}
+    return dataclasses.replace(drawn, extras=drawn.extras | extras)
+
+
 def windows(length: int, start: int = 0) -> BatchFn:
     """Transitions drawn uniformly, each with the `length` rows of its episode around it.
 

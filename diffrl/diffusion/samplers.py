@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Grid, Level, Schedule
+from diffrl.diffusion.schedules import Grid, Level, Schedule, level_at
 from diffrl.diffusion.targets import Model
 from diffrl.types import Key
 
@@ -67,9 +67,11 @@ def sample(
     Fresh noise of step i comes from `fold_in(key, i)`: both forms draw the same.
     """
 
+    # All at once: one call of the generator in place of one for every step.
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(grid.num_steps))
+
     def step(x: Array, memory: Memory, index: int | Array) -> tuple[Array, Memory]:
-        step_key = jax.random.fold_in(key, index)
-        return solver.step(model, grid.schedule, x, grid[index], grid[index + 1], step_key, memory)
+        return solver.step(model, grid.schedule, x, grid[index], grid[index + 1], keys[index], memory)
 
     memory, visited = solver.init(x), [x]
     count = grid.num_steps - 1 if grid.to_data else grid.num_steps
@@ -86,8 +88,7 @@ def sample(
         (x, memory), scanned = jax.lax.scan(body, (x, memory), jnp.arange(count))
         visited.extend([] if scanned is None else list(scanned))
     if grid.to_data:
-        last_key = jax.random.fold_in(key, count)
-        x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], last_key, memory)
+        x, _ = solver.last(model, grid.schedule, x, grid[count], grid[count + 1], keys[count], memory)
         visited.append(x)
     return jnp.stack(visited) if history else x
 
@@ -156,6 +157,19 @@ def heun() -> Solver:
         first = model(x, here)
         second = model(there.alpha * first.x0 + there.sigma * first.epsilon, there)
         x0, epsilon = (first.x0 + second.x0) / 2.0, (first.epsilon + second.epsilon) / 2.0
+        return x + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * epsilon, memory
+
+    return Solver(step)
+
+
+def midpoint() -> Solver:
+    """The midpoint rule on dx = x_0 dα + ε dσ, halfway in t: second order, two evaluations a step, none of them at its end."""
+
+    def step(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        first, between = model(x, here), level_at(schedule, (here.t + there.t) / 2.0)
+        x0, epsilon = model(between.alpha * first.x0 + between.sigma * first.epsilon, between)
         return x + (there.alpha - here.alpha) * x0 + (there.sigma - here.sigma) * epsilon, memory
 
     return Solver(step)

@@ -24,8 +24,8 @@ class ConditionedBlock(nn.Module):
 class ActionUNet(nn.Module):
     """ε(a_t, t, s): blocks that narrow and widen again, each seeing time and state (SfBC; Lu et al. 2023, their code).
 
-    The code's network is -ε/σ, a score; with the loss it is trained by, (σ score + z)², that is the same network up to the sign of
-    its last layer. Variables: "params", and "constants" (the time frequencies).
+    The code's network is -ε/σ, a score; with the loss it is trained by, (σ score + z)², that is the same network up to the sign
+    of its last layer. Variables: "params", and "constants" (the time frequencies).
 
     Attributes:
         hidden_dims: widths on the way down; a block on the way up is as wide as its two inputs together.

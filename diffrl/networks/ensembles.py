@@ -1,12 +1,15 @@
 """Several independent networks as one, with stacked parameters and batched products; and the networks of values."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import flax.linen as nn
+import jax
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from diffrl.networks.mlp import MLP, Linear
+from diffrl.networks.mlp import MLP, Linear, xavier_dense
+from diffrl.types import Params
 
 
 def ensemble(module: type[nn.Module], size: int, *, shared_inputs: bool = True) -> type[nn.Module]:
@@ -25,19 +28,36 @@ def ensemble(module: type[nn.Module], size: int, *, shared_inputs: bool = True) 
 
 
 class Critics(nn.Module):
-    """Independent action values Q_k(s, a), `[num_critics, batch]`. The action comes first, as in SRPO's code."""
+    """Independent action values Q_k(s, a), `[num_critics, batch]`. The action comes first, as in SRPO's code.
+
+    `output_dense` makes the last layer, `layer_norm` is as in MLP.
+    """
 
     hidden_dims: Sequence[int]
     num_critics: int = 2
     dense: Callable[[int], nn.Module] = Linear
     activation: Callable[[Array], Array] = nn.relu
+    layer_norm: Literal["", "before", "after"] = ""
+    output_dense: Callable[[int], nn.Module] | None = None
 
     @nn.compact
     def __call__(
-        self, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
-    ) -> Float[Array, "critics *batch"]:
-        members = ensemble(MLP, self.num_critics)
-        return members(self.hidden_dims, 1, dense=self.dense, activation=self.activation)(action, observation)[..., 0]
+        self, observation: Float[Array, "*#batch observation"], action: Float[Array, "*#batch action"]
+    ) -> Float[Array, "critics *#batch"]:
+        members = ensemble(MLP, self.num_critics)(
+            self.hidden_dims,
+            1,
+            dense=self.dense,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            output_dense=self.output_dense,
+        )
+        return members(action, observation)[..., 0]
+
+
+def member(params: Params, index: Int[Array, ""] | int) -> Params:
+    """One network of an ensemble, as the parameters of an ensemble of one."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), params)
 
 
 class Value(nn.Module):
@@ -45,7 +65,28 @@ class Value(nn.Module):
 
     hidden_dims: Sequence[int]
     dense: Callable[[int], nn.Module] = Linear
+    activation: Callable[[Array], Array] = nn.relu
+    layer_norm: Literal["", "before", "after"] = ""
 
     @nn.compact
     def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
-        return MLP(self.hidden_dims, 1, dense=self.dense)(observation)[..., 0]
+        network = MLP(self.hidden_dims, 1, dense=self.dense, activation=self.activation, layer_norm=self.layer_norm)
+        return network(observation)[..., 0]
+
+
+class NormalizedValue(nn.Module):
+    """V(s) whose first layer normalises the observation across its own features (LayerNorm), as SWG's and IDQL's later code do.
+
+    That takes an observation's mean and scale away: of a maze's four numbers two degrees of freedom are left. Without
+    `normalize` it is a plain MLP.
+    """
+
+    hidden_dims: tuple[int, ...]
+    normalize: bool = True
+
+    @nn.compact
+    def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
+        x = nn.LayerNorm()(observation) if self.normalize else observation
+        for width in self.hidden_dims:
+            x = nn.relu(xavier_dense(width)(x))
+        return xavier_dense(1)(x)[..., 0]

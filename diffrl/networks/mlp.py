@@ -1,11 +1,12 @@
 """Linear layers with a named initialisation, activations, and the multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float
@@ -69,6 +70,25 @@ def xavier_dense(features: int) -> nn.Dense:
     return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform())
 
 
+def scaled_dense(scale: float) -> Callable[[int], nn.Module]:
+    """Makes dense layers with Xavier-uniform weights whose variance is `scale` times theirs, and zero bias."""
+    return lambda features: nn.Dense(features, kernel_init=nn.initializers.variance_scaling(scale, "fan_avg", "uniform"))
+
+
+def uniform_dense(bound: float) -> Callable[[int], nn.Module]:
+    """Makes dense layers with weights and bias U(±bound), as a policy or a critic may end to start near 0."""
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return lambda features: nn.Dense(features, kernel_init=init, bias_init=init)
+
+
+def lifted_dense(features: int) -> nn.Dense:
+    """Dense layer with PyTorch's weights, U(±1/√fan_in), and a bias of 0.1 (EDAC, ReBRAC)."""
+    return nn.Dense(features, kernel_init=torch_kernel_init(), bias_init=nn.initializers.constant(0.1))
+
+
 @jax.custom_jvp
 def mish(x: Array) -> Array:
     """x · tanh(softplus(x)), written with one exponential: tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2) for n = e^x."""
@@ -90,10 +110,26 @@ def _exponentials(x: Array) -> tuple[Array, Array]:
     return n, n * (n + 2.0)
 
 
-class MLP(nn.Module):
-    """Hidden layers with an activation, then a linear output; inputs are concatenated along the last axis.
+def joined(layer: nn.Module, *inputs: Float[Array, "*#batch _"]) -> Float[Array, "*#batch features"]:
+    """An affine layer of all inputs as one, along the last axis; what has fewer rows is multiplied once and broadcast.
 
-    `layer_norm` normalises before the activation of every hidden layer but the first (SGP's dynamics and reward models).
+    So many candidates for one observation do not make copies of it, and steps of one time share its features.
+    """
+    if len({x.shape[:-1] for x in inputs}) == 1:
+        return layer(jnp.concatenate(inputs, axis=-1))  # pyright: ignore[reportCallIssue]
+    kernel, bias = (layer.variables["params"][name] for name in ("kernel", "bias"))
+    parts = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs])[:-1])
+    products = [x @ part for x, part in zip(inputs, parts, strict=True)]
+    return sum(sorted(products, key=lambda product: product.size), bias)
+
+
+class MLP(nn.Module):
+    """Hidden layers with an activation, then a linear output; inputs are `joined`.
+
+    Attributes:
+        layer_norm: normalises every hidden layer "after" its activation (ReBRAC, FQL), or all but the first "before" it (SGP's
+            dynamics and reward models).
+        dense, output_dense: make the layers, and the last one where that is another kind.
     """
 
     hidden_dims: Sequence[int]
@@ -101,15 +137,18 @@ class MLP(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     output_activation: Callable[[Array], Array] | None = None
     dense: Callable[[int], nn.Module] = Linear
-    layer_norm: bool = False
+    layer_norm: Literal["", "before", "after"] = ""
+    output_dense: Callable[[int], nn.Module] | None = None
 
     @nn.compact
-    def __call__(self, *inputs: Float[Array, "*batch _"]) -> Float[Array, "*batch outputs"]:
-        x = jnp.concatenate(inputs, axis=-1)
+    def __call__(self, *inputs: Float[Array, "*#batch _"]) -> Float[Array, "*#batch outputs"]:
         for index, width in enumerate(self.hidden_dims):
-            x = self.dense(width)(x)
-            if self.layer_norm and index:
+            x = joined(self.dense(width), *inputs)
+            if self.layer_norm == "before" and index:
                 x = nn.LayerNorm()(x)
             x = self.activation(x)
-        x = self.dense(self.output_dim)(x)
+            if self.layer_norm == "after":
+                x = nn.LayerNorm()(x)
+            inputs = (x,)
+        x = joined((self.output_dense or self.dense)(self.output_dim), *inputs)
         return x if self.output_activation is None else self.output_activation(x)

@@ -1,11 +1,11 @@
 """The network that predicts the noise of an action and of its weight (SWG's released code, `SWG-JAX`)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from diffrl.networks.denoiser import residual_block
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.time_features import LearnedFourierFeatures
 
@@ -41,30 +41,10 @@ class SelfWeightedDenoiser(nn.Module):
         h = xavier_dense(self.hidden_dim)(jnp.concatenate([noised, observation, time], axis=-1))
         early = h
         for block in range(self.num_blocks):
-            y = nn.Dropout(self.dropout_rate, deterministic=not train)(h)
-            y = nn.LayerNorm()(y)
-            h = h + nn.Dense(self.hidden_dim)(nn.swish(nn.Dense(self.expansion * self.hidden_dim)(y)))
+            h = residual_block(h, self.expansion, nn.Dense, nn.swish, self.dropout_rate, train)
             early = h if block < 2 else early
         if self.weight_head == "joint":
             out = xavier_dense(self.action_dim + 1)(nn.swish(h))
             return out[..., :-1], out[..., -1:]
         weight = xavier_dense(1)(nn.swish(xavier_dense(256)(early)))
         return xavier_dense(self.action_dim)(nn.swish(h)), weight
-
-
-class NormalizedValue(nn.Module):
-    """V(s) whose first layer normalises the observation across its own features (LayerNorm), as the released code does.
-
-    That takes an observation's mean and scale away: of a maze's four numbers two degrees of freedom are left. Without
-    `normalize` it is a plain MLP.
-    """
-
-    hidden_dims: tuple[int, ...]
-    normalize: bool = True
-
-    @nn.compact
-    def __call__(self, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
-        x = nn.LayerNorm()(observation) if self.normalize else observation
-        for width in self.hidden_dims:
-            x = jax.nn.relu(xavier_dense(width)(x))
-        return xavier_dense(1)(x)[..., 0]

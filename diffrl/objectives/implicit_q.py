@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jaxtyping import Float
@@ -27,6 +28,13 @@ def value_loss(
     """The loss of V(s) against Q(s, a) of the data's actions, and V (eq. 5 where `error_loss` is the expectile's)."""
     v = forward(value_network, params, observation)
     return error_loss(q - v), v
+
+
+def advantage_weight(
+    advantage: Float[Array, "batch"], beta: Float[Array, ""] | float, most: float = 100.0
+) -> Float[Array, "batch"]:
+    """min(e^{βA}, `most`), A = Q - V: the weights of a regression onto the data's actions (eq. 7; 100 is the code's)."""
+    return jnp.minimum(jnp.exp(beta * advantage), most)
 
 
 def update_values(

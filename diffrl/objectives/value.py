@@ -32,11 +32,24 @@ def critic_loss(
     return td_loss(q, target), q
 
 
+def mean_critic_loss(
+    params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
+) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
+    """Squared error at the data's actions, its mean over critics too, and what they say there."""
+    q = forward(critics, params, batch.observation, batch.action)
+    return jnp.mean((q - target) ** 2), q
+
+
 def lowest_q(
-    critics: nn.Module, params: Params, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
-) -> Float[Array, "*batch"]:
+    critics: nn.Module, params: Params, observation: Float[Array, "*#batch observation"], action: Float[Array, "*#batch action"]
+) -> Float[Array, "*#batch"]:
     """min_k Q_k(s, a): what clipped double Q-learning trusts (Fujimoto et al. 2018)."""
     return jnp.min(forward(critics, params, observation, action), axis=0)
+
+
+def normalized_q(q: Float[Array, "batch"], by: Float[Array, "batch"]) -> Float[Array, ""]:
+    """mean Q over the mean size of some values, which carries no gradient: a policy's loss free of the rewards' units."""
+    return jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(by)))
 
 
 class Bootstrap(NamedTuple):

@@ -58,7 +58,10 @@ def _rewards(transforms: Transforms, card: Card) -> list[str]:
     steps = []
     if transforms.reward_scale == "return_range":
         why = f"1000 over {card.return_max - card.return_min:.4g}, by which returns differ"
-        steps.append(f"times {card.reward_scale:.4g} (reward_scale=return_range: {why})")
+        scale = card.reward_scale / transforms.reward_factor
+        steps.append(f"times {scale:.4g} (reward_scale=return_range: {why})")
+    if transforms.reward_factor != 1.0:
+        steps.append(f"times {transforms.reward_factor:g} (reward_factor)")
     if card.reward_shift:
         steps.append(f"plus {card.reward_shift:g} (reward_shift)")
     return [f"rewards {', then '.join(steps)}"] if steps else []

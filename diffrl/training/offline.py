@@ -40,8 +40,9 @@ def forecast_prepared(algorithm: Algorithm, dataset: Dataset, runs: Runs, mesh: 
         what = f"{stage.name} first computes {', '.join(columns)} for all {dataset.size:,} rows, {size / 1e6:,.3g} MB per run"
         if on_device * size > free:
             raise ConfigError(
-                f"{what}: {on_device * size / 1e9:,.3g} GB for {on_device} runs, and {free / 1e9:,.3g} GB are free. Train fewer runs at "
-                "once (--config.num_seeds; launch/sweep.py shares them out by itself), or fewer rows, or change the method's settings"
+                f"{what}: {on_device * size / 1e9:,.3g} GB for {on_device} runs, and {free / 1e9:,.3g} GB are free. Train fewer "
+                "runs at once (--config.num_seeds; launch/sweep.py shares them out by itself), or fewer rows, or change the "
+                "method's settings"
             )
         words.append(what)
     return words

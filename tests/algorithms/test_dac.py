@@ -188,7 +188,7 @@ def test_eta_follows_the_policy_before_its_step() -> None:
     algorithm = dac.make(config, Spec.plain(1, 1))
     state, data = fresh(algorithm), bandit(lambda a: a)[:64]
     update = quick(algorithm.stages[0].update)
-    network = dac.MLPDenoiser(1, (32, 32), time_features="sinusoidal", time_dim=32)
+    network = dac.MLPDenoiser(1, (32, 32), time_features="sinusoidal", time_dims=(32, 32))
 
     @quick
     def bc_loss(params: Any, key: Array) -> Array:

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_trees_close, first_gradient, make_dataset, quick, runs_of, train_stages, trees_equal
+from support import (
+    assert_trees_close,
+    far_apart,
+    first_gradient,
+    make_dataset,
+    quick,
+    random_batch,
+    runs_of,
+    train_stages,
+    trees_equal,
+)
 
 from diffrl.algorithms import iql
 from diffrl.data.dataset import Dataset
@@ -110,16 +120,7 @@ def setup() -> tuple[Any, Any, Transition]:
     init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=other.critic.params)
-    keys = jax.random.split(jax.random.key(2), 4)
-    batch = Transition(
-        observation=jax.random.normal(keys[0], (BATCH, OBSERVATION)),
-        action=jax.random.uniform(keys[1], (BATCH, ACTION), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        next_observation=jax.random.normal(keys[3], (BATCH, OBSERVATION)),
-        terminal=jnp.arange(BATCH) % 3 == 0,
-        timeout=jnp.arange(BATCH) % 4 == 1,
-    )
-    return quick(algorithm.stages[0].update), state, batch
+    return quick(algorithm.stages[0].update), state, random_batch(BATCH, OBSERVATION, ACTION)
 
 
 def q_values(params: Any, batch: Transition) -> jax.Array:
@@ -129,11 +130,6 @@ def q_values(params: Any, batch: Transition) -> jax.Array:
     members = [jax.tree.map(lambda x, k=k: x[k], stacked) for k in range(2)]
     network = MLP((16, 16), 1, dense=orthogonal_dense)
     return jnp.stack([network.apply({"params": member}, inputs)[:, 0] for member in members])
-
-
-def far_apart(a: Any, b: Any) -> bool:
-    """Whether the order of the update could be told from these gradients."""
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) > 1e-3
 
 
 def test_update_follows_the_authors_order() -> None:

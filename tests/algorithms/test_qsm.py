@@ -243,7 +243,7 @@ def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
 def test_regression_finds_the_gradient_at_all_times(guidance: str, sign: float) -> None:
     """Q = -½ k (a - c)²: ε → M w_t k (x - c), the same at all t where hard; the other sign points away."""
     curvature, hparams = 2.0, qsm.HParams(q_gain=1.5)
-    network = MLPDenoiser(1, (64, 64), time_dim=32)
+    network = MLPDenoiser(1, (64, 64), time_dims=(32, 32))
     params = quick(network.init)(KEY, jnp.zeros((1, 1)), jnp.zeros(1), jnp.zeros((1, 1)))["params"]
 
     def loss_fn(params: Any, key: Any) -> Array:

@@ -17,7 +17,8 @@ from diffrl.diffusion.guidance import self_weighted
 from diffrl.diffusion.samplers import ancestral, boxed, sample
 from diffrl.diffusion.schedules import LinearVP, grid
 from diffrl.diffusion.targets import clipped
-from diffrl.networks.self_weighted import NormalizedValue, SelfWeightedDenoiser
+from diffrl.networks.ensembles import NormalizedValue
+from diffrl.networks.self_weighted import SelfWeightedDenoiser
 from diffrl.types import Spec, Transition
 
 SCHEDULE = LinearVP(0.1, 10.0)
@@ -116,38 +117,6 @@ def test_large_weights_want_normalising(normalized: bool, expected: float) -> No
 
 
 # ------------------------------------------------------------------------------------------------ weights and networks
-
-
-def test_expectile_values_and_weights() -> None:
-    """A normal q has expectile .33712 (τ = .7) and .86159 (.9); weights average .447 and .256, and Σ w A = 0."""
-    q = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
-    for h, v, mean, std in ((0.7, 0.33712, 0.447, 0.193), (0.9, 0.86159, 0.256, 0.317)):
-        w = np.asarray(swg.WEIGHTINGS["expectile"].weight(jnp.asarray(q - v), swg.HParams(expectile=h)))
-        assert w.mean() == pytest.approx(mean, abs=1e-3)
-        assert w.std() == pytest.approx(std, abs=1e-3)
-        assert abs(np.mean(w * (q - v))) < 1e-4
-
-
-@pytest.mark.parametrize("name", ["expectile", "quantile", "linex"])
-def test_the_loss_of_v_belongs_to_the_weight(name: str) -> None:
-    """w = |f'(u)|/|u|: at the value that minimises the loss, E w A = 0 (moderate advantages, away from the cuts)."""
-    weighting, hparams = swg.WEIGHTINGS[name], swg.HParams(expectile=0.7, beta=0.7)
-    q = jnp.asarray(norm.ppf((np.arange(20_001) + 0.5) / 20_001) * 0.5, jnp.float32)
-    gradient = jax.jit(jax.grad(lambda v: weighting.value_loss(q - v, hparams)))
-    low, high = -2.0, 2.0
-    for _ in range(30):  # the loss is convex in v
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if float(gradient(jnp.float32(middle))) < 0.0 else (low, middle)
-    advantage = np.asarray(q, np.float64) - low
-    w = np.asarray(weighting.weight(jnp.asarray(advantage), hparams), np.float64)
-    assert abs(np.mean(w * advantage)) < 4e-3 * np.mean(np.abs(w * advantage))
-
-
-def test_linex_weights() -> None:
-    """With h = 3, the limit at A = 0 included."""
-    advantage = jnp.array([-2.0, -1.0, -0.1, 0.0, 0.1, 1.0, 2.0])
-    expected = [1.4963, 2.8506, 7.7755, 9.0, 10.4958, 57.2566, 603.64]
-    np.testing.assert_allclose(swg.WEIGHTINGS["linex"].weight(advantage, swg.HParams(beta=3.0)), expected, rtol=1e-4)
 
 
 def test_weights_are_finite_and_not_negative() -> None:

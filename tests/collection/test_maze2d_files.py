@@ -184,7 +184,7 @@ def test_only_the_whole_sets_have_the_benchmarks_names():
     assert {name for name, rows in made.items() if rows == 200_000} == {f"maze2d/{maze}-200k-v0" for maze in MAZES}
 
 
-@pytest.mark.parametrize("name", ["iql_maze2d", "bc_maze2d"])
+@pytest.mark.parametrize("name", ["iql_maze2d", "bc_maze2d", "rebrac_maze2d"])
 def test_published_settings_name_the_file_that_the_recipe_writes(name):
     options = {"seed": 0, "rows": 400, "workers": 1, "dataset_id": "diffrl/d4rl/maze2d-medium-v1", "format": "d4rl"}
     path = collect(RECIPES["d4rl/maze2d-medium-v1"], **options).path

@@ -74,10 +74,13 @@ def test_standardising_uses_the_data_and_spares_constants():
 def test_reward_transforms():
     t = transitions()
     returns = episode_returns(t)
-    dataset, _, card = build(source(t), Transforms(reward_scale="return_range", reward_shift=-1.0))
-    scale = 1000 / (returns.max() - returns.min())
+    dataset, _, card = build(source(t), Transforms(reward_scale="return_range", reward_factor=4.0, reward_shift=-1.0))
+    scale = 4 * 1000 / (returns.max() - returns.min())
     assert card.reward_scale == pytest.approx(scale)
     np.testing.assert_allclose(dataset[:].reward, t.reward * scale - 1, rtol=1e-4, atol=1e-3)
+    hundredfold, _, scaled = build(source(t), Transforms(reward_factor=100.0))
+    assert scaled.reward_scale == 100.0
+    np.testing.assert_allclose(hundredfold[:].reward, 100 * t.reward, rtol=1e-6)
     # The card speaks in the environment's own reward.
     assert card.return_max == pytest.approx(returns.max())
     t.reward[:] = 0

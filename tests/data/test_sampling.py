@@ -10,9 +10,13 @@ import pytest
 from row_reference import episodes_of
 from support import chosen, make_dataset, quick_compilation, trees_equal
 
+from diffrl.action_chunks import in_chunks
+from diffrl.algorithms import bc
+from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.data.sampling import goals, uniform, windows
-from diffrl.types import Transition
+from diffrl.data.sampling import goals, next_actions, uniform, windows
+from diffrl.training.chunk import draw
+from diffrl.types import Spec, Transition
 
 N, MANY = 60, 200_000
 
@@ -30,14 +34,7 @@ def numbered(lengths: tuple[int, ...]) -> Dataset:
     last = np.isin(row + 1, ends)
     following = np.where(last, N + row, row + 1)
     dataset = make_dataset(row[:, None], -row[:, None], 1.0 + row, following[:, None], last & (row % 2 == 0), last)
-    episode = np.searchsorted(ends, row, side="right")
-    starts = np.concatenate([[0], ends[:-1]])
-    return dataclasses.replace(
-        dataset,
-        episode_start=jnp.asarray(starts[episode], jnp.int32),
-        episode_end=jnp.asarray(ends[episode], jnp.int32),
-        columns={"number": jnp.asarray(row)},
-    )
+    return dataclasses.replace(dataset, columns={"number": jnp.asarray(row)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +60,7 @@ DRAWS = {
     "history": windows(4, start=-3),
     "geometric goals": goals(),
     "uniform goals": goals(discount=None),
+    "next actions": next_actions,
 }
 each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 
@@ -135,6 +133,42 @@ def future_of(dataset: Dataset, batch: Transition) -> np.ndarray:
     return np.where((ahead >= 0) & (ahead <= end - row), ahead, -1)
 
 
+def test_next_actions_stop_at_the_end_of_an_episode():
+    """The action of row i is -i, so that of the next row is one less; after an episode's last step none is known."""
+    dataset = numbered(LENGTHS)
+    batch = jax.jit(lambda key: next_actions(dataset, key, 500))(jax.random.key(0))
+    row, known = np.asarray(batch.extras["number"]), np.asarray(batch.extras["next_action_known"])
+    np.testing.assert_array_equal(known, ~np.isin(row + 1, np.cumsum(LENGTHS)))
+    np.testing.assert_array_equal(batch.extras["next_action"][known, 0], -(row + 1)[known])
+    assert 0 < known.sum() < len(known)
+
+
+def test_next_actions_of_chunks_are_those_after_them():
+    """Of a method in chunks of three: the chunk that begins where this one ends, in its episode."""
+    dataset = numbered(LENGTHS)
+    seen: list[Transition] = []
+
+    def update(state, batch, key):
+        del key
+        seen.append(batch)
+        return state, {}
+
+    method = bc.make(bc.Config(hidden_dims=(4,)), Spec.plain(1, 3))
+    (stage,) = method.stages
+    inner = method._replace(stages=(stage._replace(batch=next_actions, batch_size=500, update=update),))
+    algorithm = in_chunks(inner, Spec.plain(1, 1), 3)
+    (stage,) = algorithm.stages
+    stage.update(None, draw(stage, attach(dataset, algorithm.columns), {}, jax.random.key(0)), jax.random.key(0))
+    (batch,) = seen
+    row, known = np.asarray(batch.extras["number"]), np.asarray(batch.extras["next_action_known"])
+    end = np.searchsorted(np.cumsum(LENGTHS), row, side="right")
+    end = np.cumsum(LENGTHS)[end]
+    np.testing.assert_array_equal(known, row + 3 < end)
+    following = np.minimum(row[known, None] + 3 + np.arange(3), end[known, None] - 1)
+    np.testing.assert_array_equal(batch.extras["next_action"][known], -following)
+    assert 0 < known.sum() < len(known)
+
+
 @pytest.mark.parametrize("discount", chosen([0.0, 0.5, 0.9, None], 2, 3))
 def test_future_goals_have_their_distribution(discount):
     """P(k) = (1 - γ) γ^(k-1) below the last state, which has the rest, γ^(K-1); or 1 / K, for each row's own K."""
@@ -187,4 +221,4 @@ def test_impossible_draws_are_refused():
     with pytest.raises(ValueError, match="at least one row"):
         windows(0)
     with pytest.raises(ValueError, match="not in order of time"):
-        windows(2)(make_dataset(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros(3)), jax.random.key(0), 4)
+        windows(2)(dataclasses.replace(numbered((3,)), episode_start=None, episode_end=None), jax.random.key(0), 4)

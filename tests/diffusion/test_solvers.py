@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
-from support import chosen, quick_compilation
+from support import chosen, gaussian_epsilon, quick_compilation
 
-from diffrl.diffusion.dpm_solver import dpm_solver
-from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, sample, still
-from diffrl.diffusion.schedules import EDM, VE, CosineVP, Grid, Level, LinearVP, RectifiedFlow, Schedule, grid, level_at
-from diffrl.diffusion.targets import Model, Prediction, from_epsilon
+from diffrl.diffusion.dpm_solver import dpm_solver, fast
+from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, langevin, midpoint, sample, still
+from diffrl.diffusion.schedules import EDM, VE, CosineVP, Grid, Level, LinearVP, RectifiedFlow, Schedule, TableVP, grid, level_at
+from diffrl.diffusion.targets import Model, Prediction, as_model, from_epsilon
 
 MEANS, WEIGHTS, STD = np.array([-0.6, 0.5]), np.array([0.3, 0.7]), 0.35
 SCHEDULES: dict[str, Schedule] = {
@@ -23,11 +23,18 @@ SCHEDULES: dict[str, Schedule] = {
 SOLVERS: dict[str, tuple[Solver, int]] = {
     "ddim": (ddim(), 1),
     "heun": (heun(), 2),
+    "midpoint": (midpoint(), 2),
     "dpm2s": (dpm_solver(2, multistep=False), 2),
     "dpm3s": (dpm_solver(3, multistep=False), 3),
     "dpm2m": (dpm_solver(2), 2),
     "dpm3m": (dpm_solver(3), 3),
+    "noise2s": (dpm_solver(2, multistep=False, integrand="epsilon"), 2),
+    "noise3s": (dpm_solver(3, multistep=False, integrand="epsilon"), 3),
+    "noise2m": (dpm_solver(2, integrand="epsilon"), 2),
+    "dpm2s-time": (dpm_solver(2, multistep=False, nodes="time"), 2),
+    "noise3s-time": (dpm_solver(3, multistep=False, integrand="epsilon", nodes="time"), 3),
 }
+EACH = chosen([*SOLVERS], *range(6), len(SOLVERS) - 1)
 
 
 def mixture_model(means: np.ndarray = MEANS, weights: np.ndarray = WEIGHTS) -> Model:
@@ -62,7 +69,7 @@ def final_error(
 
 
 @pytest.mark.parametrize(("data", "schedule"), chosen([("gaussian", "linear"), *(("mixture", name) for name in SCHEDULES)], 1))
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EACH)
 def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
     """The largest error of a quantile falls as steps^-order (double precision, between levels where λ is finite).
 
@@ -80,7 +87,7 @@ def test_order_of_convergence(solver: str, data: str, schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", chosen([*SCHEDULES], 4))
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EACH)
 def test_noise_to_data(solver: str, schedule: str) -> None:
     """From the schedule's own start to σ = 0 in 60 steps of float32 the quantiles are those of the data."""
     chosen = SCHEDULES[schedule]
@@ -193,8 +200,56 @@ def test_boxed_holds_every_state() -> None:
         (lambda: grid(LinearVP(), 5, spacing="cubic"), "spacing"),
         (lambda: ancestral("beta"), "variance"),
         (lambda: dpm_solver(4), "order"),
+        (lambda: dpm_solver(2, integrand="x"), "integrand"),
+        (lambda: dpm_solver(2, nodes="t"), "nodes"),
     ],
 )
 def test_errors(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # pyright: ignore[reportCallIssue]
+
+
+# ------------------------------------------------------------------------------ DPM-Solver-fast, with the times of EDP's code
+
+PAPER = TableVP.linear(1_000)
+ONE_GAUSSIAN = gaussian_epsilon([0.2], 0.3, PAPER)
+
+
+@pytest.mark.parametrize(("evaluations", "std"), chosen([(15, 0.25183), (30, 0.29002), (99, 0.29957)], 0, 1))
+def test_spread_of_dpm_solver(evaluations: int, std: float) -> None:
+    """For a Gaussian the solver is an affine map: two points give its moments. Blocks and nodes are those of EDP's code."""
+    ends = jax.jit(lambda x: fast(PAPER, evaluations, 1e-3)(as_model(ONE_GAUSSIAN, PAPER), x))(jnp.array([[0.0], [1.0]]))
+    mean, spread = float(ends[0, 0]), float(ends[1, 0] - ends[0, 0])
+    assert mean == pytest.approx(0.1997, abs=1e-4)
+    assert spread == pytest.approx(std, abs=1e-5)
+
+
+@pytest.mark.parametrize(("evaluations", "std"), chosen([(5, 0.06252), (15, 0.13495), (25, 0.16387)], 1))
+def test_spread_of_second_order(evaluations: int, std: float) -> None:
+    """QGPO's sampler on N(.3, .2²), in double precision by its formulas: narrow, for the last step is a long one in λ."""
+    one = gaussian_epsilon([0.3], 0.2, LinearVP())
+    walk = fast(LinearVP(), evaluations, 1e-3, order=2, integrand="x0")
+    ends = jax.jit(lambda x: walk(as_model(one, LinearVP()), x))(jnp.array([[0.0], [1.0]]))
+    assert float(ends[1, 0] - ends[0, 0]) == pytest.approx(std, abs=1e-5)
+
+
+def test_as_many_steps_of_ddim_are_narrower() -> None:
+    """.223 of .3, where DPM-Solver has .252."""
+    levels = grid(PAPER, 15, t_min=1e-3)
+    ends = jax.jit(lambda x: sample(as_model(ONE_GAUSSIAN, PAPER), levels, ddim(), jax.random.key(0), x, unroll=False))(
+        jnp.array([[0.0], [1.0]])
+    )
+    assert float(ends[1, 0] - ends[0, 0]) == pytest.approx(0.22343, abs=1e-5)
+
+
+def test_every_evaluation_has_a_time_of_its_own() -> None:
+    """Fifteen evaluations on a grid of fifteen equal steps in t, from 1 on."""
+    asked: list[float] = []
+
+    def predict(x: jax.Array, t: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda t: asked.append(float(t[0])), t, ordered=True)
+        return ONE_GAUSSIAN(x, t)
+
+    jax.block_until_ready(jax.jit(lambda x: fast(PAPER, 15, 1e-3)(as_model(predict, PAPER), x))(jnp.zeros((1, 1))))
+    jax.effects_barrier()
+    np.testing.assert_allclose(asked, np.linspace(1.0, 1e-3, 16)[:-1], atol=1e-5)

@@ -89,6 +89,45 @@ def test_mlp_concatenates_activates_and_ends_linear() -> None:
     np.testing.assert_allclose(network.apply({"params": params}, a, b), x, rtol=1e-5, atol=1e-6)
 
 
+def test_inputs_of_fewer_rows_are_broadcast() -> None:
+    """As if they were repeated: candidates [3, 5], one observation for each of 5, one time for all; and in an ensemble."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    action, observation, t = (jax.random.normal(k, s) for k, s in zip(keys, [(3, 5, 2), (5, 4), (1, 1, 1)], strict=True))
+    repeated = [jnp.broadcast_to(x, (3, 5, x.shape[-1])) for x in (action, t, observation)]
+    network = MLP((8, 8), 2)
+    variables = quick(network.init)(jax.random.key(0), *repeated)
+    np.testing.assert_allclose(network.apply(variables, action, t, observation), network.apply(variables, *repeated), atol=1e-6)
+    critics = Critics((8,))
+    variables = quick(critics.init)(jax.random.key(0), repeated[2], action)
+    expected = critics.apply(variables, repeated[2], action)
+    np.testing.assert_allclose(critics.apply(variables, observation, action), expected, atol=1e-6)
+    denoiser = ResidualDenoiser(2, hidden_dim=16, num_blocks=1, time_dim=8)
+    variables = quick(denoiser.init)(jax.random.key(0), action, jnp.zeros((3, 5)), repeated[2])
+    expected = denoiser.apply(variables, action, jnp.full((3, 5), 0.4), repeated[2])
+    np.testing.assert_allclose(denoiser.apply(variables, action, jnp.full((1, 1), 0.4), observation), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_layers_are_normalised_before_or_after_the_activation(place: Any) -> None:
+    """Before that of all hidden layers but the first, or after that of every one; against the network written out."""
+    network, x = MLP((5, 4), 2, layer_norm=place), jax.random.normal(jax.random.key(1), (7, 3))
+    params = quick(network.init)(jax.random.key(0), x)["params"]
+    assert sum(name.startswith("LayerNorm") for name in params) == (1 if place == "before" else 2)
+
+    def norm(x: Any) -> Any:
+        return (x - x.mean(axis=-1, keepdims=True)) / jnp.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+
+    y = x
+    for index in range(2):
+        y = y @ params[f"Linear_{index}"]["kernel"] + params[f"Linear_{index}"]["bias"]
+        if place == "before":
+            y = jnp.maximum(norm(y) if index else y, 0.0)
+        else:
+            y = norm(jnp.maximum(y, 0.0))
+    expected = y @ params["Linear_2"]["kernel"] + params["Linear_2"]["bias"]
+    np.testing.assert_allclose(network.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_ensemble_members_are_separate_networks() -> None:
     """Members start different, and each equals an MLP with its slice of the parameters."""
     x = jax.random.normal(jax.random.key(1), (9, 4))

@@ -28,6 +28,7 @@ def said(settings, keys=None, **changes) -> str:
 CHANGES = {
     "standardize_observations": (True, ["observations minus their mean (1.292, 2.583), over their deviation (1.438, 2.877)"]),
     "reward_scale": ("return_range", ["rewards times 31.25", "1000 over 32, by which returns differ"]),
+    "reward_factor": (4.0, ["rewards times 4 (reward_factor)"]),
     "reward_shift": (-1.0, ["rewards plus -1"]),
     "clip_actions": (True, ["actions of 4 rows moved onto the bounds"]),
     "action_bounds": ("data", ["the least and largest that occur"]),
@@ -78,10 +79,15 @@ def test_parts_that_a_loader_chose_are_said_as_well():
     assert "from one, other (observation_keys)" in said(DatasetConfig(clip_actions=True), ("one", "other"))
 
 
+def test_a_hundredfold_reward_is_said():
+    assert "rewards times 100 (reward_factor)" in said(DatasetConfig(reward_factor=100.0, clip_actions=True))
+
+
 def test_the_order_is_that_of_the_arithmetic():
-    settings = DatasetConfig(reward_scale="return_range", reward_shift=-1.0, clip_actions=True)
+    settings = DatasetConfig(reward_scale="return_range", reward_factor=4.0, reward_shift=-1.0, clip_actions=True)
     told = said(settings, action_low=-1.2, action_high=1.2)
-    assert "differ), then plus -1 (reward_shift)" in told
+    assert "rewards times 31.25 (reward_scale=return_range" in told
+    assert "differ), then times 4 (reward_factor), then plus -1 (reward_shift)" in told
     assert "moved onto the bounds (clip_actions), then mapped from -1.2 … 1.2" in told
 
 

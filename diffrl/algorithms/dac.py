@@ -18,11 +18,12 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.columns import steps_ahead
+from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
-from diffrl.diffusion.targets import Predict, as_model, clipped
+from diffrl.diffusion.targets import Model, Predict, as_model, clipped
 from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
@@ -65,11 +66,11 @@ class HParams:
 
 
 @dataclasses.dataclass
-class Act:
+class Act(Decoding):
     """Choices made when acting.
 
     Attributes:
-        num_candidates: actions drawn, of which the one of the highest mean Q is taken.
+        num_candidates: actions drawn, of which the one of the highest mean Q is taken; not of "svdd".
         noise_scale: scales the sampler's fresh noise.
     """
 
@@ -117,10 +118,14 @@ class State:
     eta: Params
 
 
+def model_of(predict: Predict) -> Model:
+    """The model of a noise predictor, its predicted action in [-1, 1]."""
+    return clipped(as_model(predict, SCHEDULE), -1.0, 1.0)
+
+
 def draw(predict: Predict, levels: Grid, start: Float[Array, "batch *dims"], key: Key, noise_scale: float = 1.0) -> Array:
-    """Actions `[B, …]` from noise: DDPM with variance β_t and the predicted action in [-1, 1]."""
-    model = clipped(as_model(predict, SCHEDULE), -1.0, 1.0)
-    return sample(model, levels, ancestral("forward", noise_scale), key, start)
+    """Actions `[B, …]` from noise: DDPM with variance β_t."""
+    return sample(model_of(predict), levels, ancestral("forward", noise_scale), key, start)
 
 
 def next_value(q: Float[Array, "critics candidates batch"], backup: Backup, pessimism: Array | float) -> Float[Array, "batch"]:
@@ -151,7 +156,12 @@ def dual_step(eta: Array | float, bc_loss: Array | float, threshold: Array | flo
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage: critics and their targets, the policy on those targets, η, and the policy's average."""
+    """One stage: critics and their targets, the policy on those targets, η, and the policy's average.
+
+    Raises:
+        ValueError: soft decoding without fresh noise.
+    """
+    config.act.require_noise(config.act.noise_scale > 0.0, "raise act.noise_scale")
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dims=(32, 32))
@@ -236,6 +246,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "policy/eta": eta,
         }
 
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        def model(observation: Array) -> Model:
+            return model_of(lambda x, t: epsilon(policy["policy"], x, t[:1], observation))
+
+        def value(observation: Array, action: Array) -> Array:
+            return jnp.mean(forward(critics, policy["critic"], observation, action), axis=0)
+
+        solver = ancestral("forward", config.act.noise_scale)
+        return soft_action(model, value, levels, solver, key, observation, spec.action_dim, config.act.svdd), carry
+
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         drawn = actions(policy["policy"], observation, config.act.num_candidates, key, config.act.noise_scale)
         if config.act.num_candidates == 1:
@@ -248,7 +268,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         stages=(Stage("dac", config.num_updates, config.batch_size, update),),
         policy=lambda state: {"policy": state.policy.params, "critic": state.target_critic_params},
         init_carry=no_carry,
-        act=act,
+        act=act_softly if config.act.decode == "svdd" else act,
         columns=(lambda dataset: steps_ahead(dataset, config.n_step)) if config.n_step > 1 else None,
         lookahead=config.n_step,
     )

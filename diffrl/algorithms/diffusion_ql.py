@@ -18,16 +18,17 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Grid, LinearVP, grid
-from diffrl.diffusion.targets import Predict, as_model, clipped
+from diffrl.diffusion.targets import Model, Predict, as_model, clipped
 from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics, member
 from diffrl.networks.mlp import Linear, mish
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.candidates import backup, candidate_q, candidates, resampled
-from diffrl.objectives.value import bootstrap, critic_loss, normalized_q
+from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -60,11 +61,12 @@ class HParams:
 
 
 @dataclasses.dataclass
-class Act:
+class Act(Decoding):
     """Choices made when acting.
 
     Attributes:
-        num_candidates: actions drawn, of which one is chosen with probability ∝ exp(β min Q) of the target critics.
+        num_candidates: actions drawn, of which one is chosen with probability ∝ exp(β min Q) of the target critics;
+            not of "svdd".
         beta: β of that choice.
     """
 
@@ -102,9 +104,14 @@ class State:
     target_critic_params: Params
 
 
+def model_of(predict: Predict) -> Model:
+    """The model of a noise predictor, its predicted action in [-1, 1]."""
+    return clipped(as_model(predict, SCHEDULE), -1.0, 1.0)
+
+
 def draw(predict: Predict, levels: Grid, start: Float[Array, "batch *dims"], key: Key) -> Float[Array, "batch *dims"]:
-    """Actions from noise: DDPM with the posterior variance (the paper has β_t) and the predicted action in [-1, 1]."""
-    return sample(clipped(as_model(predict, SCHEDULE), -1.0, 1.0), levels, ancestral(), key, start)
+    """Actions from noise: DDPM with the posterior variance (the paper has β_t)."""
+    return sample(model_of(predict), levels, ancestral(), key, start)
 
 
 def q_loss(
@@ -200,6 +207,15 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "policy/q_loss": climbing,
         }
 
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        def model(observation: Array) -> Model:
+            return model_of(lambda x, t: epsilon(policy["policy"], x, t[:1], observation))
+
+        def value(observation: Array, action: Array) -> Array:
+            return lowest_q(critics, policy["critic"], observation, action)
+
+        return soft_action(model, value, levels, ancestral(), key, observation, spec.action_dim, config.act.svdd), carry
+
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         key, choice_key = jax.random.split(key)
         drawn = actions(policy["policy"], observation, config.act.num_candidates, key)
@@ -211,5 +227,5 @@ def make(config: Config, spec: Spec) -> Algorithm:
         stages=(Stage("diffusion_ql", config.num_updates, config.batch_size, update),),
         policy=lambda state: {"policy": state.policy.params, "critic": state.target_critic_params},
         init_carry=no_carry,
-        act=act,
+        act=act_softly if config.act.decode == "svdd" else act,
     )

@@ -20,12 +20,13 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.diffusion.decoding import DataValue, Decoding, soft_action
 from diffrl.diffusion.flows import flow_grid, flow_map, flow_matching_loss
 from diffrl.diffusion.guidance import best_of, softmax_of
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import ancestral, boxed, sample
 from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
-from diffrl.diffusion.targets import as_model
+from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, NormalizedValue, Value
@@ -65,12 +66,13 @@ class HParams:
 
 
 @dataclasses.dataclass
-class Act:
+class Act(Decoding):
     """Choices made when acting.
 
     Attributes:
         num_candidates: N, actions drawn for an observation: 128 for locomotion, 32 for AntMaze, 64 with one setting for all.
         select: "argmax" of the critics' minimum, as in all published offline scores; "implicit" draws one with probability ∝ w.
+            Neither is of "svdd".
         num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training; of a flow, Euler steps (10 in IFQL).
         noise_scale: of the diffusion sampler's fresh noise.
     """
@@ -143,6 +145,7 @@ def check(config: Config) -> None:
         ValueError: see the messages.
     """
     act, default = config.act, Config()
+    act.require_noise(config.clone == "diffusion" and act.noise_scale > 0.0, "set clone='diffusion' and act.noise_scale above 0")
     if config.clone == "flow":
         for name in ("schedule", "num_diffusion_steps"):
             if getattr(config, name) != getattr(default, name):
@@ -174,11 +177,13 @@ class Clone(NamedTuple):
         init: key -> parameters.
         loss: (parameters, batch, key) -> the loss of one step.
         draw: (parameters, observation `[B, O]`, noise `[N, B, A]`, key) -> actions `[N, B, A]` in [-1, 1].
+        decode: (parameters, value of actions, observation `[B, O]`, key) -> softly decoded actions `[B, A]`; None of a flow.
     """
 
     init: Callable[[Key], Params]
     loss: Callable[[Params, Transition, Key], Array]
     draw: Callable[[Params, Array, Array, Key], Array]
+    decode: Callable[[Params, DataValue, Array, Key], Array] | None = None
 
 
 def diffusion_clone(config: Config, spec: Spec) -> Clone:
@@ -221,7 +226,13 @@ def diffusion_clone(config: Config, spec: Spec) -> Clone:
         model = as_model(lambda noised, t: noise(params, noised, t[:1, None], observation), schedule)
         return sample(model, levels, solver, key, start)
 
-    return Clone(init, loss, draw)
+    def decode(params: Params, value: DataValue, observation: Array, key: Key) -> Array:
+        def model(observation: Array) -> Model:
+            return as_model(lambda noised, t: noise(params, noised, t[:1], observation), schedule)
+
+        return soft_action(model, value, levels, solver, key, observation, spec.action_dim, config.act.svdd)
+
+    return Clone(init, loss, draw, decode)
 
 
 def flow_clone(config: Config, spec: Spec) -> Clone:
@@ -324,6 +335,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
             critic_loss_weight=0.5,
         )
 
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        def value(observation: Array, action: Array) -> Array:
+            return lowest_q(critics, policy["critic"], observation, jnp.clip(action, -1.0, 1.0))
+
+        assert clone.decode is not None
+        return clone.decode(policy["behavior"], value, observation, key), carry
+
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Algorithm 2, or with "argmax" eq. 13."""
         start_key, draw_key, choice_key = jax.random.split(key, 3)
@@ -351,5 +369,5 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "hparams": state.hparams,
         },
         init_carry=no_carry,
-        act=act,
+        act=act_softly if config.act.decode == "svdd" else act,
     )

@@ -17,10 +17,12 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.dataset import Dataset
+from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.objectives import denoising_loss, perturb, uniform_times
-from diffrl.diffusion.schedules import Level, LinearVP
+from diffrl.diffusion.samplers import ancestral
+from diffrl.diffusion.schedules import Level, LinearVP, grid
 from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.action_unet import ActionUNet
@@ -59,11 +61,12 @@ class HParams:
 
 
 @dataclasses.dataclass
-class Act:
-    """Choices made when acting.
+class Act(Decoding):
+    """Choices made when acting. "svdd" takes the energy for the value of noisy actions: its `temperature` 1/β is exact.
 
     Attributes:
         guidance_scale: 0 for the behaviour, 1 for the exact policy, more by rule of thumb; the paper chooses it by evaluation.
+            Not of "svdd".
         num_denoising_steps: evaluations of the networks.
     """
 
@@ -224,10 +227,30 @@ def make(config: Config, spec: Spec) -> Algorithm:
         energy, loss = state.energy.step(loss_fn, optax.adam(state.hparams.energy_learning_rate))
         return dataclasses.replace(state, energy=energy), {"energy/loss": loss, "energy/q": jnp.mean(q)}
 
+    def energy(policy: Policy, observation: Array, x: Array, level: Level) -> Float[Array, "batch"]:
+        t = jnp.broadcast_to(level.t, x.shape[:1])
+        return forward(energy_network, policy["energy"], x, t, observation, constants=policy["energy_constants"])[:, 0]
+
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        levels = grid(SCHEDULE, config.act.num_denoising_steps, t_min=T_MIN)
+
+        def behavior(observation: Array) -> Model:
+            return behavior_of(policy["behavior"], policy["behavior_constants"], observation)
+
+        def noisy_value(observation: Array, x: Array, level: Level) -> Array:
+            return energy(policy, observation, x, level) / policy["beta"]
+
+        def value(observation: Array, action: Array) -> Array:
+            return noisy_value(observation, action, levels[levels.num_steps])
+
+        chosen = soft_action(
+            behavior, value, levels, ancestral(), key, observation, spec.action_dim, config.act.svdd, noisy_value
+        )
+        return chosen, carry
+
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         def log_weight(x: Array, level: Level) -> Array:
-            t = jnp.broadcast_to(level.t, x.shape[:1])
-            return forward(energy_network, policy["energy"], x, t, observation, constants=policy["energy_constants"])[:, 0]
+            return energy(policy, observation, x, level)
 
         behavior = behavior_of(policy["behavior"], policy["behavior_constants"], observation)
         model = energy_guided(behavior, log_weight, config.act.guidance_scale)
@@ -246,7 +269,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "behavior_constants": state.behavior_constants,
             "energy": state.energy.params,
             "energy_constants": state.energy_constants,
+            "beta": state.hparams.beta,
         },
         init_carry=no_carry,
-        act=act,
+        act=act_softly if config.act.decode == "svdd" else act,
     )

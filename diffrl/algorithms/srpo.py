@@ -1,7 +1,7 @@
 """SRPO: score-regularised policy optimisation through diffusion behaviour (Chen et al., ICLR 2024, arXiv 2310.07297).
 
 Three stages: (i) a diffusion model ε_ψ of the behaviour, (ii) IQL's twin Q and V, (iii) a deterministic policy that
-climbs Q and is held to the data by the frozen score. The diffusion model is never sampled: acting is one MLP forward.
+climbs Q and is held to the data by the frozen score. The diffusion model is not sampled: acting is one MLP forward.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.objectives import perturb
-from diffrl.diffusion.schedules import LinearVP, over
-from diffrl.diffusion.targets import Predict
+from diffrl.diffusion.samplers import ancestral
+from diffrl.diffusion.schedules import LinearVP, grid, over
+from diffrl.diffusion.targets import Model, Predict, as_model, clipped
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value
@@ -63,6 +65,17 @@ class HParams:
 
 
 @dataclasses.dataclass
+class Act(Decoding):
+    """Choices made when acting; "own" is the policy, with "svdd" the behaviour is sampled and the policy not asked.
+
+    Attributes:
+        num_denoising_steps: of the behaviour's sampler.
+    """
+
+    num_denoising_steps: int = 15
+
+
+@dataclasses.dataclass
 class Config(HParams):
     """Choices of the policy's loss, widths and lengths.
 
@@ -88,6 +101,7 @@ class Config(HParams):
     behavior_batch_size: int = 2048
     critic_batch_size: int = 256
     policy_batch_size: int = 256
+    act: Act = dataclasses.field(default_factory=Act)
 
 
 @flax.struct.dataclass
@@ -143,6 +157,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     critics = Critics(config.critic_hidden_dims)
     value_network = Value(config.critic_hidden_dims)
     policy_network = MLP(config.policy_hidden_dims, spec.action_dim, output_activation=jnp.tanh)
+    levels = grid(schedule, config.act.num_denoising_steps)
 
     def adamw(hparams: HParams) -> optax.GradientTransformation:
         return optax.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
@@ -222,6 +237,25 @@ def make(config: Config, spec: Spec) -> Algorithm:
         del key
         return forward(policy_network, policy, observation), carry
 
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        def behavior(observation: Array) -> Model:
+            def epsilon(noised: Array, t: Array) -> Array:
+                return forward(behavior_network, policy["behavior"], noised, t, observation, constants=policy["constants"])
+
+            return clipped(as_model(epsilon, schedule), -1.0, 1.0)
+
+        def value(observation: Array, action: Array) -> Array:
+            return lowest_q(critics, policy["critic"], observation, action)
+
+        solver, settings = ancestral(), config.act.svdd
+        return soft_action(behavior, value, levels, solver, key, observation, spec.action_dim, settings), carry
+
+    def models(state: State) -> Policy:
+        behavior = {"behavior": state.behavior.params, "constants": state.behavior_constants}
+        return {**behavior, "critic": state.target_critic_params}
+
+    softly = config.act.decode == "svdd"
+
     return Algorithm(
         hparams=hparams_of(config, HParams),
         init=init,
@@ -230,7 +264,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             Stage("critic", config.critic_updates, config.critic_batch_size, update_critic),
             Stage("policy", config.policy_updates, config.policy_batch_size, update_policy),
         ),
-        policy=lambda state: state.policy.params,
+        policy=models if softly else lambda state: state.policy.params,
         init_carry=no_carry,
-        act=act,
+        act=act_softly if softly else act,
     )

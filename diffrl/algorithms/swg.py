@@ -17,12 +17,13 @@ from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.dataset import Dataset
+from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.dpm_solver import dpm_solver
 from diffrl.diffusion.guidance import best_of, self_weighted
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import Solver, ancestral, boxed, ddim, heun, sample
 from diffrl.diffusion.schedules import CosineVP, LinearVP, grid
-from diffrl.diffusion.targets import clipped
+from diffrl.diffusion.targets import Model, clipped
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, NormalizedValue
 from diffrl.networks.mlp import xavier_dense
@@ -108,7 +109,7 @@ SAMPLERS: dict[Sampler, Callable[[float, Array, Array], Solver]] = {
 
 
 @dataclasses.dataclass
-class Act:
+class Act(Decoding):
     """Choices made when acting.
 
     Attributes:
@@ -118,7 +119,7 @@ class Act:
             state and uses the forward variance; the others are deterministic.
         num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training.
         noise_scale: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
-        num_candidates: actions per observation; more than one is SWG-R.
+        num_candidates: actions per observation; more than one is SWG-R. Guidance, candidates and their choice are not of "svdd".
         select: chooses among them by the target critics' minimum ("q") or by the generated weight ("w").
         weight_low, weight_high: no guidance where the predicted weight is outside.
     """
@@ -187,7 +188,7 @@ def check(config: Config) -> None:
 
     Raises:
         ValueError: the weights exceed the bounds of acting, the learning rate ends before training does, or the candidates
-            cannot be as asked.
+            or soft decoding cannot be as asked.
     """
     act = config.act
     bounded = config.weighting in ("expectile", "smooth_expectile", ENERGY) or config.normalize_weights
@@ -201,6 +202,10 @@ def check(config: Config) -> None:
             f"after cosine_horizon = {config.cosine_horizon:,} updates the learning rate is 0, but diffusion_updates = "
             f"{config.diffusion_updates:,}: raise the horizon"
         )
+    if config.weighting == ENERGY and act.decode == "svdd":
+        raise ValueError("act.decode='svdd' needs a critic, and weighting 'energy' trains none: act by decode='own'")
+    stochastic = act.sampler in ("ddpm", "ddpm_boxed") and act.noise_scale > 0.0
+    act.require_noise(stochastic, "set act.sampler='ddpm' and act.noise_scale above 0")
     if config.weighting == ENERGY and act.num_candidates > 1 and act.select == "q":
         raise ValueError("weighting 'energy' trains no critic: choose among candidates with select='w'")
     if act.num_candidates > 1 and act.noise_scale == 0.0:
@@ -308,22 +313,37 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "diffusion/weight_std": jnp.std(weight),
         }
 
+    low = jnp.array([-1.0] * spec.action_dim + [config.act.weight_low])
+    high = jnp.array([1.0] * spec.action_dim + [config.act.weight_high])
+    solver = SAMPLERS[config.act.sampler](config.act.noise_scale, low, high)
+
+    def model_of(policy: Policy, observation: Array, guidance_scale: float) -> Model:
+        """Of z given the observation, for the sampler chosen."""
+
+        def predict(noised: Array, t: Array) -> tuple[Array, Array]:
+            return noise(policy["denoiser"], noised, t, observation)
+
+        model = self_weighted(predict, config.act.weight_low, config.act.weight_high, guidance_scale)
+        return model if config.act.sampler == "ddpm_boxed" else clipped(model, low, high)
+
+    def act_softly(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        def value(observation: Array, z: Array) -> Array:
+            return lowest_q(critics, policy["critic"], observation, z[:, :-1])
+
+        def model(observation: Array) -> Model:
+            return model_of(policy, observation, 0.0)
+
+        z = soft_action(model, value, levels, solver, key, observation, spec.action_dim + 1, config.act.svdd)
+        return z[:, :-1], carry
+
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         """Algorithm 2 with `num_candidates` chains per observation, then the choice among them."""
         choice = config.act
         repeated = jnp.repeat(observation[None], choice.num_candidates, axis=0).reshape(-1, spec.observation_dim)
 
-        def predict(noised: Array, t: Array) -> tuple[Array, Array]:
-            return noise(policy["denoiser"], noised, t, repeated)
-
-        low = jnp.array([-1.0] * spec.action_dim + [choice.weight_low])
-        high = jnp.array([1.0] * spec.action_dim + [choice.weight_high])
-        model = self_weighted(predict, choice.weight_low, choice.weight_high, choice.guidance_scale)
-        if choice.sampler != "ddpm_boxed":
-            model = clipped(model, low, high)
         start_key, key = jax.random.split(key)
         start = choice.noise_scale * jax.random.normal(start_key, (repeated.shape[0], spec.action_dim + 1))
-        z = sample(model, levels, SAMPLERS[choice.sampler](choice.noise_scale, low, high), key, start)
+        z = sample(model_of(policy, repeated, choice.guidance_scale), levels, solver, key, start)
         z = z.reshape(choice.num_candidates, -1, spec.action_dim + 1)
         if choice.num_candidates == 1:
             return z[0, :, :-1], carry
@@ -341,5 +361,5 @@ def make(config: Config, spec: Spec) -> Algorithm:
         stages=(diffusion_stage,) if config.weighting == ENERGY else (critic_stage, diffusion_stage),
         policy=lambda state: {"denoiser": state.ema_params, "critic": state.target_critic_params},
         init_carry=no_carry,
-        act=act,
+        act=act_softly if config.act.decode == "svdd" else act,
     )

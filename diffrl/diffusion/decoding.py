@@ -7,6 +7,7 @@ predicted data, r(E[x_0 | x_t]), needs no training and tilts too much.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.samplers import MAX_UNROLLED, Solver, to_data
 from diffrl.diffusion.schedules import Grid, Level
 from diffrl.diffusion.targets import Model, Prediction
@@ -28,12 +30,11 @@ NoisyValue = Callable[[Array, Array, Level], Array]  # (conditions [N, C], x_t [
 
 @dataclasses.dataclass
 class SoftDecoding:
-    """How children are had and chosen.
+    """How children are had and chosen. Of T steps the model is asked 1 + M (T - 1) times, of one batch of M after the first.
 
     Attributes:
         num_children: M, of each chain in each step; 1 is the sampler left alone.
         temperature: α, in units of the values; 0 takes the best, as the authors' code does.
-        num_denoising_steps: of the ancestral sampler; the model is asked 1 + M (steps - 1) times.
         num_chains: K for each condition; more than one are drawn anew among themselves after each choice (SVDD-R), which tilts
             further, and the best at the end is taken.
         select_below: the diffusion time below which children are chosen among; above it there is one.
@@ -41,9 +42,30 @@ class SoftDecoding:
 
     num_children: int = 8
     temperature: float = 0.1
-    num_denoising_steps: int = 15
     num_chains: int = 1
     select_below: float = setting(1.0, high=1.0)
+
+
+@dataclasses.dataclass
+class Decoding:
+    """The choice when acting of methods that have a diffusion model and a critic.
+
+    Attributes:
+        decode: "own" for the method's own way, or "svdd": soft value-based decoding of the model, unguided, by the critic.
+        svdd: how that is done; the model's levels and noise are those of the method's own way where it samples the model.
+    """
+
+    decode: Literal["own", "svdd"] = "own"
+    svdd: SoftDecoding = dataclasses.field(default_factory=SoftDecoding)
+
+    def require_noise(self, drawn: bool, remedy: str) -> None:
+        """Refuses soft decoding by a sampler that draws nothing.
+
+        Raises:
+            ValueError: so it is; ends in the remedy.
+        """
+        if self.decode == "svdd" and not drawn:
+            raise ValueError(f"act.decode='svdd' chooses among children, which are all the same without fresh noise: {remedy}")
 
 
 def soft_decode(
@@ -103,12 +125,32 @@ def soft_decode(
     x, times = jax.random.normal(start_key, (len(parents), dim)), np.asarray(levels.levels.t)
     until = levels.num_steps - 1 if levels.to_data else levels.num_steps
     free = int(np.sum(times[1 : until + 1] >= settings.select_below))
-    carry = walk((x, model_of(parents)(x, levels[0])), 0, free, 1)
+    first: Level = levels[0]  # pyright: ignore[reportAssignmentType]
+    carry = walk((x, model_of(parents)(x, first)), 0, free, 1)
     carry = walk(carry, free, until, settings.num_children)
     if levels.to_data:
         # That step draws nothing in most samplers, and all its children would be one.
         carry = move(carry, until, 1 if solver.last is to_data else settings.num_children, to_end=True)
     return carry[0].reshape(chains, -1, dim)
+
+
+def soft_action(
+    model_of: Conditioned,
+    value: DataValue,
+    levels: Grid,
+    solver: Solver,
+    key: Key,
+    observation: Float[Array, "batch observation"],
+    dim: int,
+    settings: SoftDecoding,
+    noisy_value: NoisyValue | None = None,
+) -> Float[Array, "batch dim"]:
+    """One sample for each observation: the best of its chains by `value`. Arguments: see `soft_decode`."""
+    chains = soft_decode(model_of, value, levels, solver, key, observation, dim, settings, noisy_value)
+    if len(chains) == 1:
+        return chains[0]
+    values = value(jnp.tile(observation, (len(chains), 1)), chains.reshape(-1, dim))
+    return best_of(chains, values.reshape(chains.shape[:2]))
 
 
 def survivors(key: Key, values: Float[Array, "children chains batch"], temperature: float | Array) -> Int[Array, "chains batch"]:

@@ -173,11 +173,12 @@ class _Evaluator:
     def evaluate(self, step: int) -> list[Result]:
         """Results of one checkpoint, one per variant; none if it is gone."""
         existing = {variant.label: self._existing(step, variant.settings) for variant in self.variants}
-        policies = progress = None
-        if any(result is None for result in existing.values()):
+        policies, progress = {}, None
+        missing = [variant for variant in self.variants if existing[variant.label] is None]
+        if missing:
             results.make_folder(self.workdir, step)  # says before the episodes, not after them, that it cannot
             try:
-                policies = self.trained.restore(step)
+                policies = self._policies(step, missing)
                 progress = self.checkpoints.progress(step)
             except (CheckpointError, OSError) as error:
                 if not self._is_gone(step):
@@ -191,10 +192,22 @@ class _Evaluator:
                 self.console.print(f"update {step}: {variant.label} exists, skipped (--force evaluates again)", highlight=False)
             else:
                 assert progress is not None
-                result = self._roll_out(step, variant, policies, progress)
+                result = self._roll_out(step, variant, policies[variant.label], progress)
                 self.console.print(f"update {step}: {terminal.one_line(result)}", highlight=False)
             found.append(result)
         return found
+
+    def _policies(self, step: int, variants: list[_Variant]) -> dict[str, Any]:
+        """By variant; those that act on the same share it."""
+        restored: dict[Any, Any] = {}
+        policies = {}
+        for variant in variants:
+            leaves, tree = jax.tree.flatten(self.trained.acts_on(variant.algorithm))
+            needed = tree, tuple(leaves)
+            if needed not in restored:
+                restored[needed] = self.trained.restore(step, variant.algorithm)
+            policies[variant.label] = restored[needed]
+        return policies
 
     def _existing(self, step: int, settings: Settings) -> Result | None:
         path = results.path_of(self.workdir, step, settings)

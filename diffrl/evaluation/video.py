@@ -93,11 +93,11 @@ def _episodes(workdir: Path, result: Result) -> Iterator[tuple[Path, Iterator[np
 
 def _repeat(trained: Trained, result: Result, backend: environments.Backend, watched: list[int]) -> Rollouts:
     """The scored evaluation once more."""
+    algorithm, runs = trained.acting(result.settings.act).algorithm, trained.runs
     try:
-        policies = trained.restore(result.step)
+        policies = trained.restore(result.step, algorithm)
     finally:
         trained.close()
-    algorithm, runs = trained.acting(result.settings.act).algorithm, trained.runs
     episodes, seed = result.settings.episodes, result.settings.seed
     with contextlib.ExitStack() as stack:
         envs: Any = backend.device

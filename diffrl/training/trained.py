@@ -4,8 +4,10 @@ import copy
 import dataclasses
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from diffrl import config as configs
 from diffrl import files, records, registry
@@ -15,7 +17,7 @@ from diffrl.data.dataset import Card
 from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.workdir import LOST, WorkdirError, check_precision
-from diffrl.types import Policy, Spec
+from diffrl.types import Policy, Spec, State
 
 Act = tuple[tuple[str, str], ...]  # choices made when acting: names and values of fields of the method's `act`, as text
 
@@ -102,21 +104,38 @@ class Trained:
         """
         return Checkpoints(self.workdir)
 
-    def restore(self, step: int) -> Policy:
+    def restore(self, step: int, algorithm: Algorithm | None = None) -> Policy:
         """The policies of all runs at a checkpoint, on the first device, wherever they were trained.
+
+        Args:
+            algorithm: what will act on them, if with other choices than trained with (`acting`). What that needs and the saved
+                policies lack is computed from the saved states.
 
         Raises:
             CheckpointError: it is gone, or damaged.
             WorkdirError: it was saved in another precision than this process has.
         """
         check_precision(self.workdir)
-        algorithm, runs = self.algorithm, self.runs
-        abstract = jax.eval_shape(
-            jax.vmap(lambda key, hparams: algorithm.policy(algorithm.init(key, hparams))), runs.keys, runs.hparams
-        )
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-        return self.checkpoints.restore_policy(step, placed)
+
+        def placed(abstract: Any, count: int) -> Any:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding), abstract)
+
+        saved = self.acts_on(self.algorithm)
+        if algorithm is None or self.acts_on(algorithm) == saved:
+            return self.checkpoints.restore_policy(step, placed(saved, self.runs.size))
+        rows = self.checkpoints.rows(step, self.runs.size)
+        states = self.checkpoints.restore_state(step, placed(self._abstract_state, max(rows) + 1))
+        return jax.tree.map(lambda x: x[np.array(rows)], jax.vmap(algorithm.policy)(states))
+
+    def acts_on(self, algorithm: Algorithm) -> Policy:
+        """Shapes and dtypes of what one run of an algorithm acts on."""
+        return jax.eval_shape(algorithm.policy, self._abstract_state)
+
+    @cached_property
+    def _abstract_state(self) -> State:
+        runs = self.runs
+        return jax.eval_shape(self.algorithm.init, runs.keys[0], jax.tree.map(lambda x: x[0], runs.hparams))
 
     def is_of_last_stage(self, step: int) -> bool:
         """Whether a checkpoint was saved in the last stage, which is the one that trains the policy that acts."""

@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from support import assert_trees_close, quick, trees_equal
 from workdirs import card, describe, make_workdir, save_checkpoint, tiny_config
 
-from diffrl.config import ConfigError
+from diffrl.algorithms import srpo
+from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.records import RecordError
-from diffrl.training.checkpoint import CheckpointError
+from diffrl.training.checkpoint import CheckpointError, Checkpoints, Progress
 from diffrl.training.trained import Trained
 from diffrl.training.workdir import WorkdirError
 
@@ -45,6 +48,25 @@ def test_other_choices_when_acting_leave_the_training_alone(workdir: Path) -> No
     ):
         with pytest.raises(ConfigError, match=message):
             trained.acting((act,))
+
+
+def test_what_acting_needs_besides_comes_from_the_state(tmp_path: Path) -> None:
+    """SRPO saves its policy alone; decoded softly it acts by its behaviour model and critics, of which equal runs share one."""
+    sizes = {"behavior_hidden_dim": 8, "behavior_blocks": 1, "critic_hidden_dims": (8,), "policy_hidden_dims": (8,)}
+    config = Config(srpo.Config(**sizes), DatasetConfig(id="tests/a-v0"), num_seeds=2, sweep="beta=0.1,0.2")
+    describe(tmp_path, config, card())
+    trained = Trained.open(tmp_path)
+    algorithm, softly, rows = trained.algorithm, trained.acting((("decode", "svdd"),)).algorithm, np.array((0, 1, 0, 1))
+    states = quick(jax.vmap(algorithm.init))(trained.runs.keys[:2], jax.tree.map(lambda x: x[:2], trained.runs.hparams))
+    policies = jax.tree.map(lambda x: x[rows], jax.vmap(algorithm.policy)(states))
+    saved = Checkpoints(tmp_path, write=True)
+    saved.save(states, policies, Progress(5, "critic", 1, 3, rows=tuple(rows.tolist())))
+    saved.close()
+    assert trees_equal(trained.restore(5, algorithm), policies)
+    needed = trained.restore(5, softly)
+    assert set(needed) == {"behavior", "constants", "critic"}
+    assert_trees_close(needed, jax.tree.map(lambda x: x[rows], jax.vmap(softly.policy)(states)), rtol=0.0, atol=0.0)
+    trained.close()
 
 
 def test_what_is_no_training_directory_is_said_so(workdir: Path, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
     python launch/train.py --config=experiments/toy_swg.py:8gaussians --workdir=runs/toy/8gaussians/swg
     python launch/lab.py runs/toy/8gaussians/swg --out=runs/toy/8gaussians/report
     python launch/lab.py 'runs/toy/*/*' --candidates=64 --act=guidance_scale=0,1 --out=runs/toy/report
+    python launch/lab.py --decoding --out=runs/decoding        # no workdir: ways of decoding, where the model is exact
 
 Writes lab.md (sliced Wasserstein distance and MMD to the truth per β, beside those of two true samples), a picture per toy with
-the methods' samples above the truth, and for workdirs of targets a picture of the modes they find. Exit code 2, with one line,
-for what the user can mend.
+the methods' samples above the truth, and for workdirs of targets a picture of the modes they find. With --decoding a table and a
+picture of distances over calls of the model. Exit code 2, with one line, for what the user can mend.
 """
 
 import glob
@@ -22,6 +23,7 @@ OUT = flags.DEFINE_string("out", "report", "Directory for the table and pictures
 POINTS = flags.DEFINE_integer("points", 2_000, "Points per sample.", lower_bound=10)
 CANDIDATES = flags.DEFINE_integer("candidates", 0, "Softmax-of-N for methods without β: among so many candidates.", lower_bound=0)
 ACT = flags.DEFINE_multi_string("act", [], "As in launch/evaluate.py: name=value, or name=v1,v2 for each. Repeatable.")
+DECODING = flags.DEFINE_boolean("decoding", False, "Compare guidance, soft decoding and candidates on exact models instead.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 
@@ -29,8 +31,22 @@ def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     from diffrl import files
     from diffrl.evaluation.evaluate import EvaluationError, parse_act
-    from diffrl.studies import toys
+    from diffrl.studies import decoding, toys
 
+    if DECODING.value:
+        if argv[1:]:
+            raise EvaluationError("--decoding takes no workdirs: its models are exact")
+        devices.configure(cpu_devices=1)
+        console, out = program.console(), files.directory(OUT.value)
+        with console.status("sampling and measuring") as status:
+            found = decoding.compare(n=POINTS.value, seed=SEED.value, say=status.update)
+        path = decoding.picture(found, out / "decoding.png")
+        markdown = decoding.to_markdown(found)
+        files.write(out / "decoding.md", f"{markdown}\n![Distances over calls]({path.name})\n".encode())
+        console.print(Markdown(markdown))
+        for written in (out / "decoding.md", path):
+            console.print(f"wrote {written}", highlight=False, soft_wrap=True)
+        return
     workdirs = [Path(match) for pattern in argv[1:] for match in sorted(glob.glob(pattern))]  # noqa: PTH207
     workdirs = [workdir for workdir in workdirs if (workdir / "config.json").exists()]
     if not workdirs:

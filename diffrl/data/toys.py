@@ -85,6 +85,43 @@ TOYS: dict[str, Callable[[np.random.Generator, int], Points]] = {
 }
 
 
+class Mixture(NamedTuple):
+    """Equally likely Gaussians N(mean, std² I), each with an energy: means `[K, 2]`, energies `[K]`."""
+
+    means: np.ndarray
+    std: float
+    energy: np.ndarray
+
+
+def eight_gaussians_exactly() -> Mixture:
+    """What `eight_gaussians` draws from."""
+    angle = np.pi / 2 + np.arange(8) * np.pi / 4
+    return Mixture(4.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1) / 1.414, 0.5 / 1.414, np.arange(8) / 7.0)
+
+
+def rings_exactly(per_ring: int = 128) -> Mixture:
+    """What `rings` draws from, with points on the circles so dense that their Gaussians flow together (to 0.4 %)."""
+    angle = 2.0 * np.pi * np.arange(per_ring) / per_ring
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    means = np.concatenate([radius * circle for radius in (3.0, 2.25, 1.5, 0.75)])
+    return Mixture(means, 0.08, np.repeat([0.667, 0.333, 1.0, 0.0], per_ring))
+
+
+def moons_exactly(per_moon: int = 64) -> Mixture:
+    """What `moons` draws from, likewise."""
+    angle = np.pi * (np.arange(per_moon) + 0.5) / per_moon
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    means = 2.0 * np.concatenate([upper, np.array([1.0, 0.5]) - upper]) + np.array([-1.0, -0.2])
+    return Mixture(means, 0.2, np.repeat([0.0, 1.0], per_moon))
+
+
+MIXTURES: dict[str, Callable[[], Mixture]] = {
+    "8gaussians": eight_gaussians_exactly,
+    "rings": rings_exactly,
+    "moons": moons_exactly,
+}
+
+
 @lru_cache(maxsize=4)
 def points_of(name: str, n: int, seed: int) -> Points:
     """n points of a toy.

@@ -21,7 +21,7 @@ from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.objectives import denoising_loss, perturb, uniform_times
 from diffrl.diffusion.schedules import Level, LinearVP
-from diffrl.diffusion.targets import Model, as_model
+from diffrl.diffusion.targets import Model, Prediction, from_epsilon
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.action_unet import ActionUNet
 from diffrl.networks.ensembles import Critics
@@ -146,12 +146,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
 
     def behavior_of(params: Params, constants: Params, observation: Array) -> Model:
-        """The model of μ(· | s), one state per row."""
+        """The model of μ(· | s), one state per row or one for all."""
 
-        def epsilon(noised: Array, t: Array) -> Array:
-            return forward(behavior_network, params, noised, t, observation, constants=constants)
+        def model(x: Array, level: Level) -> Prediction:
+            t = jnp.broadcast_to(level.t, observation.shape[:1])
+            return from_epsilon(x, level, forward(behavior_network, params, x, t, observation, constants=constants))
 
-        return as_model(epsilon, SCHEDULE)
+        return model
 
     def update_behavior(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Noise prediction on the data's actions."""
@@ -172,7 +173,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         def draw(index: Array) -> Array:
             row = jax.tree.map(lambda x: x[None], dataset[index])
             observation = bootstrap(row, 1.0).observation if ahead else row.observation
-            model = behavior_of(state.behavior.params, state.behavior_constants, jnp.repeat(observation, shape[0], axis=0))
+            model = behavior_of(state.behavior.params, state.behavior_constants, observation)
             start = jax.random.normal(jax.random.fold_in(key, index), shape)
             return jnp.clip(draw_support(model, start), -1.0, 1.0)
 

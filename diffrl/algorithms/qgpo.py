@@ -187,9 +187,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def values(params: Params, observation: Array, actions: Array) -> Float[Array, "batch set"]:
         """The lower of the target critics at each state's support actions."""
-        return lowest_q(
-            critics, params, jnp.broadcast_to(observation[:, None], (*actions.shape[:2], spec.observation_dim)), actions
-        )
+        return lowest_q(critics, params, observation[:, None], actions)
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """In-support softmax Q-learning (eq. 22)."""
@@ -215,11 +213,10 @@ def make(config: Config, spec: Spec) -> Algorithm:
         time_key, noise_key = jax.random.split(key)
         t = uniform_times(T_MIN)(time_key, len(actions))
         noised = perturb(SCHEDULE, actions, t, jax.random.normal(noise_key, actions.shape))
-        times = jnp.broadcast_to(t[:, None], q.shape)
-        observation = jnp.broadcast_to(batch.observation[:, None], (*q.shape, spec.observation_dim))
 
         def loss_fn(params: Params) -> Array:
-            f = forward(energy_network, params, noised, times, observation, constants=state.energy_constants)[..., 0]
+            of_state = t[:, None], batch.observation[:, None]
+            f = forward(energy_network, params, noised, *of_state, constants=state.energy_constants)[..., 0]
             return jnp.mean(energy_loss(q, f, state.hparams.beta))
 
         energy, loss = state.energy.step(loss_fn, optax.adam(state.hparams.energy_learning_rate))

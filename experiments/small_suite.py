@@ -22,6 +22,7 @@ from diffrl.algorithms import (
     gaussian_bc,
     idql,
     iql,
+    qgpo,
     qsm,
     rebrac,
     srpo,
@@ -46,6 +47,7 @@ METHODS = (
     "idql",
     "fql",
     "rebrac",
+    "qgpo",
 )
 # Of the PointMaze experiments, chosen on the medium maze of collection seed 1 by IQL's and SRPO's returns.
 MAZE: dict[str, Any] = {"discount": 0.98, "tau": 0.02}
@@ -69,6 +71,9 @@ ALPHA = {"pointmaze": 1.0, "hopper": 1.0, "halfcheetah": 1.0, "walker2d": 1.0}
 # ReBRAC's β of policy and critics: published for the medium datasets; of the maze see rebrac_pointmaze.py.
 PENALTIES = {"pointmaze": (0.1, 0.0), "hopper": (0.01, 0.01), "halfcheetah": (0.001, 0.01), "walker2d": (0.05, 0.1)}
 GUIDANCE_SCALE = 5.0  # of SWG: the least of the released grid above 1
+# QGPO's β_Q is the paper's: of AntMaze for mazes, else of locomotion; its scale is not tuned.
+BACKUP_BETA = {"pointmaze": 20.0, "hopper": 1.0, "halfcheetah": 1.0, "walker2d": 1.0}
+QGPO_SCALE = 3.0
 
 
 def get_config(cell: str = "srpo,pointmaze/medium-fixedgoal") -> Config:
@@ -180,6 +185,24 @@ def _algorithm(method: str, task: str) -> Any:
                 behavior_batch_size=BATCH_SIZE,
                 critic_batch_size=BATCH_SIZE,
                 act=idql.Act(num_candidates=32),
+            )
+        case "qgpo":
+            return qgpo.Config(
+                **values,
+                learning_rate=1e-3,
+                critic_learning_rate=1e-3,
+                energy_learning_rate=1e-3,
+                backup_beta=BACKUP_BETA[task],
+                support_denoising_steps=7,
+                behavior_hidden_dims=(64, 32),
+                critic_hidden_dims=(128, 128),
+                energy_hidden_dims=(128, 128),
+                behavior_updates=denoiser_updates,
+                critic_updates=critic_updates,
+                energy_updates=policy_updates,
+                behavior_batch_size=BATCH_SIZE,
+                batch_size=BATCH_SIZE,
+                act=qgpo.Act(guidance_scale=QGPO_SCALE),
             )
         case "fql":
             return fql.Config(

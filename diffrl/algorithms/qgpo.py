@@ -23,7 +23,7 @@ from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.objectives import denoising_loss, perturb, uniform_times
 from diffrl.diffusion.samplers import ancestral
 from diffrl.diffusion.schedules import Level, LinearVP, grid
-from diffrl.diffusion.targets import Model, as_model
+from diffrl.diffusion.targets import Model, Prediction, from_epsilon
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.action_unet import ActionUNet
 from diffrl.networks.ensembles import Critics
@@ -149,12 +149,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
 
     def behavior_of(params: Params, constants: Params, observation: Array) -> Model:
-        """The model of μ(· | s), one state per row."""
+        """The model of μ(· | s), one state per row or one for all."""
 
-        def epsilon(noised: Array, t: Array) -> Array:
-            return forward(behavior_network, params, noised, t, observation, constants=constants)
+        def model(x: Array, level: Level) -> Prediction:
+            t = jnp.broadcast_to(level.t, observation.shape[:1])
+            return from_epsilon(x, level, forward(behavior_network, params, x, t, observation, constants=constants))
 
-        return as_model(epsilon, SCHEDULE)
+        return model
 
     def update_behavior(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """Noise prediction on the data's actions."""
@@ -175,7 +176,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         def draw(index: Array) -> Array:
             row = jax.tree.map(lambda x: x[None], dataset[index])
             observation = bootstrap(row, 1.0).observation if ahead else row.observation
-            model = behavior_of(state.behavior.params, state.behavior_constants, jnp.repeat(observation, shape[0], axis=0))
+            model = behavior_of(state.behavior.params, state.behavior_constants, observation)
             start = jax.random.normal(jax.random.fold_in(key, index), shape)
             return jnp.clip(draw_support(model, start), -1.0, 1.0)
 
@@ -189,9 +190,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def values(params: Params, observation: Array, actions: Array) -> Float[Array, "batch set"]:
         """The lower of the target critics at each state's support actions."""
-        return lowest_q(
-            critics, params, jnp.broadcast_to(observation[:, None], (*actions.shape[:2], spec.observation_dim)), actions
-        )
+        return lowest_q(critics, params, observation[:, None], actions)
 
     def update_critic(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         """In-support softmax Q-learning (eq. 22)."""
@@ -217,11 +216,10 @@ def make(config: Config, spec: Spec) -> Algorithm:
         time_key, noise_key = jax.random.split(key)
         t = uniform_times(T_MIN)(time_key, len(actions))
         noised = perturb(SCHEDULE, actions, t, jax.random.normal(noise_key, actions.shape))
-        times = jnp.broadcast_to(t[:, None], q.shape)
-        observation = jnp.broadcast_to(batch.observation[:, None], (*q.shape, spec.observation_dim))
 
         def loss_fn(params: Params) -> Array:
-            f = forward(energy_network, params, noised, times, observation, constants=state.energy_constants)[..., 0]
+            of_state = t[:, None], batch.observation[:, None]
+            f = forward(energy_network, params, noised, *of_state, constants=state.energy_constants)[..., 0]
             return jnp.mean(energy_loss(q, f, state.hparams.beta))
 
         energy, loss = state.energy.step(loss_fn, optax.adam(state.hparams.energy_learning_rate))

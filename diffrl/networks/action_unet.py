@@ -15,7 +15,7 @@ class ConditionedBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch inputs"], condition: Float[Array, "*batch _"]) -> Float[Array, "*batch features"]:
+    def __call__(self, x: Float[Array, "*batch inputs"], condition: Float[Array, "*#batch _"]) -> Float[Array, "*batch features"]:
         h = nn.silu(Linear(self.features)(x)) + Linear(self.features)(nn.silu(condition))
         h = nn.silu(Linear(self.features)(h))
         return h + (x if x.shape[-1] == self.features else Linear(self.features)(x))
@@ -25,7 +25,8 @@ class ActionUNet(nn.Module):
     """ε(a_t, t, s): blocks that narrow and widen again, each seeing time and state (SfBC; Lu et al. 2023, their code).
 
     The code's network is -ε/σ, a score; with the loss it is trained by, (σ score + z)², that is the same network up to the sign
-    of its last layer. Variables: "params", and "constants" (the time frequencies).
+    of its last layer. Where many actions share a time and a state, these may have an axis of one: what they say is then computed
+    once. Variables: "params", and "constants" (the time frequencies).
 
     Attributes:
         hidden_dims: widths on the way down; a block on the way up is as wide as its two inputs together.
@@ -40,8 +41,8 @@ class ActionUNet(nn.Module):
     def __call__(
         self,
         noised: Float[Array, "*batch action"],
-        t: Float[Array, "*batch"],
-        observation: Float[Array, "*batch observation"],
+        t: Float[Array, "*#batch"],
+        observation: Float[Array, "*#batch observation"],
     ) -> Float[Array, "*batch action"]:
         time = Linear(self.feature_dim)(GaussianFourierFeatures(self.feature_dim // 2)(t))
         state = nn.silu(Linear(self.feature_dim)(observation))

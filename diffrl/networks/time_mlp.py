@@ -19,7 +19,7 @@ class TimeMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch dim"], t: Float[Array, "*batch"], *others: Float[Array, "*batch _"]
+        self, x: Float[Array, "*batch dim"], t: Float[Array, "*#batch"], *others: Float[Array, "*#batch _"]
     ) -> Float[Array, "*batch outputs"]:
         time = GaussianFourierFeatures(num_frequencies=16)(t)
         return MLP(self.hidden_dims, self.output_dim, activation=nn.silu)(x, time, *others)

@@ -4,14 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import chosen, make_dataset, quick, runs_of, train_stages
+from support import (
+    EIGHT_CENTRES,
+    EIGHT_STD,
+    chosen,
+    eight_modes,
+    make_dataset,
+    quick,
+    runs_of,
+    tilted_eight_gaussians,
+    train_stages,
+)
 
 from diffrl.algorithms import cep
 from diffrl.diffusion.dpm_solver import dpm_solver
-from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.samplers import sample
-from diffrl.diffusion.schedules import Level, LinearVP, grid, level_at
-from diffrl.diffusion.targets import Model, Prediction, from_epsilon
+from diffrl.diffusion.schedules import LinearVP, grid, level_at
 from diffrl.objectives.energy import contrastive_loss
 from diffrl.types import Spec
 
@@ -66,39 +74,17 @@ def test_bias_of_small_sets(size: int, beta: float, t: float, slopes: tuple[floa
     np.testing.assert_allclose(found, slopes, atol=0.02 * max(1.0, beta))
 
 
-def eight() -> tuple[np.ndarray, float]:
-    angle = np.pi / 2 + np.arange(8) * np.pi / 4
-    return 4.0 / 1.414 * np.stack([np.cos(angle), np.sin(angle)], axis=1), 0.35361
-
-
-def model_and_weight(beta: float) -> Model:
-    """The exact guided model of the eight Gaussians."""
-    centres, std = eight()
-
-    def log_density(x: jax.Array, level: Level, bonus: float) -> jax.Array:
-        variance = level.alpha**2 * std**2 + level.sigma**2
-        distance = jnp.sum((x[:, None] - level.alpha * jnp.asarray(centres)) ** 2, axis=-1)
-        return jax.nn.logsumexp(bonus * jnp.arange(8) / 7.0 - distance / (2.0 * variance), axis=-1)
-
-    def plain(x: jax.Array, level: Level) -> Prediction:
-        return from_epsilon(x, level, -level.sigma * jax.grad(lambda at: jnp.sum(log_density(at, level, 0.0)))(x))
-
-    return energy_guided(plain, lambda x, level: log_density(x, level, beta) - log_density(x, level, 0.0))
-
-
 @pytest.mark.parametrize("beta", chosen([0.0, 3.0, 10.0], 1))
 def test_exact_guidance_of_eight_gaussians(beta: float) -> None:
     """With 25 steps of the second-order multistep solver: mode weights within .015 in total variation."""
-    centres, std = eight()
     start = jax.random.normal(jax.random.key(0), (20_000, 2))
     levels = grid(SCHEDULE, 25, spacing="log_snr")
-    x = np.asarray(sample(model_and_weight(beta), levels, dpm_solver(2), jax.random.key(1), start, unroll=False))
-    nearest = np.argmin(((x[:, None] - centres) ** 2).sum(axis=-1), axis=1)
-    found = np.bincount(nearest, minlength=8) / len(x)
+    x = np.asarray(sample(tilted_eight_gaussians(beta), levels, dpm_solver(2), jax.random.key(1), start, unroll=False))
+    nearest, found = eight_modes(x)
     expected = np.asarray(jax.nn.softmax(beta * jnp.arange(8) / 7.0))
     assert 0.5 * np.abs(found - expected).sum() < 0.015
-    spread = (x - centres[nearest])[nearest == 7].std()
-    assert spread == pytest.approx(std, rel=0.06)
+    spread = (x - EIGHT_CENTRES[nearest])[nearest == 7].std()
+    assert spread == pytest.approx(EIGHT_STD, rel=0.06)
 
 
 @pytest.mark.slow

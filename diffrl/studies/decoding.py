@@ -23,7 +23,7 @@ from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import best_of, energy_guided, self_weighted, softmax_of
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Level, LinearVP, grid, level_at
-from diffrl.diffusion.targets import Model, from_x0
+from diffrl.diffusion.targets import Model, Prediction, from_x0
 from diffrl.evaluation.statistics import interval
 from diffrl.reports.markdown import table
 from diffrl.reports.style import STYLE, save
@@ -75,7 +75,7 @@ def log_shares(mixture: Mixture, x: Float[Array, "n dim"], level: Level) -> Floa
 def model_of(mixture: Mixture) -> Model:
     """E[x_0 | x_t], exact."""
 
-    def model(x: Array, level: Level) -> Array:
+    def model(x: Array, level: Level) -> Prediction:
         gain = level.alpha * mixture.std**2 / (level.alpha**2 * mixture.std**2 + level.sigma**2)
         means = jnp.asarray(mixture.means, x.dtype)
         mean = jnp.exp(log_shares(mixture, x, level)) @ means

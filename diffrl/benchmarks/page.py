@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMethodFormatter
@@ -52,24 +53,28 @@ def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
 
 
 def draw_throughput(rows: Sequence[StageTime], path: Path) -> Path:
-    """Updates per second of all runs against their number, a line per stage; and against a host loop of one run."""
+    """Updates per second of all runs against their number, a line per stage; where it was timed, against a host loop too."""
     stages = list(dict.fromkeys((row.method, row.stage) for row in rows))
+    compared = any(np.isfinite(row.of_host_loop) for row in rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 5.0), layout="constrained")
-        absolute, relative = figure.subplots(1, 2)
+        figure = Figure(figsize=(11.0 if compared else 7.0, 5.0), layout="constrained")
+        panels = figure.subplots(1, 1 + compared, squeeze=False)[0]
+        absolute, named = panels[0], panels[-1]
         colours = matplotlib.colormaps["tab20"]
         for i, (method, stage) in enumerate(stages):
             runs = [row for row in rows if (row.method, row.stage) == (method, stage) and row.way != HOST_LOOP]
             style: Any = {"color": colours(i % 20), "marker": "o", "markersize": 3.5, "linewidth": 1.4}
             counts = [row.runs for row in runs]
-            absolute.plot(counts, [row.updates_per_second for row in runs], **style)
-            relative.plot(counts, [row.of_host_loop for row in runs], label=f"{method} {stage}", **style)
-        relative.axhline(1.0, color="#8a93a3", linewidth=1.2, linestyle="--")
-        for axes, label in ((absolute, "updates/s of all runs"), (relative, "against a host loop of one run")):
-            _logarithmic(axes, "runs in one program", label)
-        relative.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0]))
-        relative.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        relative.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+            absolute.plot(counts, [row.updates_per_second for row in runs], label=f"{method} {stage}", **style)
+            for relative in panels[1:]:
+                relative.plot(counts, [row.of_host_loop for row in runs], label=f"{method} {stage}", **style)
+        _logarithmic(absolute, "runs in one program", "updates/s of all runs")
+        for relative in panels[1:]:
+            relative.axhline(1.0, color="#8a93a3", linewidth=1.2, linestyle="--")
+            _logarithmic(relative, "runs in one program", "against a host loop of one run")
+            relative.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0]))
+            relative.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        named.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
         save(figure, path)
     return path
 

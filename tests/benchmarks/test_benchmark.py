@@ -1,6 +1,7 @@
 """The benchmark: what it says of its measurements, and that every section measures. The figures themselves are the machine's."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def test_page_has_a_table_per_section_with_rows(tmp_path: Path) -> None:
     assert "| m | s | runs | 4 | 60.0 | 6.00 | 1.000 | 50 % | 1.0 | 10 % | 30 | 2.0 | 0.2 | 10 |" in text
     assert "Nothing" not in text
     assert page.draw_throughput(rows, tmp_path / "a.png").stat().st_size > 5_000
+    alone = [row._replace(of_host_loop=math.nan) for row in rows if row.way == "runs"]  # --nostrategies
+    assert page.draw_throughput(alone, tmp_path / "alone.png").stat().st_size > 5_000
     points = [Point(axis, value, 1.0 / value, value) for axis in scaling.AXES for value in (1, 2, 4)]
     assert page.draw_scaling(points, "title", tmp_path / "b.png").stat().st_size > 5_000
 

@@ -246,9 +246,9 @@ def two_steps() -> tuple[Any, Any]:
         behavior_hidden_dims=(32, 16),
         critic_hidden_dims=(32, 32),
         energy_hidden_dims=(32, 32),
-        behavior_updates=1_200,
+        behavior_updates=3_000,
         critic_updates=600,
-        energy_updates=800,
+        energy_updates=4_000,
         behavior_batch_size=256,
         batch_size=128,
     )

@@ -47,7 +47,7 @@ SECTIONS = flags.DEFINE_list(
 )
 VARIANTS = flags.DEFINE_multi_string(
     "variants",
-    ["act.num_denoising_steps=1,5,15", "act.sampler=ddpm,ddim,heun", "num_diffusion_steps=15,30"],
+    ["act.num_denoising_steps=1,5,15", "act.num_candidates=1,32,128", "act.decode=own,svdd", "act.sampler=ddpm,ddim,heun"],
     "Time acting with these settings of those methods that have them: 'name=v1,v2 other=v1' means every combination; the "
     "first name is the picture's axis. Repeatable.",
 )

@@ -218,9 +218,15 @@ def acting_configs(
 ) -> list[tuple[str, dict[str, str], Config]]:
     """Name, variant and config of all that is to act: every method as it is, and with the variants it has the settings for.
 
+    Args:
+        strict: these variants were asked for. Others may suit only some methods.
+
     Raises:
-        ConfigError: `strict` and no method has a variant's settings, or one of its values is impossible.
+        ConfigError: a method is impossible as it is; `strict` and no method has a variant's settings, or one of its values is
+            impossible.
     """
+    for name, config in wanted.items():
+        _refuse_impossible(name, config, problem)
     found, used = [(name, {}, config) for name, config in wanted.items()], set()
     for text in filter(None, texts):
         for name, config in wanted.items():
@@ -231,17 +237,25 @@ def acting_configs(
                 changed = copy.deepcopy(config)
                 for setting, value in variant.items():
                     override(changed.algorithm, f"{setting}={value}")
-                found.append((name, variant, changed))
+                try:
+                    _refuse_impossible(name, changed, problem)
+                except ConfigError:
+                    if strict:
+                        raise
+                else:
+                    found.append((name, variant, changed))
     unused = [text for text in texts if text and text not in used and wanted]
     if unused and strict:
         raise ConfigError(f"--variants={unused[0]!r}: no method here has these settings")
-    for name, _, config in found:
-        try:
-            validate_method(config.algorithm)
-            make(config.algorithm, problem.spec(), config.action_chunk)
-        except ValueError as error:
-            raise ConfigError(f"--variants, {name}: {error}") from error
     return found
+
+
+def _refuse_impossible(name: str, config: Config, problem: Problem) -> None:
+    try:
+        validate_method(config.algorithm)
+        make(config.algorithm, problem.spec(), config.action_chunk)
+    except ValueError as error:
+        raise ConfigError(f"--variants, {name}: {error}") from error
 
 
 def _has(method: Any, settings: Iterable[str]) -> bool:

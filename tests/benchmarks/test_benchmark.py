@@ -8,7 +8,7 @@ import pytest
 from programs import run
 from support import quick_compilation, unchecked
 
-from diffrl.algorithms import iql, qsm, srpo
+from diffrl.algorithms import idql, iql, qsm, srpo, swg
 from diffrl.benchmarks import page, scaling
 from diffrl.benchmarks.scaling import Point, resize
 from diffrl.benchmarks.stages import COLUMNS, Problem, StageTime, acting_configs
@@ -64,6 +64,17 @@ def test_variants_go_to_the_methods_that_have_them() -> None:
     assert len(acting_configs(wanted, ["act.nothing=1"], Problem(3, 2, 10), strict=False)) == 2
     with pytest.raises(ConfigError, match="--variants, qsm"):
         acting_configs(wanted, ["act.num_candidates=0"], Problem(3, 2, 10))
+    few_levels = {"idql": Config(algorithm=idql.Config()), "swg": Config(algorithm=swg.Config())}  # five, and fifteen
+    some = acting_configs(few_levels, ["act.num_denoising_steps=3,15"], Problem(3, 2, 10), strict=False)
+    assert [(name, *variant.values()) for name, variant, _ in some] == [
+        ("idql",),
+        ("swg",),
+        ("idql", "3"),
+        ("swg", "3"),
+        ("swg", "15"),
+    ]
+    with pytest.raises(ConfigError, match=r"--variants, idql: act\.num_denoising_steps = 15 is more than"):
+        acting_configs(few_levels, ["act.num_denoising_steps=3,15"], Problem(3, 2, 10))
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.dataset import Dataset
 from diffrl.registry import REGISTRY, make
+from diffrl.training.chunk import draw
 from diffrl.training.runs import make_runs, sweepable
 from diffrl.types import Spec
 
@@ -87,17 +88,21 @@ def assignments(method: str) -> st.SearchStrategy[tuple[list[str], str]]:
 def trace(algorithm: Algorithm, key: jax.Array, hparams: Any) -> None:
     """One run's whole life in shapes: init, every stage's columns and one update, policy, an action."""
     width = 2 * SPEC.observation_dim + SPEC.action_dim + 3
-    dataset = Dataset(jnp.zeros((ROWS, width)), observation_dim=SPEC.observation_dim, action_dim=SPEC.action_dim)
+    dataset = Dataset(
+        jnp.zeros((ROWS, width)),
+        observation_dim=SPEC.observation_dim,
+        action_dim=SPEC.action_dim,
+        episode_start=jnp.zeros(ROWS, jnp.int32),
+        episode_end=jnp.full(ROWS, ROWS, jnp.int32),
+    )
 
     def life(key: jax.Array, hparams: Any, dataset: Dataset) -> jax.Array:
         state = algorithm.init(key, hparams)
         dataset = dataset.replace(columns=algorithm.columns(dataset) if algorithm.columns else {})  # pyright: ignore
         for stage in algorithm.stages:
             own = {} if stage.prepare is None else stage.prepare(state, dataset, key)
-            index = jnp.zeros(min(stage.batch_size, 4), int)
-            batch = dataset[index]
-            batch = dataclasses.replace(batch, extras=batch.extras | {name: column[index] for name, column in own.items()})
-            state, _ = stage.update(state, batch, key)
+            few = stage._replace(batch_size=min(stage.batch_size, 4))
+            state, _ = stage.update(state, draw(few, dataset, own, key), key)
         policy = algorithm.policy(state)
         observation = jnp.zeros((2, SPEC.observation_dim))
         return algorithm.act(policy, algorithm.init_carry(policy, 2), observation, key)[0]

@@ -22,6 +22,7 @@ from diffrl.registry import make
 from diffrl.training import slabs
 from diffrl.training.chunk import make_chunk
 from diffrl.training.devices import make_mesh
+from diffrl.training.memory import tree_bytes
 from diffrl.training.slabs import Slabs, Whole, open_rows, rows_per_slab
 from diffrl.training.workdir import WorkdirError
 from diffrl.types import Key, Metrics, Spec, Transition
@@ -135,7 +136,7 @@ def test_columns_go_with_their_rows(tmp_path: Path) -> None:
 def test_the_choice_is_made_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the memory is for data that stay; a host's devices share it."""
     dataset, one = numbered(), make_mesh(1, jax.devices()[:1])
-    size = dataset.rows.nbytes
+    size = tree_bytes(dataset)
     for free, expected in ((2 * size, 0), (2 * size - 1, 199), (size, 100), (size // 1000, 1)):
         monkeypatch.setattr(slabs, "free_bytes", lambda free=free: free)
         assert rows_per_slab(0, dataset, one) == expected

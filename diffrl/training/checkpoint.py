@@ -62,7 +62,7 @@ class Progress:
     checksums: dict[str, dict[str, Natural]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.rows and set(self.rows) != set(range(max(self.rows) + 1)):
+        if self.rows and len(set(self.rows)) != max(self.rows) + 1:
             raise ValueError("rows leaves out rows of the saved states")
         if self.rows and (unknown := [run for run in (*self.diverged, *self.dropped) if run >= len(self.rows)]):
             raise ValueError(f"run {unknown[0]} stopped, and there are {len(self.rows)} runs")

@@ -124,6 +124,13 @@ def test_after_moving_a_damaged_checkpoint_away_training_goes_on(root: Path, who
     assert_same_checkpoints(workdir, whole)
 
 
+@pytest.mark.parametrize("rows", [(0, 2), (1,), (0, 2**62), (2**62,) * 3])
+def test_rows_of_a_checkpoint_are_no_sizes(rows: tuple[int, ...]) -> None:
+    """A number in a file is compared before anything of its size is made: with 2^62 that would be all memory."""
+    with pytest.raises(ValueError, match="rows leaves out rows"):
+        Progress(1, "policy", 0, 1, rows=rows)
+
+
 def test_reading_beside_a_trainer_that_removes(tmp_path: Path) -> None:
     """Steps that come and go while a reader lists them do not disturb it, and those that stay are always there."""
     writer = Checkpoints(tmp_path, write=True)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from diffrl.data.toys import MIXTURES, Mixture
 from diffrl.diffusion.decoding import SoftDecoding, soft_action
@@ -232,6 +233,10 @@ def picture(found: dict[str, list[Cell]], path: Path) -> Path:
                     panel.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1, label=family)
                 panel.axhline(here[0].wasserstein.mean(), color="#8a93a3", linewidth=0.8, linestyle="--", label=TRUE)
                 panel.set(xscale="log", yscale="log", title=f"{toy}, β = {beta:g}")
+                for axis, ticks in ((panel.xaxis, (15, 120, 1_000)), (panel.yaxis, (0.05, 0.1, 0.2, 0.5, 1.0, 2.0))):
+                    axis.set_major_locator(FixedLocator(ticks))
+                    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                    axis.set_minor_formatter(NullFormatter())
         for panel in axes[-1]:
             panel.set_xlabel("calls of the model per sample")
         for panel in axes[:, 0]:

@@ -1,5 +1,7 @@
 """Ways of decoding on exact models: the models against numbers, and what is known of the decoders."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,20 @@ def test_the_weight_is_predicted_with_the_point() -> None:
     of_point, of_weight = decoding.weighted_noise(mixture, beta)(jnp.asarray(z, jnp.float32), jnp.full(1, 0.4))
     predicted = (z - float(level.sigma) * np.concatenate([of_point, of_weight], axis=1)) / float(level.alpha)
     np.testing.assert_allclose(predicted[0], mean, atol=0.01)
+
+
+def test_table_and_picture(tmp_path: Path) -> None:
+    cells = {
+        SMALL: [
+            decoding.Cell(family, name, calls, beta, np.array([0.1, 0.2]))
+            for beta in decoding.BETAS
+            for family, name, calls in ((decoding.TRUE, decoding.TRUE, 0), ("f", "f of 2", 29), ("f", "f of 8", 1_130))
+        ]
+    }
+    lines = decoding.to_markdown(cells).splitlines()
+    assert lines[0] == "|  | calls | 8gaussians, β = 3 | 8gaussians, β = 10 |"
+    assert lines[-1].startswith("| f of 8 | 1,130 | 0.150 (0.100 … 0.200) |")
+    assert decoding.picture(cells, tmp_path / "a.png").stat().st_size > 5_000
 
 
 def test_calls_and_distances() -> None:

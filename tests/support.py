@@ -17,9 +17,8 @@ from diffrl.algorithm import Algorithm
 from diffrl.config import Config, DatasetConfig
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.diffusion.guidance import energy_guided
-from diffrl.diffusion.schedules import Level, LinearVP, Schedule
-from diffrl.diffusion.targets import Model, Prediction, from_epsilon
+from diffrl.data.toys import eight_gaussians_exactly
+from diffrl.diffusion.schedules import LinearVP, Schedule
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import Runs, make_runs
@@ -107,27 +106,12 @@ def gaussian_epsilon(mean: Any, std: float, schedule: Schedule = LinearVP()) -> 
     return mixture_epsilon(jnp.asarray(mean, jnp.float32)[None], std, schedule)
 
 
-_ANGLE = np.pi / 2 + np.arange(8) * np.pi / 4
-EIGHT_CENTRES, EIGHT_STD = 4.0 / 1.414 * np.stack([np.cos(_ANGLE), np.sin(_ANGLE)], axis=1), 0.5 / 1.414
-
-
-def tilted_eight_gaussians(beta: float) -> Model:
-    """The laboratory's eight Gaussians with the exact guidance of e = k/7, mode by mode."""
-
-    def log_density(x: Array, level: Level, bonus: float) -> Array:
-        variance = level.alpha**2 * EIGHT_STD**2 + level.sigma**2
-        distance = jnp.sum((x[:, None] - level.alpha * jnp.asarray(EIGHT_CENTRES)) ** 2, axis=-1)
-        return jax.nn.logsumexp(bonus * jnp.arange(8) / 7.0 - distance / (2.0 * variance), axis=-1)
-
-    def plain(x: Array, level: Level) -> Prediction:
-        return from_epsilon(x, level, -level.sigma * jax.grad(lambda at: jnp.sum(log_density(at, level, 0.0)))(x))
-
-    return energy_guided(plain, lambda x, level: log_density(x, level, beta) - log_density(x, level, 0.0))
+EIGHT = eight_gaussians_exactly()
 
 
 def eight_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest of the eight centres of each point, and the share of each."""
-    nearest = np.argmin(((x[:, None] - EIGHT_CENTRES) ** 2).sum(axis=-1), axis=1)
+    nearest = np.argmin(((x[:, None] - EIGHT.means) ** 2).sum(axis=-1), axis=1)
     return nearest, np.bincount(nearest, minlength=8) / len(x)
 
 

@@ -7,6 +7,7 @@ method.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, no_type_check
 
 import flax.linen as nn
@@ -211,9 +212,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         def model(observation: Array) -> Model:
             return model_of(lambda x, t: epsilon(policy["policy"], x, t[:1], observation))
 
-        def value(observation: Array, action: Array) -> Array:
-            return lowest_q(critics, policy["critic"], observation, action)
-
+        value = partial(lowest_q, critics, policy["critic"])
         return soft_action(model, value, levels, ancestral(), key, observation, spec.action_dim, config.act.svdd), carry
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:

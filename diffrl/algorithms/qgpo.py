@@ -236,7 +236,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             return behavior_of(policy["behavior"], policy["behavior_constants"], observation)
 
         def noisy_value(observation: Array, x: Array, level: Level) -> Array:
-            return energy(policy, observation, x, level) / policy["beta"]
+            return jnp.where(policy["beta"] > 0.0, energy(policy, observation, x, level) / policy["beta"], 0.0)
 
         def value(observation: Array, action: Array) -> Array:
             return noisy_value(observation, action, levels[levels.num_steps])

@@ -6,6 +6,7 @@ climbs Q and is held to the data by the frozen score. The diffusion model is not
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, no_type_check
 
 import flax.struct
@@ -244,15 +245,12 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
             return clipped(as_model(epsilon, schedule), -1.0, 1.0)
 
-        def value(observation: Array, action: Array) -> Array:
-            return lowest_q(critics, policy["critic"], observation, action)
-
-        solver, settings = ancestral(), config.act.svdd
-        return soft_action(behavior, value, levels, solver, key, observation, spec.action_dim, settings), carry
+        value = partial(lowest_q, critics, policy["critic"])
+        return soft_action(behavior, value, levels, ancestral(), key, observation, spec.action_dim, config.act.svdd), carry
 
     def models(state: State) -> Policy:
-        behavior = {"behavior": state.behavior.params, "constants": state.behavior_constants}
-        return {**behavior, "critic": state.target_critic_params}
+        behavior, constants = state.behavior.params, state.behavior_constants
+        return {"behavior": behavior, "constants": constants, "critic": state.target_critic_params}
 
     softly = config.act.decode == "svdd"
 

@@ -118,7 +118,8 @@ class Act(Decoding):
         sampler: "ddpm" clips the predicted data; "ddpm_boxed" is the released code's, which clips the noisy
             state and uses the forward variance; the others are deterministic.
         num_denoising_steps: levels visited, at most the `num_diffusion_steps` of training.
-        noise_scale: κ, of the start and of fresh noise; 0 is deterministic, the released code's choice when acting.
+        noise_scale: κ, of the start (not of "svdd") and of fresh noise; 0 is deterministic, the released code's choice when
+            acting.
         num_candidates: actions per observation; more than one is SWG-R. Guidance, candidates and their choice are not of "svdd".
         select: chooses among them by the target critics' minimum ("q") or by the generated weight ("w").
         weight_low, weight_high: no guidance where the predicted weight is outside.

@@ -4,7 +4,6 @@ import dataclasses
 from typing import no_type_check
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,10 +14,10 @@ from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import MLP
-from diffrl.objectives.delayed import improve_when_due, smoothed
+from diffrl.objectives.delayed import State, improve_when_due, smoothed
 from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
-from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Carry, Key, Metrics, Params, Policy, Spec, Transition
 
 
 @jax.tree_util.register_dataclass
@@ -57,18 +56,6 @@ class Config(HParams):
     policy_delay: int = 2
     num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
-
-
-@flax.struct.dataclass
-class State:
-    """What one run trains."""
-
-    step: Count
-    hparams: HParams
-    policy: Learner
-    critic: Learner
-    target_policy_params: Params
-    target_critic_params: Params
 
 
 def policy_loss(

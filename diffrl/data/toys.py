@@ -27,11 +27,14 @@ class Points(NamedTuple):
     energy: np.ndarray
 
 
+def _circle(angle: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 def eight_gaussians(rng: np.random.Generator, n: int) -> Points:
     """Counter-clockwise from north, better all the way round: e = k/7."""
     label = rng.integers(8, size=n)
-    angle = np.pi / 2 + label * np.pi / 4
-    centre = 4.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    centre = 4.0 * _circle(np.pi / 2 + label * np.pi / 4)
     return Points((centre + 0.5 * rng.normal(size=(n, 2))) / 1.414, label / 7.0)
 
 
@@ -39,14 +42,14 @@ def rings(rng: np.random.Generator, n: int) -> Points:
     """Four circles; from the outermost e = .667, .333, 1, 0, by the circle and not by the noisy radius."""
     label, angle = rng.integers(4, size=n), 2.0 * np.pi * rng.random(n)
     radius = np.array([3.0, 2.25, 1.5, 0.75])[label]
-    x = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    x = radius[:, None] * _circle(angle)
     return Points(x + 0.08 * rng.normal(size=(n, 2)), np.array([0.667, 0.333, 1.0, 0.0])[label])
 
 
 def moons(rng: np.random.Generator, n: int) -> Points:
     """Two half circles; the lower one has e = 1, the upper 0."""
     label, angle = rng.integers(2, size=n), np.pi * rng.random(n)
-    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    upper = _circle(angle)
     x = np.where(label[:, None] == 0, upper, np.array([1.0, 0.5]) - upper) + 0.1 * rng.normal(size=(n, 2))
     return Points(2.0 * x + np.array([-1.0, -0.2]), label.astype(float))
 
@@ -95,22 +98,19 @@ class Mixture(NamedTuple):
 
 def eight_gaussians_exactly() -> Mixture:
     """What `eight_gaussians` draws from."""
-    angle = np.pi / 2 + np.arange(8) * np.pi / 4
-    return Mixture(4.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1) / 1.414, 0.5 / 1.414, np.arange(8) / 7.0)
+    return Mixture(4.0 * _circle(np.pi / 2 + np.arange(8) * np.pi / 4) / 1.414, 0.5 / 1.414, np.arange(8) / 7.0)
 
 
 def rings_exactly(per_ring: int = 128) -> Mixture:
     """What `rings` draws from, with points on the circles so dense that their Gaussians flow together (to 0.4 %)."""
-    angle = 2.0 * np.pi * np.arange(per_ring) / per_ring
-    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    circle = _circle(2.0 * np.pi * np.arange(per_ring) / per_ring)
     means = np.concatenate([radius * circle for radius in (3.0, 2.25, 1.5, 0.75)])
     return Mixture(means, 0.08, np.repeat([0.667, 0.333, 1.0, 0.0], per_ring))
 
 
 def moons_exactly(per_moon: int = 64) -> Mixture:
     """What `moons` draws from, likewise."""
-    angle = np.pi * (np.arange(per_moon) + 0.5) / per_moon
-    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    upper = _circle(np.pi * (np.arange(per_moon) + 0.5) / per_moon)
     means = 2.0 * np.concatenate([upper, np.array([1.0, 0.5]) - upper]) + np.array([-1.0, -0.2])
     return Mixture(means, 0.2, np.repeat([0.0, 1.0], per_moon))
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,9 +12,21 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.learner import Learner
-from diffrl.types import Key, Params, State
+from diffrl.types import Count, Key, Params
 
 Number = Float[Array, ""] | float
+
+
+@flax.struct.dataclass
+class State:
+    """What one run trains; `hparams` has the rate `tau` of both targets."""
+
+    step: Count
+    hparams: Any
+    policy: Learner
+    critic: Learner
+    target_policy_params: Params
+    target_critic_params: Params
 
 
 def smoothed(action: Float[Array, "batch action"], key: Key, noise: Number, clip: Number) -> Float[Array, "batch action"]:
@@ -27,7 +41,7 @@ def improve_when_due(
     """The critics' step taken up, and in every `delay`-th update one of the policy and of both targets.
 
     Args:
-        state: has `policy`, `target_policy_params`, `target_critic_params`, and `tau` among its hyper-parameters; `step` counts.
+        state: before the update.
         critic: after its step.
         loss_fn: of the policy's parameters.
         optimizer: the policy's.

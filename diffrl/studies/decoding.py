@@ -66,20 +66,23 @@ class Cell(NamedTuple):
     wasserstein: np.ndarray
 
 
-def log_shares(mixture: Mixture, x: Float[Array, "n dim"], level: Level) -> Float[Array, "n components"]:
-    """log p(component | x_t)."""
-    means = jnp.asarray(mixture.means, x.dtype)
-    squared = jnp.sum((x[:, None] - level.alpha * means) ** 2, axis=-1)
-    return jax.nn.log_softmax(-0.5 * squared / (level.alpha**2 * mixture.std**2 + level.sigma**2), axis=-1)
+def variance(mixture: Mixture, level: Level) -> Float[Array, ""]:
+    """Of each component's x_t, per coordinate."""
+    return level.alpha**2 * mixture.std**2 + level.sigma**2
+
+
+def log_likelihood(mixture: Mixture, x: Float[Array, "n dim"], level: Level) -> Float[Array, "n components"]:
+    """log p(x_t | component), up to a constant."""
+    squared = jnp.sum((x[:, None] - level.alpha * jnp.asarray(mixture.means, x.dtype)) ** 2, axis=-1)
+    return -0.5 * squared / variance(mixture, level)
 
 
 def model_of(mixture: Mixture) -> Model:
     """E[x_0 | x_t], exact."""
 
     def model(x: Array, level: Level) -> Prediction:
-        gain = level.alpha * mixture.std**2 / (level.alpha**2 * mixture.std**2 + level.sigma**2)
-        means = jnp.asarray(mixture.means, x.dtype)
-        mean = jnp.exp(log_shares(mixture, x, level)) @ means
+        gain = level.alpha * mixture.std**2 / variance(mixture, level)
+        mean = jax.nn.softmax(log_likelihood(mixture, x, level), axis=-1) @ jnp.asarray(mixture.means, x.dtype)
         return from_x0(x, level, mean + gain * (x - level.alpha * mean))
 
     return model
@@ -89,9 +92,15 @@ def soft_value(mixture: Mixture, beta: float) -> Callable[[Array, Level], Array]
     """log E[e^{βe} | x_t], exact; at the data's level it is what the answer tilts the data by."""
 
     def value(x: Array, level: Level) -> Array:
-        return jax.nn.logsumexp(log_shares(mixture, x, level) + beta * jnp.asarray(mixture.energy, x.dtype), axis=-1)
+        share = jax.nn.log_softmax(log_likelihood(mixture, x, level), axis=-1)
+        return jax.nn.logsumexp(share + beta * jnp.asarray(mixture.energy, x.dtype), axis=-1)
 
     return value
+
+
+def guided_model(mixture: Mixture, beta: float) -> Model:
+    """The model of q e^{βe}: energy guidance by the exact energies."""
+    return energy_guided(model_of(mixture), soft_value(mixture, beta))
 
 
 def weighted_noise(mixture: Mixture, beta: float) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -101,11 +110,9 @@ def weighted_noise(mixture: Mixture, beta: float) -> Callable[[Array, Array], tu
 
     def predict(z: Array, t: Array) -> tuple[Array, Array]:
         x, level = z[:, :-1], level_at(SCHEDULE, t[0])
-        variance = level.alpha**2 * mixture.std**2 + level.sigma**2
         of_weight = -0.5 * (z[:, -1:] - level.alpha * weight) ** 2 / level.sigma**2
-        squared = jnp.sum((x[:, None] - level.alpha * means) ** 2, axis=-1)
-        share = jax.nn.softmax(of_weight - 0.5 * squared / variance, axis=-1)
-        noise = level.sigma / variance * (x - level.alpha * share @ means)
+        share = jax.nn.softmax(of_weight + log_likelihood(mixture, x, level), axis=-1)
+        noise = level.sigma / variance(mixture, level) * (x - level.alpha * share @ means)
         return noise, (z[:, -1:] - level.alpha * (share @ weight)[:, None]) / level.sigma
 
     return predict
@@ -122,7 +129,7 @@ def decoders(mixture: Mixture, beta: float) -> list[Decoder]:
         return jnp.asarray(sample(model, levels, ancestral(), key, jax.random.normal(start_key, (count, 2))))
 
     def guided(key: Key, count: int) -> Array:
-        return solver(energy_guided(model, value), jax.random.normal(key, (count, 2)))
+        return solver(guided_model(mixture, beta), jax.random.normal(key, (count, 2)))
 
     def self_guided(key: Key, count: int) -> Array:
         start_key, key = jax.random.split(key)
@@ -209,8 +216,7 @@ def to_markdown(found: dict[str, list[Cell]]) -> str:
     keys = [(toy, beta) for toy in found for beta in BETAS]
     cells = {(toy, cell.beta, cell.name): cell for toy, rows in found.items() for cell in rows}
     rows = []
-    for cell in dict.fromkeys((each.name, each.calls) for each in next(iter(found.values()))):
-        name, calls = cell
+    for name, calls in dict.fromkeys((cell.name, cell.calls) for cell in next(iter(found.values()))):
         rows.append([name, f"{calls:,}" if calls else "", *(_words(cells[(*key, name)].wasserstein) for key in keys)])
     return table(["", "calls", *(f"{toy}, β = {beta:g}" for toy, beta in keys)], rows)
 

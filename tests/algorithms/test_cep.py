@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import (
-    EIGHT_CENTRES,
-    EIGHT_STD,
+    EIGHT,
     chosen,
     eight_modes,
     make_dataset,
     quick,
     runs_of,
-    tilted_eight_gaussians,
     train_stages,
 )
 
@@ -21,6 +19,7 @@ from diffrl.diffusion.dpm_solver import dpm_solver
 from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import LinearVP, grid, level_at
 from diffrl.objectives.energy import contrastive_loss
+from diffrl.studies.decoding import guided_model
 from diffrl.types import Spec
 
 SCHEDULE = LinearVP()
@@ -79,12 +78,12 @@ def test_exact_guidance_of_eight_gaussians(beta: float) -> None:
     """With 25 steps of the second-order multistep solver: mode weights within .015 in total variation."""
     start = jax.random.normal(jax.random.key(0), (20_000, 2))
     levels = grid(SCHEDULE, 25, spacing="log_snr")
-    x = np.asarray(sample(tilted_eight_gaussians(beta), levels, dpm_solver(2), jax.random.key(1), start, unroll=False))
+    x = np.asarray(sample(guided_model(EIGHT, beta), levels, dpm_solver(2), jax.random.key(1), start, unroll=False))
     nearest, found = eight_modes(x)
     expected = np.asarray(jax.nn.softmax(beta * jnp.arange(8) / 7.0))
     assert 0.5 * np.abs(found - expected).sum() < 0.015
-    spread = (x - EIGHT_CENTRES[nearest])[nearest == 7].std()
-    assert spread == pytest.approx(EIGHT_STD, rel=0.06)
+    spread = (x - EIGHT.means[nearest])[nearest == 7].std()
+    assert spread == pytest.approx(EIGHT.std, rel=0.06)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import act, assert_trees_close, first_gradient, make_dataset, quick, runs_of, train_stages, trees_equal
+from support import act, assert_trees_close, first_gradient, make_dataset, quick, random_batch, runs_of, train_stages, trees_equal
 
 from diffrl.algorithms import fql
 from diffrl.config import ConfigError, validate_method
@@ -127,15 +127,7 @@ def setup() -> tuple[Any, Any, Transition]:
     init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=other.critic.params)
-    keys = jax.random.split(jax.random.key(2), 4)
-    batch = Transition(
-        observation=jax.random.normal(keys[0], (ROWS, OBSERVATION_DIM)),
-        action=jax.random.uniform(keys[1], (ROWS, ACTION_DIM), minval=-1.0),
-        reward=jax.random.normal(keys[2], (ROWS,)),
-        next_observation=jax.random.normal(keys[3], (ROWS, OBSERVATION_DIM)),
-        terminal=jnp.arange(ROWS) % 3 == 0,
-        timeout=jnp.arange(ROWS) % 4 == 1,
-    )
+    batch = random_batch(ROWS, OBSERVATION_DIM, ACTION_DIM)
     return quick(algorithm.stages[0].update), state, batch
 
 

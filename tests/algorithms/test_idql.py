@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from support import act, assert_trees_close, chosen, first_gradient, make_dataset, quick, runs_of, train_stages, trees_equal
+from support import (
+    act,
+    assert_trees_close,
+    chosen,
+    first_gradient,
+    make_dataset,
+    quick,
+    random_batch,
+    runs_of,
+    train_stages,
+    trees_equal,
+)
 
 from diffrl.algorithms import idql
 from diffrl.config import ConfigError, validate_method
@@ -138,15 +149,7 @@ def setup(clone: str) -> tuple[Any, dict[str, Any], Any, Transition]:
     init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=other.critic.params, ema_params=other.behavior.params)
-    keys = jax.random.split(jax.random.key(2), 4)
-    batch = Transition(
-        observation=jax.random.normal(keys[0], (BATCH, OBSERVATION)),
-        action=jax.random.uniform(keys[1], (BATCH, ACTION), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        next_observation=jax.random.normal(keys[3], (BATCH, OBSERVATION)),
-        terminal=jnp.arange(BATCH) % 3 == 0,
-        timeout=jnp.arange(BATCH) % 4 == 1,
-    )
+    batch = random_batch(BATCH, OBSERVATION, ACTION)
     return algorithm, {stage.name: quick(stage.update) for stage in algorithm.stages}, state, batch
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 from support import (
-    EIGHT_CENTRES,
+    EIGHT,
     act,
     assert_trees_close,
     chosen,
@@ -19,7 +19,6 @@ from support import (
     make_dataset,
     quick,
     runs_of,
-    tilted_eight_gaussians,
     train_stages,
     trees_equal,
 )
@@ -31,6 +30,7 @@ from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.schedules import Level
 from diffrl.diffusion.targets import Model, as_model
+from diffrl.studies.decoding import guided_model
 from diffrl.types import Spec, Transition
 
 # ------------------------------------------------------------------------------------------------------ published sizes
@@ -61,13 +61,11 @@ def test_published_sizes(observation: int, action: int, behavior: int) -> None:
 def test_exact_guidance_of_eight_gaussians(beta: float, spread: float) -> None:
     """Fifteen evaluations give the modes their weights, and narrow each from .354: the uniform grid's last step is long in λ."""
     walk = fast(qgpo.SCHEDULE, 15, qgpo.T_MIN, order=2, integrand="x0")
-    x = np.asarray(
-        quick(lambda start: walk(tilted_eight_gaussians(beta), start))(jax.random.normal(jax.random.key(0), (40_000, 2)))
-    )
+    x = np.asarray(quick(lambda start: walk(guided_model(EIGHT, beta), start))(jax.random.normal(jax.random.key(0), (40_000, 2))))
     nearest, found = eight_modes(x)
     expected = np.asarray(jax.nn.softmax(beta * jnp.arange(8) / 7.0))
     assert 0.5 * np.abs(found - expected).sum() < 0.008
-    assert (x - EIGHT_CENTRES[nearest]).std() == pytest.approx(spread, abs=0.004)
+    assert (x - EIGHT.means[nearest]).std() == pytest.approx(spread, abs=0.004)
 
 
 def guided_normal(curvature: float, exact: bool) -> Model:

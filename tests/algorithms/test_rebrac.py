@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from jax import Array
-from support import act, assert_trees_close, first_gradient, make_dataset, quick, runs_of, train_stages, trees_equal
+from support import act, assert_trees_close, first_gradient, make_dataset, quick, random_batch, runs_of, train_stages, trees_equal
 
 from diffrl.algorithms import rebrac
 from diffrl.data.sampling import next_actions
@@ -114,19 +114,11 @@ def setup(networks: str = "paper") -> tuple[Any, Any, Transition]:
     init, hparams = quick(algorithm.init), jax.tree.map(jnp.float32, algorithm.hparams)
     state, other = (init(jax.random.key(seed), hparams) for seed in range(2))
     state = state.replace(target_critic_params=other.critic.params, target_policy_params=other.policy.params)
-    keys = jax.random.split(jax.random.key(2), 5)
-    batch = Transition(
-        observation=jax.random.normal(keys[0], (BATCH, OBSERVATION)),
-        action=jax.random.uniform(keys[1], (BATCH, ACTION), minval=-1.0),
-        reward=jax.random.normal(keys[2], (BATCH,)),
-        next_observation=jax.random.normal(keys[3], (BATCH, OBSERVATION)),
-        terminal=jnp.arange(BATCH) % 3 == 0,
-        timeout=jnp.arange(BATCH) % 4 == 1,
-        extras={
-            "next_action": jax.random.uniform(keys[4], (BATCH, ACTION), minval=-1.0),
-            "next_action_known": jnp.arange(BATCH) % 4 != 1,
-        },
-    )
+    extras = {
+        "next_action": jax.random.uniform(jax.random.key(3), (BATCH, ACTION), minval=-1.0),
+        "next_action_known": jnp.arange(BATCH) % 4 != 1,
+    }
+    batch = dataclasses.replace(random_batch(BATCH, OBSERVATION, ACTION), extras=extras)
     return quick(algorithm.stages[0].update), state, batch
 
 

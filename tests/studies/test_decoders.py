@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from diffrl.data.toys import MIXTURES, points_of
-from diffrl.diffusion.schedules import level_at
+from diffrl.diffusion.schedules import Level, level_at
 from diffrl.studies import decoding
 from diffrl.studies.distances import sliced_wasserstein
 
@@ -25,14 +26,18 @@ def test_mixtures_are_the_toys(toy: str) -> None:
     assert mixture.energy.mean() == pytest.approx(some.energy.mean(), abs=0.01)
 
 
+def posterior_weights(z: np.ndarray, clean: np.ndarray, level: Level) -> np.ndarray:
+    """p(clean | z), over many clean points."""
+    log_weight = -0.5 * np.sum((z - float(level.alpha) * clean) ** 2, axis=1) / float(level.sigma) ** 2
+    return scipy.special.softmax(log_weight)
+
+
 def test_model_and_value_are_posterior_means() -> None:
     """Against importance weights of a million clean points."""
     mixture, beta, x = MIXTURES[SMALL](), 3.0, np.array([[0.3, 0.9]])
     level = level_at(decoding.SCHEDULE, jnp.float32(0.4))
     points = points_of(SMALL, 1_000_000, 5)
-    log_weight = -0.5 * np.sum((x - float(level.alpha) * points.x) ** 2, axis=1) / float(level.sigma) ** 2
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
+    weight = posterior_weights(x, points.x, level)
     x0 = decoding.model_of(mixture)(jnp.asarray(x, jnp.float32), level).x0
     np.testing.assert_allclose(x0[0], weight @ points.x, atol=0.01)
     value = decoding.soft_value(mixture, beta)(jnp.asarray(x, jnp.float32), level)
@@ -44,9 +49,7 @@ def test_the_weight_is_predicted_with_the_point() -> None:
     mixture, beta, z = MIXTURES[SMALL](), 3.0, np.array([[0.3, 0.9, 0.2]])
     level, points = level_at(decoding.SCHEDULE, jnp.float32(0.4)), points_of(SMALL, 1_000_000, 5)
     clean = np.column_stack([points.x, np.exp(beta * (points.energy - 1.0))])
-    log_weight = -0.5 * np.sum((z - float(level.alpha) * clean) ** 2, axis=1) / float(level.sigma) ** 2
-    weight = np.exp(log_weight - log_weight.max())
-    mean = weight @ clean / weight.sum()
+    mean = posterior_weights(z, clean, level) @ clean
     of_point, of_weight = decoding.weighted_noise(mixture, beta)(jnp.asarray(z, jnp.float32), jnp.full(1, 0.4))
     predicted = (z - float(level.sigma) * np.concatenate([of_point, of_weight], axis=1)) / float(level.alpha)
     np.testing.assert_allclose(predicted[0], mean, atol=0.01)

@@ -14,6 +14,7 @@ import glob
 from pathlib import Path
 
 from absl import flags
+from rich.console import Console
 from rich.markdown import Markdown
 
 from diffrl import program
@@ -30,29 +31,47 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     from diffrl import files
-    from diffrl.evaluation.evaluate import EvaluationError, parse_act
-    from diffrl.studies import decoding, toys
+    from diffrl.evaluation.evaluate import EvaluationError
 
-    if DECODING.value:
-        if argv[1:]:
-            raise EvaluationError("--decoding takes no workdirs: its models are exact")
-        devices.configure(cpu_devices=1)
-        console, out = program.console(), files.directory(OUT.value)
-        with console.status("sampling and measuring") as status:
-            found = decoding.compare(n=POINTS.value, seed=SEED.value, say=status.update)
-        path = decoding.picture(found, out / "decoding.png")
-        markdown = decoding.to_markdown(found)
-        files.write(out / "decoding.md", f"{markdown}\n![Distances over calls]({path.name})\n".encode())
-        console.print(Markdown(markdown))
-        for written in (out / "decoding.md", path):
-            console.print(f"wrote {written}", highlight=False, soft_wrap=True)
-        return
-    workdirs = [Path(match) for pattern in argv[1:] for match in sorted(glob.glob(pattern))]  # noqa: PTH207
+    if DECODING.value and argv[1:]:
+        raise EvaluationError("--decoding takes no workdirs: its models are exact")
+    console = program.console()
+    name, markdown, written = ("decoding", *_decoders(console)) if DECODING.value else ("lab", *_policies(argv[1:], console))
+    path = files.directory(OUT.value) / f"{name}.md"
+    pictures = "\n".join(f"![{each.stem}]({each.name})\n" for each in written)
+    files.write(path, f"{markdown}\n{pictures}".encode())
+    console.print(Markdown(markdown))
+    for each in (path, *written):
+        console.print(f"wrote {each}", highlight=False, soft_wrap=True)
+
+
+def _decoders(console: Console) -> tuple[str, list[Path]]:
+    """The table of ways of decoding, and its picture."""
+    from diffrl import files
+    from diffrl.studies import decoding
+
+    devices.configure(cpu_devices=1)
+    out = files.directory(OUT.value)
+    with console.status("sampling and measuring") as status:
+        found = decoding.compare(n=POINTS.value, seed=SEED.value, say=status.update)
+        return decoding.to_markdown(found), [decoding.picture(found, out / "decoding.png")]
+
+
+def _policies(patterns: list[str], console: Console) -> tuple[str, list[Path]]:
+    """The tables of trained policies, and their pictures.
+
+    Raises:
+        EvaluationError: no pattern names a training directory, or one is not of a toy.
+    """
+    from diffrl import files
+    from diffrl.evaluation.evaluate import EvaluationError, parse_act
+    from diffrl.studies import toys
+
+    workdirs = [Path(match) for pattern in patterns for match in sorted(glob.glob(pattern))]  # noqa: PTH207
     workdirs = [workdir for workdir in workdirs if (workdir / "config.json").exists()]
     if not workdirs:
         raise EvaluationError("name at least one workdir of a toy: lab.py runs/toy/8gaussians/swg")
     devices.configure(cpu_devices=1)
-    console = program.console()
     out = files.directory(OUT.value)
     with console.status("sampling and measuring"):
         cells = toys.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
@@ -60,11 +79,7 @@ def main(argv: list[str]) -> None:
         for workdir in workdirs:
             found = toys.modes(workdir, out / f"modes-{workdir.parent.name}-{workdir.name}.png")
             written += [found] if found else []
-    markdown = toys.to_markdown(cells) + "\n".join(f"![{path.stem}]({path.name})\n" for path in written)
-    files.write(out / "lab.md", markdown.encode())
-    console.print(Markdown(toys.to_markdown(cells)))
-    for path in [out / "lab.md", *written]:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return toys.to_markdown(cells), written
 
 
 def run() -> None:

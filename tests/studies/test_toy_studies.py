@@ -9,7 +9,6 @@ from diffrl.config import ConfigError
 from diffrl.data.toys import truth
 from diffrl.evaluation.evaluate import EvaluationError, parse_act
 from diffrl.studies import toys
-from diffrl.training.workdir import WorkdirError
 
 TINY = {
     "toy_swg": ("diffusion_updates=20", "hidden_dim=16", "act.num_denoising_steps=4"),
@@ -74,7 +73,7 @@ def test_program(workdirs: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_errors(workdirs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(WorkdirError, match="not a training directory"):
+    with pytest.raises(ConfigError, match="not a training directory"):
         toys.judge([tmp_path], [()])
     with pytest.raises(EvaluationError, match="there already"):
         toys.judge([workdirs["toy_cep"]] * 2, [()], n=20)

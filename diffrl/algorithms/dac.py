@@ -18,7 +18,6 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.columns import steps_ahead
-from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.objectives import discrete_times, perturb
 from diffrl.diffusion.samplers import ancestral, sample
@@ -28,7 +27,7 @@ from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.objectives.candidates import candidate_q, candidates
+from diffrl.objectives.candidates import Decoding, candidate_q, candidates, soft_action
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, mean_critic_loss
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition

@@ -19,7 +19,6 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import Grid, LinearVP, grid
@@ -28,7 +27,7 @@ from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics, member
 from diffrl.networks.mlp import Linear, mish
 from diffrl.networks.mlp_denoiser import MLPDenoiser
-from diffrl.objectives.candidates import backup, candidate_q, candidates, resampled
+from diffrl.objectives.candidates import Decoding, backup, candidate_q, candidates, resampled, soft_action
 from diffrl.objectives.value import bootstrap, critic_loss, lowest_q, normalized_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition

@@ -20,7 +20,7 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.decoding import DataValue, Decoding, soft_action
+from diffrl.diffusion.decoding import DataValue
 from diffrl.diffusion.flows import flow_grid, flow_map, flow_matching_loss
 from diffrl.diffusion.guidance import best_of, softmax_of
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
@@ -32,6 +32,7 @@ from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, NormalizedValue, Value
 from diffrl.networks.mlp import MLP, mish, xavier_dense
 from diffrl.networks.time_features import LearnedFourierFeatures
+from diffrl.objectives.candidates import Decoding, soft_action
 from diffrl.objectives.implicit_q import update_values
 from diffrl.objectives.value import lowest_q
 from diffrl.objectives.weightings import IMPLICIT, ImplicitName

@@ -17,7 +17,6 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.dataset import Dataset
-from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import energy_guided
 from diffrl.diffusion.objectives import denoising_loss, perturb, uniform_times
@@ -28,6 +27,7 @@ from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.action_unet import ActionUNet
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.time_mlp import TimeMLP
+from diffrl.objectives.candidates import Decoding, soft_action
 from diffrl.objectives.energy import ENERGY_LOSSES, EnergyLoss
 from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
 from diffrl.settings import setting

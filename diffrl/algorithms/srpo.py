@@ -17,7 +17,6 @@ from jax import Array
 from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.objectives import perturb
 from diffrl.diffusion.samplers import ancestral
 from diffrl.diffusion.schedules import LinearVP, grid, over
@@ -27,6 +26,7 @@ from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.behavior import behavior_loss
+from diffrl.objectives.candidates import Decoding, soft_action
 from diffrl.objectives.implicit_q import update_values
 from diffrl.objectives.value import expectile_loss, lowest_q
 from diffrl.settings import setting

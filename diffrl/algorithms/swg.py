@@ -17,7 +17,6 @@ from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.dataset import Dataset
-from diffrl.diffusion.decoding import Decoding, soft_action
 from diffrl.diffusion.dpm_solver import dpm_solver
 from diffrl.diffusion.guidance import best_of, self_weighted
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
@@ -28,6 +27,7 @@ from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, NormalizedValue
 from diffrl.networks.mlp import xavier_dense
 from diffrl.networks.self_weighted import SelfWeightedDenoiser
+from diffrl.objectives.candidates import Decoding, soft_action
 from diffrl.objectives.implicit_q import update_values
 from diffrl.objectives.value import lowest_q
 from diffrl.objectives.weightings import IMPLICIT, Weighting, quantile_weight

@@ -7,7 +7,6 @@ predicted data, r(E[x_0 | x_t]), needs no training and tilts too much.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from diffrl.diffusion.guidance import best_of
 from diffrl.diffusion.samplers import MAX_UNROLLED, Solver, to_data
 from diffrl.diffusion.schedules import Grid, Level
 from diffrl.diffusion.targets import Model, Prediction
@@ -44,28 +42,6 @@ class SoftDecoding:
     temperature: float = 0.1
     num_chains: int = 1
     select_below: float = setting(1.0, high=1.0)
-
-
-@dataclasses.dataclass
-class Decoding:
-    """The choice when acting of methods that have a diffusion model and a critic.
-
-    Attributes:
-        decode: "own" for the method's own way, or "svdd": soft value-based decoding of the model, unguided, by the critic.
-        svdd: how that is done; the model's levels and noise are those of the method's own way where it samples the model.
-    """
-
-    decode: Literal["own", "svdd"] = "own"
-    svdd: SoftDecoding = dataclasses.field(default_factory=SoftDecoding)
-
-    def require_noise(self, drawn: bool, remedy: str) -> None:
-        """Refuses soft decoding by a sampler that draws nothing.
-
-        Raises:
-            ValueError: so it is; ends in the remedy.
-        """
-        if self.decode == "svdd" and not drawn:
-            raise ValueError(f"act.decode='svdd' chooses among children, which are all the same without fresh noise: {remedy}")
 
 
 def soft_decode(
@@ -132,25 +108,6 @@ def soft_decode(
         # That step draws nothing in most samplers, and all its children would be one.
         carry = move(carry, until, 1 if solver.last is to_data else settings.num_children, to_end=True)
     return carry[0].reshape(chains, -1, dim)
-
-
-def soft_action(
-    model_of: Conditioned,
-    value: DataValue,
-    levels: Grid,
-    solver: Solver,
-    key: Key,
-    observation: Float[Array, "batch observation"],
-    dim: int,
-    settings: SoftDecoding,
-    noisy_value: NoisyValue | None = None,
-) -> Float[Array, "batch dim"]:
-    """One sample for each observation: the best of its chains by `value`. Arguments: see `soft_decode`."""
-    chains = soft_decode(model_of, value, levels, solver, key, observation, dim, settings, noisy_value)
-    if len(chains) == 1:
-        return chains[0]
-    values = value(jnp.tile(observation, (len(chains), 1)), chains.reshape(-1, dim))
-    return best_of(chains, values.reshape(chains.shape[:2]))
 
 
 def survivors(key: Key, values: Float[Array, "children chains batch"], temperature: float | Array) -> Int[Array, "chains batch"]:

@@ -1,6 +1,8 @@
-"""Several actions for every observation: drawn as one batch, valued, and chosen among."""
+"""Several actions for every observation: drawn as one batch or step by step, valued, and chosen among."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -8,9 +10,34 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.guidance import softmax_of
+from diffrl.diffusion.decoding import Conditioned, DataValue, NoisyValue, SoftDecoding, soft_decode
+from diffrl.diffusion.guidance import best_of, softmax_of
+from diffrl.diffusion.samplers import Solver
+from diffrl.diffusion.schedules import Grid
 from diffrl.learner import forward
 from diffrl.types import Key, Params
+
+
+@dataclasses.dataclass
+class Decoding:
+    """The choice when acting of methods that have a diffusion model and a critic.
+
+    Attributes:
+        decode: "own" for the method's own way, or "svdd": soft value-based decoding of the model, unguided, by the critic.
+        svdd: how that is done; the model's levels and noise are those of the method's own way where it samples the model.
+    """
+
+    decode: Literal["own", "svdd"] = "own"
+    svdd: SoftDecoding = dataclasses.field(default_factory=SoftDecoding)
+
+    def require_noise(self, drawn: bool, remedy: str) -> None:
+        """Refuses soft decoding by a sampler that draws nothing.
+
+        Raises:
+            ValueError: so it is; ends in the remedy.
+        """
+        if self.decode == "svdd" and not drawn:
+            raise ValueError(f"act.decode='svdd' chooses among children, which are all the same without fresh noise: {remedy}")
 
 
 def candidates(
@@ -59,3 +86,22 @@ def resampled(
     if len(actions) == 1:
         return actions[0]
     return softmax_of(key, actions, beta * jnp.min(candidate_q(critics, params, observation, actions), axis=0))
+
+
+def soft_action(
+    model_of: Conditioned,
+    value: DataValue,
+    levels: Grid,
+    solver: Solver,
+    key: Key,
+    observation: Float[Array, "batch observation"],
+    dim: int,
+    settings: SoftDecoding,
+    noisy_value: NoisyValue | None = None,
+) -> Float[Array, "batch dim"]:
+    """One sample for each observation: the best of its chains by `value`. Arguments: see `soft_decode`."""
+    chains = soft_decode(model_of, value, levels, solver, key, observation, dim, settings, noisy_value)
+    if len(chains) == 1:
+        return chains[0]
+    values = value(jnp.tile(observation, (len(chains), 1)), chains.reshape(-1, dim))
+    return best_of(chains, values.reshape(chains.shape[:2]))

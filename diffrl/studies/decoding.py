@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from diffrl.data.toys import MIXTURES, Mixture
-from diffrl.diffusion.decoding import SoftDecoding, soft_action
+from diffrl.diffusion.decoding import SoftDecoding, soft_decode
 from diffrl.diffusion.dpm_solver import fast
 from diffrl.diffusion.guidance import best_of, energy_guided, self_weighted, softmax_of
 from diffrl.diffusion.samplers import ancestral, sample
@@ -139,7 +139,7 @@ def decoders(mixture: Mixture, beta: float) -> list[Decoder]:
 
     def softly(children: int, noisy: bool) -> Draw:
         def draw(key: Key, count: int) -> Array:
-            return soft_action(
+            (points,) = soft_decode(
                 lambda _: model,
                 lambda _, x: value(x, data),
                 levels,
@@ -150,6 +150,7 @@ def decoders(mixture: Mixture, beta: float) -> list[Decoder]:
                 SoftDecoding(num_children=children, temperature=1.0),
                 (lambda _, x, level: value(x, level)) if noisy else None,
             )
+            return points
 
         return draw
 

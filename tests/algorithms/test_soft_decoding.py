@@ -13,7 +13,8 @@ from jax import Array
 from support import chosen, quick
 
 from diffrl.algorithms import dac, idql, swg
-from diffrl.diffusion.decoding import Decoding, SoftDecoding
+from diffrl.diffusion.decoding import SoftDecoding
+from diffrl.objectives.candidates import Decoding
 from diffrl.registry import REGISTRY, make
 from diffrl.types import Policy, Spec
 

@@ -77,7 +77,9 @@ class OnlineConfig:
         backend: the simulator, as in launch/evaluate.py; "mjx" and "jax" are stepped inside the compiled program.
         num_env_steps: of each run, over all its environments.
         num_envs: environments of each run, stepped together.
-        updates_per_step: updates after every step of all a run's environments.
+        action_repeat: steps of the environment for which each chosen action is carried out, in evaluations too. Rewards are
+            summed, and what is stored and discounted are decisions; all numbers of steps go on to be those of the environment.
+        updates_per_step: updates after every decision in all a run's environments.
         warmup_steps: of each run, of uniform actions, before anything is learnt by interaction; may be 0 after a dataset.
         buffer_size: transitions that a run keeps, beside the dataset's.
     """
@@ -86,9 +88,15 @@ class OnlineConfig:
     backend: str = "auto"
     num_env_steps: int = setting(1_000_000, high=LARGEST_COUNT)
     num_envs: int = 1
+    action_repeat: int = setting(1, high=1_000)
     updates_per_step: int = 1
     warmup_steps: int = setting(10_000, low=0, high=LARGEST_COUNT)
     buffer_size: int = setting(1_000_000, high=LARGEST_COUNT)
+
+    @property
+    def turn(self) -> int:
+        """Steps of the environment in one iteration of a run: a decision in each of its environments."""
+        return self.num_envs * self.action_repeat
 
 
 @dataclasses.dataclass
@@ -287,10 +295,13 @@ def validate(config: Config) -> None:
     if online.env_id:
         if online.env_id == OF_DATASET and not config.dataset.id:
             raise ConfigError(f"online.env_id={OF_DATASET!r} takes the dataset's environment, and dataset.id is empty: name one")
-        if online.warmup_steps < online.num_envs and not config.dataset.id:
-            raise ConfigError(f"online.warmup_steps must be at least num_envs, {online.num_envs}, got {online.warmup_steps}")
+        if online.warmup_steps < online.turn and not config.dataset.id:
+            steps = f"num_envs times action_repeat, {online.turn}"
+            raise ConfigError(f"online.warmup_steps must be at least {steps}, got {online.warmup_steps}")
         if online.buffer_size < online.num_envs:
             raise ConfigError(f"online.buffer_size must be at least num_envs, {online.num_envs}, got {online.buffer_size}")
+        if config.dataset.id and online.action_repeat > 1:
+            raise ConfigError(f"online.action_repeat={online.action_repeat}, and the dataset's rows are single steps: set 1")
         if config.dataset.mix:
             raise ConfigError("dataset.mix and online.env_id are both set: before interaction one dataset is trained on")
     elif not config.dataset.id:

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffrl.config import Config, ConfigError
 from diffrl.data.env_id import env_spec_of
-from diffrl.envs.gymnasium_backend import GymnasiumEnvironments
+from diffrl.envs import make as environments
 from diffrl.envs.protocol import HostEnvironments
 from diffrl.registry import make
 from diffrl.training.devices import RUN, make_mesh, pad, padded_size, place
@@ -66,7 +66,7 @@ def online(config: Config, run_counts: list[int], seconds: float) -> Iterator[On
     yield OnlineTime("host loop", 1, baseline, baseline, 1.0)
     for count in run_counts:
         simulator, steps = _one_program(config, count, seconds)
-        updates = steps / config.online.num_envs * config.online.updates_per_step
+        updates = steps / config.online.turn * config.online.updates_per_step
         yield OnlineTime(f"one program, {simulator}", count, steps, updates, steps / baseline)
 
 
@@ -100,13 +100,15 @@ def _one_program(config: Config, count: int, seconds: float) -> tuple[str, float
             jax.block_until_ready(metrics)
             done += CHUNK
         elapsed = time.perf_counter() - began
-    return world.backend, count * online.num_envs * (done - 2 * CHUNK) / elapsed
+    return world.backend, count * online.turn * (done - 2 * CHUNK) / elapsed
 
 
 def _host_loop(config: Config, seconds: float) -> float:
     """Environment steps, and updates, per second of one run."""
     env_spec = env_spec_of(config.online.env_id)
-    envs = GymnasiumEnvironments(env_spec, None, 1)
+    make_envs = environments.choose("gymnasium", env_spec, None, config.online.action_repeat).host
+    assert make_envs is not None
+    envs = make_envs(1)
     spec, _ = describe(envs, config.online.env_id, env_spec)
     algorithm = make(config.algorithm, spec, config.action_chunk)
     stage = stage_of(algorithm)
@@ -144,4 +146,4 @@ def _host_loop(config: Config, seconds: float) -> float:
         state, _ = update(state, batch, update_key)
     jax.block_until_ready(state)
     envs.close()
-    return (count - first) / (time.perf_counter() - began)
+    return config.online.action_repeat * (count - first) / (time.perf_counter() - began)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from diffrl.data.episodes import Recorded, Rows
 from diffrl.errors import UserError
-from diffrl.records import Finite, Natural
+from diffrl.records import Finite, Natural, Width
 from diffrl.types import Transition
 
 SMALLEST_SCALE = 1e-30  # of rewards, in float32
@@ -96,6 +96,7 @@ class Card:
         reward_scale, reward_shift: training sees reward * scale + shift.
         clipped_actions: rows whose action was moved onto the bounds.
         has_rewards: False for data that only imitation can learn from.
+        action_repeat: steps of the environment that each chosen action is carried out for.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Card:
     comparable_episodes: Natural | None = None
     clipped_actions: Natural = 0
     has_rewards: bool = True
+    action_repeat: Width = 1
 
     def __post_init__(self) -> None:
         if abs(self.reward_scale) < SMALLEST_SCALE:

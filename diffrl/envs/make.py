@@ -15,6 +15,7 @@ from diffrl.envs.flatten import FlattenError, select_keys, width
 from diffrl.envs.gymnasium_backend import BackendError, GymnasiumEnvironments, make_env
 from diffrl.envs.maze2d import registry as maze2d
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments
+from diffrl.envs.repeat import RepeatedDevice, RepeatedHost, RepeatError, decisions
 
 BACKENDS = ("auto", "jax", "mujoco", "mjx", "gymnasium")
 _KNOWN_TASKS = "Hopper, HalfCheetah and Walker2d of gymnasium v5, with any arguments"
@@ -89,8 +90,8 @@ def _bounded(spec_json: str) -> dict[str, Any]:
     return spec
 
 
-def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
-    """The simulator that `backend` names for the environment that the EnvSpec describes.
+def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None, action_repeat: int = 1) -> Backend:
+    """The simulator that `backend` names for the environment that the EnvSpec describes, each action carried out so many times.
 
     "jax" is PointMaze and maze2d rewritten in JAX, and the control tasks, which are written in nothing else; "mujoco" the known
     locomotion tasks on MuJoCo's thread pool, "mjx" the same tasks and some of dm_control's on MuJoCo's JAX port,
@@ -98,8 +99,23 @@ def choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | Non
     exactly; never mjx, which is 25 to 40 times slower than mujoco on a CPU. None draws: a `render_mode` of the spec is left out.
 
     Raises:
-        BackendError: the simulator does not have this environment, or it cannot be made.
+        BackendError: the simulator does not have this environment, or it cannot be made; or episodes would end within a repeat.
     """
+    found, limit = _choose(backend, spec_json, observation_keys), env_spec.read(spec_json).get("max_episode_steps")
+    if action_repeat == 1:
+        return found
+    try:
+        decisions(found.device.max_episode_steps if found.device else int(limit or action_repeat), action_repeat)
+    except RepeatError as error:
+        raise BackendError(f"action_repeat={action_repeat}: {error}") from error
+    if found.device is not None:
+        return found._replace(device=RepeatedDevice(found.device, action_repeat))
+    make_host = found.host
+    assert make_host is not None
+    return found._replace(host=lambda num_envs: RepeatedHost(make_host(num_envs), action_repeat))
+
+
+def _choose(backend: str, spec_json: str, observation_keys: tuple[str, ...] | None) -> Backend:
     spec_json = env_spec.without_display(spec_json)
     spec = _bounded(spec_json)
     name, suite_task = spec.get("id", "the environment"), dmc.from_env_spec(spec_json)

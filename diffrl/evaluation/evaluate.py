@@ -144,7 +144,7 @@ class _Evaluator:
             raise EvaluationError(f"{card.id!r} names no environment to act in: train with --config.dataset.env_id=…")
         self.reference = scores.reference_for(card)
         self.note = self.reference.source if self.reference else scores.why_no_reference(card)
-        self.backend = environments.choose(options.backend, card.env_spec, card.observation_keys)
+        self.backend = environments.choose(options.backend, card.env_spec, card.observation_keys, card.action_repeat)
         self.host_envs: Any = None
         self.variants = [self._variant(act) for act in parse_act(options.act)]
         self.rollouts: dict[str, rollout.RolloutFn] = {}
@@ -262,7 +262,7 @@ class _Evaluator:
             seeds=seeds,
             hparams=list(self.runs.points),
             returns=returns,
-            lengths=rolled.lengths,
+            lengths=rolled.lengths * self.trained.card.action_repeat,
             successes=rolled.successes,
             stopped=tuple(stopped),
         )

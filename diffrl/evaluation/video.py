@@ -72,21 +72,24 @@ def _episodes(workdir: Path, result: Result) -> Iterator[tuple[Path, Iterator[np
     """File, frames and frames per second of each."""
     trained = Trained.open(workdir)
     card = trained.card
-    backend = environments.choose(result.settings.backend, card.env_spec or "", card.observation_keys)
+    given = result.settings.backend, card.env_spec or "", card.observation_keys
+    backend, times = environments.choose(*given, card.action_repeat), card.action_repeat
     chosen = choose(result.returns)
     rolled = _repeat(trained, result, backend, [episode for _, episode in chosen])
-    steps_per_second = _steps_per_second(card.env_spec or "")
+    # An environment on the device shows the states in which actions were chosen, a host's simulator is driven step by step.
+    steps_per_second = _steps_per_second(card.env_spec or "") / (1 if backend.device is None else times)
     for position, (which, (run, episode)) in enumerate(zip(WHICH, chosen, strict=True)):
         scored = float(result.returns[run, episode])
         _check(scored, float(rolled.returns[run, episode]))
         length = int(rolled.lengths[run, episode])
-        stride = max(1, round(steps_per_second / FRAMES_PER_SECOND), -(-length // MAX_FRAMES))
+        shown = length * (times if backend.device is None else 1)
+        stride = max(1, round(steps_per_second / FRAMES_PER_SECOND), -(-shown // MAX_FRAMES))
         watched = jax.tree.map(lambda x: x[run, position, : length + 1], rolled.watched)  # noqa: B023
         if backend.device is not None:
             frames = _drawn(card, watched, stride)
         else:
             seed = episode_seeds([result.seeds[run]], result.settings.seed, episode + 1)[-1]
-            frames = _driven(card, backend, seed, watched[:length], scored, stride)
+            frames = _driven(card, environments.choose(*given), seed, watched[:length].repeat(times, axis=0), scored, stride)
         path = results.path_of(workdir, result.step, result.settings)
         yield path.with_name(f"{path.stem}-{which}"), frames, steps_per_second / stride
 

@@ -226,7 +226,7 @@ def closed_loop(trained: Trained, act: Act, *, starts: int = 8, steps: int = 50,
     algorithm = trained.acting(act).algorithm
     horizon = models_of(trained, act).config.act.horizon
     runs, shape = trained.runs, (trained.runs.size, starts)
-    found = environments.choose(backend, trained.card.env_spec, trained.card.observation_keys)
+    found = environments.choose(backend, trained.card.env_spec, trained.card.observation_keys, trained.card.action_repeat)
     count = runs.size * starts
     envs: HostEnvironments = _Stepped(found.device, count) if found.host is None else found.host(count)
     steps = min(steps + horizon, envs.max_episode_steps)

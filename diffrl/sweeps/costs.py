@@ -162,5 +162,5 @@ def _online_cost(config: Config, subject: Subject, runs: Runs, limit: Limit) -> 
     mesh = make_mesh(runs.size)
     total = padded_size(runs.size, mesh) * (2 * tree_bytes(states) // runs.size + tree_bytes(buffer))
     total += mesh.shape["run"] * (tree_bytes(subject.dataset) if subject.dataset is not None else 0)
-    updates = online.num_env_steps // online.num_envs * online.updates_per_step
+    updates = online.num_env_steps // online.turn * online.updates_per_step
     return StageCost(ONLINE, runs.size, runs.size, updates, total if limit.shared else total // mesh.shape["run"])

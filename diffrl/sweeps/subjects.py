@@ -90,7 +90,7 @@ def check_evaluation(group: Group, subject: Subject, options: Options) -> None:
             f"group {group.label}: {card.id!r} names no environment to evaluate in: name it by --config.dataset.env_id=… or say "
             "--noevaluate"
         )
-    environments.choose(options.backend, card.env_spec, card.observation_keys)
+    environments.choose(options.backend, card.env_spec, card.observation_keys, card.action_repeat)
     for choices in parse_act(options.act):
         algorithm = copy.deepcopy(group.config.algorithm)
         try:

@@ -38,7 +38,7 @@ class Segment(NamedTuple):
         name: of the stage, or ONLINE.
         index: of the stage.
         start, total: the step at which the stage, or the interaction, started, and how many steps it has.
-        turn: steps that are taken together, and what chunks are counted in: one update, or a step of each environment.
+        turn: steps that are taken together, and what chunks are counted in: one update, or a decision in each environment.
         online: whether by interaction.
     """
 
@@ -70,7 +70,7 @@ def segments(stages: tuple[Stage, ...], config: Config) -> list[Segment]:
             found += [Segment(stage.name, index, start, stage.num_updates, a, b) for a, b in itertools.pairwise(cuts)]
             start = end
     if config.online.env_id:
-        turn, turns = config.online.num_envs, config.online.num_env_steps // config.online.num_envs
+        turn, turns = config.online.turn, config.online.num_env_steps // config.online.turn
         warmup = config.online.warmup_steps // turn
         cuts = [start, *([start + warmup * turn] if 0 < warmup < turns else []), start + turns * turn]
         found += [Segment(ONLINE, 0, start, turns * turn, a, b, turn, True) for a, b in itertools.pairwise(cuts)]

@@ -175,6 +175,21 @@ def test_on_the_host_a_time_limit_is_no_end_of_the_task(root: Path, env_id: str)
         np.testing.assert_array_equal(np.flatnonzero(rows[0, 0, :, -1]), np.arange(limit - 1, 2100, limit))
 
 
+def test_steps_are_those_of_the_environment(root: Path) -> None:
+    """Decisions of five steps: a fifth as many are stored; checkpoints, episodes and evaluations are counted in steps."""
+    workdir = root / "repeated"
+    repeated = (*HOLE, "--config.online.action_repeat=5", "--config.online.num_env_steps=300", f"--workdir={workdir}")
+    run(root, *repeated)
+    rows = load_rows(workdir / "replay", 60)
+    np.testing.assert_array_equal(np.flatnonzero(rows[0, 0, :, -1] > 0.5), np.arange(4, 60, 5))  # episodes of 25 steps
+    assert json.loads((workdir / "DONE").read_text())["online_steps"] == 300
+    run(root, "launch/evaluate.py", f"--workdir={workdir}", "--episodes=2")
+    (result,) = (workdir / "evaluations" / "300").glob("*.json")
+    assert {length for one in json.loads(result.read_text())["runs"] for length in one["lengths"]} == {25}
+    refused = run(root, *repeated, "--export_dataset=mine/repeated-v0", code=2)
+    assert "holds decisions of 5 steps (online.action_repeat), no single ones" in refused.stderr
+
+
 def test_a_run_becomes_a_dataset_to_train_on(root: Path, uninterrupted: Path) -> None:
     """--export_dataset: the run's transitions as a Minari dataset, in the environment's units; behaviour cloning loads it."""
     result = run(root, *HOLE, f"--workdir={uninterrupted}", "--export_dataset=mine/hole-v0", "--export_run=1")

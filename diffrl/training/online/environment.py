@@ -59,12 +59,14 @@ def opened(online: OnlineConfig, num_envs: int, spec: Spec | None = None, card: 
         raise ConfigError(f"online.env_id={OF_DATASET!r}, but the data name no environment: set dataset.env_id")
     else:
         env_spec = card.env_spec
-    backend = environments.choose(online.backend, env_spec, card.observation_keys if card else None)
+    backend = environments.choose(online.backend, env_spec, card.observation_keys if card else None, online.action_repeat)
     envs = backend.device if backend.host is None else backend.host(num_envs)
     assert envs is not None
     try:
         if spec is None or card is None:
-            yield World(envs, backend.name, backend.simulator, *describe(envs, online.env_id, env_spec))
+            spec, card = describe(envs, online.env_id, env_spec)
+            card = dataclasses.replace(card, action_repeat=online.action_repeat)
+            yield World(envs, backend.name, backend.simulator, spec, card)
         else:
             check_fits(envs, online.env_id, spec)
             yield World(envs, backend.name, backend.simulator, spec, dataclasses.replace(card, env_spec=env_spec))

@@ -25,7 +25,9 @@ def recipe(workdir: Path, run: int) -> tuple[Recipe, int]:
     online = trained.config.online
     if not online.env_id or not (workdir / "DONE").exists():
         raise RecipeError(f"{workdir} holds no finished training by interaction (online.env_id)")
-    iterations = records.read(workdir / "DONE", Done, LOST).online_steps // online.num_envs
+    if online.action_repeat > 1:
+        raise RecipeError(f"{workdir} holds decisions of {online.action_repeat} steps (online.action_repeat), no single ones")
+    iterations = records.read(workdir / "DONE", Done, LOST).online_steps // online.turn
     runs, envs, steps, _ = _saved(trained, iterations).shape
     if not 0 <= run < runs:
         raise RecipeError(f"{workdir} has runs 0 to {runs - 1}, not {run}")

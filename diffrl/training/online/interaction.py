@@ -113,7 +113,7 @@ def interact(
         first_update: updates before the interaction, on data.
     """
     online = config.online
-    warmup = online.warmup_steps // online.num_envs
+    warmup = online.warmup_steps // online.turn
     explore = algorithm.explore or algorithm.act
     mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
@@ -256,7 +256,7 @@ class HostLoop:
         self, interaction: Interaction, envs: HostEnvironments, config: Config, runs: Runs, size: int, mesh: Mesh
     ) -> None:
         self.interaction, self.envs, self.mesh = interaction, envs, mesh
-        self.warmup = config.online.warmup_steps // config.online.num_envs
+        self.warmup = config.online.warmup_steps // config.online.turn
         self.shape = (size, config.online.num_envs)
         self.seeds = [*runs.seeds, *runs.seeds[-1:] * (size - runs.size)]
         self.time = np.zeros(self.shape, np.int64)

@@ -69,7 +69,7 @@ class OnlinePhase:
         self.start, self.turn, self.data, self._save, self.path = segment.start, segment.turn, data, save, workdir / "replay"
         self.keys = place(pad(runs.keys, size), mesh, RUN)
         self.done, self.world = segment.turns(step), world
-        self.warmup = online.warmup_steps // online.num_envs
+        self.warmup = online.warmup_steps // online.turn
         if environments is None:
             environments = jax.jit(_fresh(algorithm, world, online))(population.states, self.keys)
             if self.done:

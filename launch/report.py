@@ -17,6 +17,12 @@ With --sweep, needs no workdir: a table of points per group, a picture per swept
     python launch/report.py --figures=sgp --out=report    # figures of a method's paper, about a minute on two cores
 
 With --figures, needs no workdir: trains what the figures need, writes them with figures.md, and prints what it wrote.
+
+    python launch/report.py --keep=iql-maze2d-umaze runs/a runs/b          # what came out, to docs/results/
+    python launch/report.py --reproduction --out=docs                      # published numbers and ours: docs/reproduction.md
+
+With --keep, the scores of evaluated workdirs become the results of a row of --results/targets.json. With --reproduction, needs no
+workdir: puts all rows into one table and picture.
 """
 
 import glob
@@ -31,7 +37,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diffrl import files, program
-from diffrl.reports import markdown, plots, suite_plots, suite_tables, tables
+from diffrl.reports import markdown, plots, reproduction, suite_plots, suite_tables, tables
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import report as sweep_report
@@ -43,6 +49,9 @@ IMPROVEMENT = flags.DEFINE_bool("improvement", False, "Add the probability that 
 SUITE = flags.DEFINE_bool("suite", False, "One table of methods and datasets, with what they say together.")
 SWEEP = flags.DEFINE_string("sweep", None, "Directory of a launch/sweep.py: the report of that sweep.")
 FIGURES = flags.DEFINE_string("figures", None, "Name of a method: the figures of its paper that need no training run.")
+REPRODUCTION = flags.DEFINE_bool("reproduction", False, "Published numbers and ours, from the files of --results.")
+KEEP = flags.DEFINE_string("keep", None, "Name of a row of --results/targets.json, whose results the workdirs hold.")
+RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the rows and their results.")
 DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
 
 
@@ -170,7 +179,7 @@ def main(argv: list[str]) -> None:
     """Exit code 2 and one line for what the user can mend."""
     console = program.console()
     out, named = files.directory(OUT.value), WORKDIRS.value + argv[1:]
-    for name, value in (("figures", FIGURES.value), ("sweep", SWEEP.value)):
+    for name, value in (("figures", FIGURES.value), ("sweep", SWEEP.value), ("reproduction", REPRODUCTION.value or None)):
         if value is not None and named:
             raise ReportError(f"--{name} needs no workdir: drop one or the other")
     if SUITE.value and BEST.value:
@@ -180,6 +189,12 @@ def main(argv: list[str]) -> None:
     elif SWEEP.value is not None:
         sweep = files.directory(SWEEP.value)
         sweep_report.write(sweep, out if flags.FLAGS["out"].present else sweep / "report", console)
+    elif REPRODUCTION.value:
+        written = reproduction.write(files.directory(RESULTS.value), out)
+        console.print("wrote " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+    elif KEEP.value is not None:
+        kept = reproduction.keep(KEEP.value, workdirs_of(named), files.directory(RESULTS.value))
+        console.print(f"wrote {kept}", highlight=False, markup=False, soft_wrap=True)
     elif SUITE.value:
         report_suite(workdirs_of(named), out, console)
     else:

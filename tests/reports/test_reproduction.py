@@ -81,7 +81,7 @@ def test_successes_are_counted_in_percent(folder: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_kept(folder: Path, tmp_path: Path) -> None:
     workdir = evaluated(tmp_path / "a", {200: [8.0, 12.0]}, [0, 1])
-    with pytest.raises(ReportError, match="no such row; .* has some-row, other-row"):
+    with pytest.raises(ReportError, match=r"no such row; .* has some-row, other-row"):
         reproduction.keep("a-row", [workdir], folder)
     with pytest.raises(ReportError, match="named twice"):
         reproduction.keep("some-row", [workdir, workdir], folder)

@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 OUT ?= runs/quickstart
 SUITE_OUT ?= runs/suite
 DATASET := medium-fixedgoal-v0
-TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# Three for two cores: tests of programs wait, for disks, signals and one another.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
 export PYTHONUNBUFFERED := 1
 
@@ -50,10 +51,10 @@ format: install
 test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 test: export XLA_FLAGS = --xla_cpu_use_fusion_emitters=false
 test: lint
-	$(BIN)/python -m pytest -m "not slow" $(TWO_WORKERS)
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-all: lint
-	$(BIN)/python -m pytest $(TWO_WORKERS)
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-slurm: install
 	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/sweeps/test_slurm_scripts.py tests/end_to_end/test_slurm.py

@@ -1,8 +1,10 @@
 """Before any use of JAX: eight CPU devices, so that the tests can share runs out over several; and one cache for all programs."""
 
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -26,6 +28,17 @@ LONG = ("contract", "end_to_end", "mishaps", "resume", "training", "algorithms",
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rooms = {room: place for place, room in enumerate(LONG)}
     items.sort(key=lambda item: rooms.get(item.path.parent.name, len(LONG)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No program outlives the file that compiled it: together they take gigabytes, and hardly any is used again."""
+    yield
+    for value in list(vars(request.module).values()):
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

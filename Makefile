@@ -1,6 +1,7 @@
 # make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
 # make suite        every dataset of the small suite, every baseline on it, one table: about two hours on two cores
 # make test         install everything, check style and types, pass the tests
+# make test-tpu     every stage of every method compiled for a TPU slice, without one; needs the TPU compiler, 0.5 GB
 # make test-slurm   jobs of a real Slurm; without one, as root, its packages are installed from Debian
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install quickstart suite test test-all test-slurm lint format bench clean
+.PHONY: install quickstart suite test test-all test-tpu test-slurm lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +56,11 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest $(WORKERS)
+
+test-tpu: install
+	$(PYTHON) -m venv --clear $(VENV)-tpu
+	$(VENV)-tpu/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tpu]'
+	JAX_PLATFORMS=cpu $(VENV)-tpu/bin/python -m pytest -m slow tests/benchmarks/test_aot.py
 
 test-slurm: install
 	DIFFRL_INSTALL_SLURM=1 $(BIN)/python -m pytest -s tests/sweeps/test_slurm_scripts.py tests/end_to_end/test_slurm.py

@@ -8,6 +8,7 @@ people write, the time of choosing an action, of starting, and the steps per sec
         --variants='hidden_dim=64,128,256,512 act.guidance_scale=0,1' --variants='act.num_denoising_steps=5,10,15'
     python launch/benchmark.py --config= --sections=environments --envs=1,8,64,512 --mjx
     python launch/benchmark.py --config= --sections=online --online=qsm_dmc    # training by interaction
+    python launch/benchmark.py --sections=aot --topology=v5e:2x4,v6e:2x4 --runs=64        # compiled for TPUs that are not there
 
 Prints every section when it is done and writes results.json and results.md after each, with
 pictures of stages, scaling and variants. MJX is measured on accelerators, and with --mjx on a CPU too, where each line compiles
@@ -33,7 +34,7 @@ from diffrl import config as configs
 from diffrl.registry import REGISTRY
 from diffrl.training import devices
 
-SECTION_NAMES = ("stages", "acting", "starts", "host", "scaling", "slabs", "environments", "online")
+SECTION_NAMES = ("stages", "acting", "starts", "host", "scaling", "slabs", "environments", "online", "aot")
 CONFIG = flags.DEFINE_list(
     "config",
     sorted(REGISTRY),
@@ -43,7 +44,7 @@ SECTIONS = flags.DEFINE_list(
     "sections",
     ["stages", "acting", "starts", "host", "scaling", "slabs", "environments"],
     f"What is measured, of {', '.join(SECTION_NAMES)}: stages of training, choosing actions, starting a process, the host's work "
-    "per chunk, growth with sizes, data in slabs, simulators, and --online.",
+    "per chunk, growth with sizes, data in slabs, simulators, --online, and stages compiled ahead of time for --topology.",
 )
 VARIANTS = flags.DEFINE_multi_string(
     "variants",
@@ -75,6 +76,8 @@ ONLINE = flags.DEFINE_string(
 ENVS = flags.DEFINE_list("envs", ["1", "8", "64", "512"], "Numbers of environments stepped together.")
 MJX = flags.DEFINE_bool("mjx", None, "Whether to measure MJX; by default on accelerators only.")
 ENV_SECONDS = flags.DEFINE_float("env_seconds", 0.5, "Timed seconds of one simulator with one number of environments.")
+TOPOLOGY = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices of the section aot: v5e, v5p or v6e and the slice's shape.")
+BATCH_DEVICES = flags.DEFINE_list("batch_devices", ["1"], "Chips that share a run's batch, in the section aot.")
 OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json, results.md and pictures.")
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.")
 
@@ -202,6 +205,21 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
         "",
         lambda: [scaling.slabs(fed, problem._replace(rows=20 * SLAB_ROWS.value), SLAB_ROWS.value, SECONDS.value, CHUNKS.value)],
     )
+    if "aot" in SECTIONS.value:
+        aot = importlib.import_module("diffrl.benchmarks.aot")
+        for topology in TOPOLOGY.value:
+            aot.chips(topology)
+        slices = [
+            (topology, count, shared) for topology in TOPOLOGY.value for count in counts for shared in _counts(BATCH_DEVICES)
+        ]
+
+        def ahead() -> Iterable[Any]:
+            for topology, count, shared in slices:
+                for name, config in wanted.items():
+                    yield from aot.ahead_of_time(topology, name, config, problem, count, shared, tuple(STAGES.value))
+
+        note = "Of one chip, by the compiled program; the floor is that of the maker's rates, and no measurement."
+        add("aot", "Compiled ahead of time", aot.COLUMNS, note, ahead)
     if "environments" in SECTIONS.value:
         environments = importlib.import_module("diffrl.benchmarks.environments")
         try:

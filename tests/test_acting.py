@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_methods import METHODS, DiscreteConfig, WindowConfig
+from contract.small_methods import METHODS, DiscreteConfig, WindowConfig
 from workdirs import card, describe, save_checkpoint, tiny_config
 
 import diffrl
@@ -20,7 +20,7 @@ from diffrl.data.scores import Reference
 from diffrl.errors import UserError
 from diffrl.evaluation import results
 from diffrl.registry import REGISTRY
-from diffrl.training.checkpoint import CheckpointError, Checkpoints, Progress
+from diffrl.training.checkpoint import CheckpointError, Checkpoints
 from diffrl.training.trained import Trained
 from diffrl.types import Spec
 
@@ -53,7 +53,8 @@ def test_it_acts_as_the_method_does(workdir: Path) -> None:
     observation = np.random.default_rng(0).normal(size=(3, 6))
     key = jax.random.key(5)
     expected = [
-        trained.algorithm.act(arrays, (), jnp.asarray(observation, jnp.float32), jax.random.fold_in(key, count))[0] for count in (0, 1)
+        trained.algorithm.act(arrays, (), jnp.asarray(observation, jnp.float32), jax.random.fold_in(key, count))[0]
+        for count in (0, 1)
     ]
     found = [policy(observation), policy(observation)]
     np.testing.assert_allclose(found, expected, atol=1e-5)

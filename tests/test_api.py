@@ -56,7 +56,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(not cell["outputs"] for cell in cells)
     with unchecked():
         for cell in cells:
-            exec("".join(cell["source"]), names)  # noqa: S102
+            exec("".join(cell["source"]), names)
     assert np.max(names["result"].mean_returns) > -600.0  # pyright: ignore[reportAttributeAccessIssue]
     alone, policy, observation = names["alone"], names["policy"], names["observation"]
     np.testing.assert_allclose(alone(observation), policy(observation), atol=1e-5)  # pyright: ignore[reportCallIssue]

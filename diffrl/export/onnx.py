@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -104,13 +105,15 @@ def _converter() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Their notes on shapes that they do not write down, by the hundred, are not for users."""
+    """Their notes on shapes that they do not write down, by the hundred, and on JAX's names of tomorrow are not for users."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "jax2onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

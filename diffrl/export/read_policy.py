@@ -7,8 +7,8 @@ import numpy as np
 
 SAME = (
     "add subtract multiply divide maximum minimum power negative absolute sign floor exp expm1 log log1p sqrt square tanh sin "
-    "cos greater less greater_equal less_equal equal not_equal logical_and logical_or logical_not where argmax reshape broadcast_to "
-    "transpose matmul tensordot"
+    "cos greater less greater_equal less_equal equal not_equal logical_and logical_or logical_not where argmax reshape "
+    "broadcast_to transpose matmul tensordot"
 )
 OPERATIONS = {name: getattr(np, name) for name in SAME.split()} | {
     "sum": lambda x, axis: np.sum(x, axis=tuple(axis)),

@@ -149,8 +149,8 @@ class Policy:
         self._act = act
         self.reset(seed=seed)
 
-    def __call__(self, observation: Observation) -> Float[np.ndarray, "*batch action"]:
-        """The action for an observation, in the environment's units; the index of one where they are discrete.
+    def __call__(self, observation: Observation) -> np.ndarray:
+        """The action `[A]` or `[B, A]` for an observation, in the environment's units; its index where actions are discrete.
 
         Args:
             observation: `[O]`, or `[B, O]` of B environments; or, where observations have named parts (`spec.observation_parts`),

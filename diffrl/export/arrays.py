@@ -93,7 +93,8 @@ def _described(
     values |= dict(zip(jaxpr.invars, (tensor.name for tensor in inputs), strict=True))  # else its name
 
     def value(atom: Any) -> Any:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+        kind: Any = atom.aval
+        return np.asarray(atom.val, kind.dtype) if isinstance(atom, core.Literal) else values[atom]
 
     def named(given: Any) -> str | float | int | bool:
         """Numbers stand as they are; arrays get a name."""

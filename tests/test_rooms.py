@@ -7,11 +7,13 @@ ROOT = Path(__file__).parents[1]
 # Rooms of one line may know each other.
 ROOMS = [
     {"launch"},
+    {"api"},
     {"cli"},
     {"benchmarks"},
     {"studies"},
     {"sweeps"},
-    {"reports"},
+    {"reports", "export"},
+    {"acting"},
     {"evaluation"},
     {"training"},
     {"config", "registry"},

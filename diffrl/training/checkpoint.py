@@ -1,6 +1,7 @@
 """Checkpoints: items `state`, `policy` and `metadata` per step, asynchronous and atomic. The only file that imports orbax."""
 
 import dataclasses
+import logging
 import sys
 import threading
 import time
@@ -87,6 +88,7 @@ class Checkpoints:
             CheckpointError: opened for reading where nothing was saved.
         """
         _ignore_late_completions()
+        _expect_readers()
         self.path = Path(workdir).absolute() / "checkpoints"
         if not write and not self.path.is_dir():
             raise CheckpointError(f"{workdir} has no checkpoints yet")
@@ -242,6 +244,13 @@ def _ignore_late_completions() -> None:
             usual(what)
 
     sys.unraisablehook = quiet
+
+
+@cache
+def _expect_readers() -> None:
+    """orbax warns whoever opens checkpoints for reading that they are open for reading."""
+    told = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
+    logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(told))
 
 
 def _checksums(tree: Any) -> dict[str, int]:

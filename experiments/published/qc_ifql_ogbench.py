@@ -14,32 +14,15 @@ puzzle-3x3 5 / 81 / 98, scene 22 / 38 / 72, cube-double 2 / 12 / 12.
 Differs: what ifql_ogbench.py says; of chunks what `diffrl.action_chunks.in_chunks` says.
 """
 
-from diffrl.config import Config, DatasetConfig
-from diffrl.envs.ogbench.tasks import Reward
+from diffrl.config import Config
 from experiments.published import ifql_ogbench
-
-# What the dataset's rewards are.
-REWARD: dict[str, Reward] = {
-    "puzzle-3x3-play": "sparse",
-    "scene-play": "sparse",
-    "cube-double-play": "dense",
-    "cube-triple-play": "dense",
-}
+from experiments.published.qc_ogbench import protocol
 
 
 def get_config(name: str = "puzzle-3x3-play") -> Config:
-    """A dataset of `REWARD`, with its environment's first task.
+    """A dataset of `qc_ogbench.SETTINGS`, with its environment's first task.
 
     Raises:
         ValueError: no settings are published for this dataset.
     """
-    if name not in REWARD:
-        raise ValueError(f"no settings are published for {name!r}; choose one of {', '.join(REWARD)}")
-    return Config(
-        algorithm=ifql_ogbench.get_config().algorithm,
-        dataset=DatasetConfig(id=f"diffrl/ogbench/{name}-v0", task="1", reward=REWARD[name], ogbench="1.1"),
-        action_chunk=5,
-        num_seeds=4,
-        updates_per_chunk=1_000,
-        checkpoint_every=100_000,
-    )
+    return protocol(ifql_ogbench.get_config().algorithm, name)

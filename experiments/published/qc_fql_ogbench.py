@@ -18,17 +18,32 @@ Differs: what qc_ogbench.py says.
 """
 
 from diffrl.algorithms import fql
-from diffrl.config import Config
-from experiments.published.qc_ogbench import protocol, reward_of
+from diffrl.config import Config, DatasetConfig
+from diffrl.envs.ogbench.tasks import Reward
 
-ALPHA = {"puzzle-3x3-play": 300.0, "scene-play": 300.0, "cube-double-play": 300.0, "cube-triple-play": 100.0}
+# What rewards are, and α.
+SETTINGS: dict[str, tuple[Reward, float]] = {
+    "puzzle-3x3-play": ("sparse", 300.0),
+    "scene-play": ("sparse", 300.0),
+    "cube-double-play": ("dense", 300.0),
+    "cube-triple-play": ("dense", 100.0),
+}
 
 
 def get_config(name: str = "puzzle-3x3-play") -> Config:
-    """A dataset of `ALPHA`, with its environment's first task.
+    """A dataset of `SETTINGS`, with its environment's first task.
 
     Raises:
         ValueError: no settings are published for this dataset.
     """
-    reward_of(name)
-    return protocol(fql.Config(alpha=ALPHA[name]), name)
+    if name not in SETTINGS:
+        raise ValueError(f"no settings are published for {name!r}; choose one of {', '.join(SETTINGS)}")
+    reward, alpha = SETTINGS[name]
+    return Config(
+        algorithm=fql.Config(alpha=alpha),
+        dataset=DatasetConfig(id=f"diffrl/ogbench/{name}-v0", task="1", reward=reward, ogbench="1.1"),
+        action_chunk=5,
+        num_seeds=4,
+        updates_per_chunk=1_000,
+        checkpoint_every=100_000,
+    )

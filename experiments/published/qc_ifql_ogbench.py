@@ -14,15 +14,45 @@ puzzle-3x3 5 / 81 / 98, scene 22 / 38 / 72, cube-double 2 / 12 / 12.
 Differs: what ifql_ogbench.py says; of chunks what `diffrl.action_chunks.in_chunks` says.
 """
 
-from diffrl.config import Config
-from experiments.published import ifql_ogbench
-from experiments.published.qc_ogbench import protocol
+from diffrl.algorithms import idql
+from diffrl.config import Config, DatasetConfig
+from diffrl.envs.ogbench.tasks import Reward
+
+# What rewards are.
+SETTINGS: dict[str, Reward] = {
+    "puzzle-3x3-play": "sparse",
+    "scene-play": "sparse",
+    "cube-double-play": "dense",
+    "cube-triple-play": "dense",
+}
 
 
 def get_config(name: str = "puzzle-3x3-play") -> Config:
-    """A dataset of `qc_ogbench.SETTINGS`, with its environment's first task.
+    """A dataset of `SETTINGS`, with its environment's first task.
 
     Raises:
         ValueError: no settings are published for this dataset.
     """
-    return protocol(ifql_ogbench.get_config().algorithm, name)
+    if name not in SETTINGS:
+        raise ValueError(f"no settings are published for {name!r}; choose one of {', '.join(SETTINGS)}")
+    return Config(
+        algorithm=idql.Config(
+            clone="flow",
+            expectile=0.9,
+            ema_decay=0.0,
+            cosine=False,
+            critic_hidden_dims=(512, 512, 512, 512),
+            critic_activation="gelu",
+            layer_norm=True,
+            judge="online",
+            behavior_updates=1_000_000,
+            critic_updates=1_000_000,
+            behavior_batch_size=256,
+            act=idql.Act(num_candidates=32, num_denoising_steps=10),
+        ),
+        dataset=DatasetConfig(id=f"diffrl/ogbench/{name}-v0", task="1", reward=SETTINGS[name], ogbench="1.1"),
+        action_chunk=5,
+        num_seeds=4,
+        updates_per_chunk=1_000,
+        checkpoint_every=100_000,
+    )

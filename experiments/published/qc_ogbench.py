@@ -20,8 +20,6 @@ Differs: the made sets agree with the published ones in distribution; actions of
 of chunks what `diffrl.action_chunks.in_chunks` says.
 """
 
-from typing import Any
-
 from diffrl.algorithms import qc
 from diffrl.config import Config, DatasetConfig
 from diffrl.envs.ogbench.tasks import Reward
@@ -35,43 +33,24 @@ SETTINGS: dict[str, tuple[Reward, int]] = {
 }
 
 
-def reward_of(name: str) -> Reward:
-    """What the rewards of a dataset of `SETTINGS` are.
+def get_config(cell: str = "puzzle-3x3-play") -> Config:
+    """`DATASET` or `DATASET,bfn`, a dataset of `SETTINGS` with its environment's first task.
 
     Raises:
-        ValueError: no settings are published for this dataset.
+        ValueError: no settings are published for this dataset, or it is neither form.
     """
+    name, _, form = cell.partition(",")
     if name not in SETTINGS:
         raise ValueError(f"no settings are published for {name!r}; choose one of {', '.join(SETTINGS)}")
-    return SETTINGS[name][0]
-
-
-def protocol(algorithm: Any, name: str, action_chunk: int = 5) -> Config:
-    """A method on the first task of a dataset of `SETTINGS`, as in the paper.
-
-    Raises:
-        ValueError: see `reward_of`.
-    """
+    if form not in ("", "bfn"):
+        raise ValueError(f"{form!r} is no form of it: {name} is QC, and {name},bfn is BFN")
+    reward, count = SETTINGS[name]
+    count = 4 if form else count
     return Config(
-        algorithm=algorithm,
-        dataset=DatasetConfig(id=f"diffrl/ogbench/{name}-v0", task="1", reward=reward_of(name), ogbench="1.1"),
-        action_chunk=action_chunk,
+        algorithm=qc.Config(num_next_actions=count, act=qc.Act(num_candidates=count)),
+        dataset=DatasetConfig(id=f"diffrl/ogbench/{name}-v0", task="1", reward=reward, ogbench="1.1"),
+        action_chunk=1 if form else 5,
         num_seeds=4,
         updates_per_chunk=1_000,
         checkpoint_every=100_000,
     )
-
-
-def get_config(cell: str = "puzzle-3x3-play") -> Config:
-    """`DATASET` or `DATASET,bfn`, a dataset of `SETTINGS`.
-
-    Raises:
-        ValueError: see `reward_of`; or neither is asked for.
-    """
-    name, _, form = cell.partition(",")
-    if form not in ("", "bfn"):
-        raise ValueError(f"{cell!r} is neither {name!r} nor '{name},bfn'")
-    reward_of(name)
-    count = 4 if form else SETTINGS[name][1]
-    algorithm = qc.Config(num_next_actions=count, act=qc.Act(num_candidates=count))
-    return protocol(algorithm, name, 1 if form else 5)

@@ -7,6 +7,7 @@ from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
 from diffrl.algorithms import (
     bc,
+    beso,
     cep,
     dac,
     diffusion_bc,
@@ -51,6 +52,7 @@ class Method(NamedTuple):
 
 REGISTRY: dict[str, Method] = {
     "bc": Method(bc.Config, bc.make, imitates=True),
+    "beso": Method(beso.Config, beso.make, imitates=True),
     "cep": Method(cep.Config, cep.make),
     "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),

@@ -56,8 +56,8 @@ def next_actions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return dataclasses.replace(drawn, extras=drawn.extras | extras)
 
 
-def windows(length: int, start: int = 0) -> BatchFn:
-    """Transitions drawn uniformly, each with the `length` rows of its episode around it.
+def windows(length: int, start: int = 0, of: BatchFn | None = None) -> BatchFn:
+    """Transitions drawn uniformly, or by `of`, each with the `length` rows of its episode around it.
 
     Nothing is stored: rows are gathered for each batch, and what an update does not read is never gathered. Beyond an end of the
     episode its first or last row is repeated, with reward 0, so that sums over a window are sums over its rows. The state after
@@ -66,6 +66,7 @@ def windows(length: int, start: int = 0) -> BatchFn:
     Args:
         length: L, rows of a window.
         start: offset of the first one from the row drawn; 1 - L for a history, whose last row is the one drawn.
+        of: what draws the rows and says in `extras["row"]` which they are, as `goals` does.
 
     Returns:
         a BatchFn whose `extras` hold `window_<name>` `[B, L, ...]` for each field of a Transition and each column of the
@@ -78,7 +79,8 @@ def windows(length: int, start: int = 0) -> BatchFn:
         raise ValueError(f"a window needs at least one row, got length={length}")
 
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
-        row = rows(dataset, key, batch_size)
+        around = None if of is None else of(dataset, key, batch_size)
+        row = rows(dataset, key, batch_size) if around is None else around.extras["row"]
         first, end = (bound[:, None] for bound in dataset.episode_of(row))
         wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
         index = jnp.clip(wanted, first, end - 1)
@@ -86,7 +88,7 @@ def windows(length: int, start: int = 0) -> BatchFn:
         found = dataset[index]
         found = dataclasses.replace(found, reward=jnp.where(mask, found.reward, 0.0))
         named = {name: getattr(found, name) for name in FIELDS} | found.extras
-        drawn = dataset[row]
+        drawn = dataset[row] if around is None else around
         extras = {f"window_{name}": value for name, value in named.items()} | {"window_mask": mask}
         return dataclasses.replace(drawn, extras=drawn.extras | extras)
 
@@ -117,7 +119,8 @@ def goals(
 
     Returns:
         a BatchFn whose `reward` says whether the row's own state is the goal, as `terminal` does, which cuts the bootstrap there.
-        Its `extras` hold `goal` `[B, O]` and `goal_steps` `[B]`, int32: k; 0 for the row's own state, -1 where it is unknown.
+        Its `extras` hold `goal` `[B, O]`, `goal_steps` `[B]`, int32: k; 0 for the row's own state, -1 where it is unknown; and
+        `row` `[B]`, int32: which rows were drawn.
 
     Raises:
         ValueError: the probabilities are none, or the discount is not in [0, 1).
@@ -149,7 +152,7 @@ def goals(
             drawn,
             reward=reached.astype(drawn.reward.dtype) - float(negative),
             terminal=reached,
-            extras=drawn.extras | {"goal": goal, "goal_steps": steps},
+            extras=drawn.extras | {"goal": goal, "goal_steps": steps, "row": row},
         )
 
     return batch

@@ -8,9 +8,11 @@ from diffrl.algorithm import Algorithm, in_environment_units
 from diffrl.algorithms import (
     bc,
     cep,
+    cfgrl,
     dac,
     diffusion_bc,
     diffusion_ql,
+    dsrl,
     edp,
     fql,
     gaussian_bc,
@@ -52,9 +54,11 @@ class Method(NamedTuple):
 REGISTRY: dict[str, Method] = {
     "bc": Method(bc.Config, bc.make, imitates=True),
     "cep": Method(cep.Config, cep.make),
+    "cfgrl": Method(cfgrl.Config, cfgrl.make),
     "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
     "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
+    "dsrl": Method(dsrl.Config, dsrl.make),
     "edp": Method(edp.Config, edp.make),
     "fql": Method(fql.Config, fql.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),

@@ -50,13 +50,14 @@ def episode_bounds(dataset: Dataset) -> tuple[Int[Array, " rows"], Int[Array, " 
     return _bounds(_ends(dataset))
 
 
-def trajectories(dataset: Dataset) -> Dataset:
+def trajectories(dataset: Dataset, part: slice = slice(None)) -> Dataset:
     """The rows, with episodes that go on behind a terminal where the data do.
 
     They do where the next row begins in the state that the terminal's led to: OGBench's play goes on when its goal is reached.
+    `part` of an observation is compared: beside the state there may be a goal, which changes on the way.
     """
     rows = dataset[:]
-    followed = jnp.all(rows.next_observation[:-1] == rows.observation[1:], axis=1)
+    followed = jnp.all(rows.next_observation[:-1, part] == rows.observation[1:, part], axis=1)
     goes_on = jnp.append(followed, False) & rows.terminal & ~rows.timeout
     first, last = _bounds(_ends(dataset) & ~goes_on)
     return dataset.replace(episode_start=first, episode_end=last + 1)  # pyright: ignore[reportAttributeAccessIssue]

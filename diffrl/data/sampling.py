@@ -94,7 +94,13 @@ def windows(length: int, start: int = 0) -> BatchFn:
 
 
 def goals(
-    *, current: float = 0.2, future: float = 0.5, random: float = 0.3, discount: float | None = 0.99, negative: bool = True
+    *,
+    current: float = 0.2,
+    future: float = 0.5,
+    random: float = 0.3,
+    discount: float | None = 0.99,
+    negative: bool = True,
+    until: str = "",
 ) -> BatchFn:
     """Transitions drawn uniformly, each with a goal and the reward of reaching it (Park et al. 2023, HIQL, appendix; OGBench).
 
@@ -107,6 +113,7 @@ def goals(
         discount: γ of the geometric distribution, of mean 1 / (1 - γ); None for a state drawn uniformly from the rest of the
             episode.
         negative: whether the reward is -1 until the goal is reached and 0 there; otherwise it is 0, and 1 there.
+        until: the column that says one past where a row's future ends; empty for the end of its episode.
 
     Returns:
         a BatchFn whose `reward` says whether the row's own state is the goal, as `terminal` does, which cuts the bootstrap there.
@@ -124,7 +131,8 @@ def goals(
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
         row_key, kind_key, ahead_key, other_key = jax.random.split(key, 4)
         row, other = (rows(dataset, key, batch_size) for key in (row_key, other_key))
-        _, end = dataset.episode_of(row)
+        drawn = dataset[row]
+        end = drawn.extras[until] if until else dataset.episode_of(row)[1]
         if discount is None:
             steps = jax.random.randint(ahead_key, (batch_size,), 1, end - row + 1)
         else:
@@ -137,7 +145,6 @@ def goals(
         beyond = (row + steps == end) & is_future
         goal = jnp.where(beyond[:, None], found.next_observation, found.observation)
         reached = steps == 0
-        drawn = dataset[row]
         return dataclasses.replace(
             drawn,
             reward=reached.astype(drawn.reward.dtype) - float(negative),

@@ -18,15 +18,14 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
-from diffrl.data.columns import episode_bounds, trajectories
-from diffrl.data.dataset import Dataset
 from diffrl.data.sampling import goals
 from diffrl.diffusion.flows import FLOW, flow_grid, flow_matching_loss, followed
-from diffrl.diffusion.guidance import classifier_free
+from diffrl.diffusion.guidance import guided
 from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP, xavier_dense
+from diffrl.objectives.goals import GOAL, as_goal, trajectory_end, without_goal
 from diffrl.objectives.implicit_q import update_values
 from diffrl.objectives.value import expectile_loss, lowest_q
 from diffrl.settings import setting
@@ -100,13 +99,6 @@ class State:
     target_critic_params: Params = ()
 
 
-def guided(conditional: Model, unconditional: Model, scale: float) -> Model:
-    """v_∅ + w (v_c - v_∅); nobody is asked for what counts for nothing."""
-    if scale in (0.0, 1.0):
-        return conditional if scale else unconditional
-    return classifier_free(conditional, unconditional, scale)
-
-
 def dropped(
     key: Key, condition: Float[Array, "batch condition"], null: Float[Array, "condition"], rate: Float[Array, ""] | float
 ) -> tuple[Float[Array, "batch condition"], Bool[Array, "batch"]]:
@@ -122,30 +114,30 @@ def make(config: Config, spec: Spec) -> Algorithm:
         ValueError: goals are asked for and the observation has none.
     """
     of_goals = config.condition == "goal"
-    if of_goals and "desired_goal" not in dict(spec.observation_parts):
+    if of_goals and GOAL not in dict(spec.observation_parts):
         raise ValueError(
             "condition='goal' needs an observation with a part 'desired_goal', and this one has none: load data with goals "
             "(OGBench's with dataset.task=goals), or set condition='optimality'"
         )
-    wanted = spec.part("desired_goal") if of_goals else slice(0, 0)
+    wanted = spec.part(GOAL) if of_goals else slice(0, 0)
     width = wanted.stop - wanted.start if of_goals else config.label_dim
     network = MLP(config.hidden_dims, spec.action_dim, dense=xavier_dense, activation=nn.gelu)
     layers: dict[str, Any] = {"dense": xavier_dense, "activation": nn.gelu, "layer_norm": "after"}
     critics, values = Critics(config.critic_hidden_dims, **layers), Value(config.critic_hidden_dims, **layers)
     levels = flow_grid(config.act.num_flow_steps)
 
-    def without_goal(observation: Array) -> Array:
-        return jnp.concatenate([observation[..., : wanted.start], observation[..., wanted.stop :]], axis=-1)
+    def seen(observation: Array) -> Array:
+        return without_goal(observation, spec) if of_goals else observation
 
     def velocity(params: Params, noised: Array, t: Array, observation: Array, condition: Array) -> Array:
-        return forward(network, params["network"], noised, t[:, None], without_goal(observation), condition)
+        return forward(network, params["network"], noised, t[:, None], seen(observation), condition)
 
     def init(key: Key, hparams: HParams) -> State:
         network_key, null_key, label_key, value_key, critic_key = jax.random.split(key, 5)
         (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
         condition = jnp.zeros((1, width))
         params = {
-            "network": network.init(network_key, action, jnp.zeros((1, 1)), without_goal(observation), condition)["params"],
+            "network": network.init(network_key, action, jnp.zeros((1, 1)), seen(observation), condition)["params"],
             "null": jax.random.normal(null_key, (width,)) * width**-0.5,
         }
         state = State(jnp.int32(0), hparams, Learner.create(params, adam))
@@ -162,7 +154,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
 
     def condition_of(params: Params, batch: Transition, label: Array) -> Array:
-        return _as_wanted(batch.extras["goal"], spec) if of_goals else params["labels"][label]
+        return as_goal(batch.extras["goal"], spec) if of_goals else params["labels"][label]
 
     def update_values_and_label(state: State, batch: Transition) -> tuple[State, Metrics, Array]:
         """Implicit Q-learning, and the sign of each row's advantage."""
@@ -211,24 +203,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
         policy=lambda state: state.behavior.params,
         init_carry=no_carry,
         act=act,
-        columns=(lambda dataset: _trajectory_end(dataset, spec)) if of_goals else None,
+        columns=(lambda dataset: trajectory_end(dataset, spec)) if of_goals else None,
     )
 
 
 _FUTURE = goals(current=0.0, future=1.0, random=0.0, discount=None, until="trajectory_end")
-
-
-def _trajectory_end(dataset: Dataset, spec: Spec) -> dict[str, Array]:
-    """One past the last row of each row's trajectory, which goes on behind a goal that was reached, with another goal."""
-    whole = trajectories(dataset, spec.part("observation"))
-    return {"trajectory_end": episode_bounds(whole)[1] + 1}
-
-
-def _as_wanted(observation: Float[Array, "batch observation"], spec: Spec) -> Float[Array, "batch goal"]:
-    """What is in an observation of a state that may stand where the goal does, in the goal's units."""
-    wanted = spec.part("desired_goal")
-    parts = dict(spec.observation_parts)
-    achieved = spec.part("achieved_goal" if "achieved_goal" in parts else "observation")
-    achieved = slice(achieved.start, achieved.start + wanted.stop - wanted.start)
-    mean, std = jnp.asarray(spec.observation_mean), jnp.asarray(spec.observation_std)
-    return (observation[:, achieved] * std[achieved] + mean[achieved] - mean[wanted]) / std[wanted]

@@ -16,7 +16,9 @@ from diffrl.algorithms import cfgrl
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.diffusion.flows import FLOW, flow_grid, followed
+from diffrl.diffusion.guidance import guided
 from diffrl.diffusion.targets import Model, as_model
+from diffrl.objectives.goals import as_goal
 from diffrl.types import Spec, Transition
 
 # ------------------------------------------------------------------------------------------------- guidance, exactly
@@ -61,7 +63,7 @@ def half_normal() -> Model:
 )
 def test_a_normal_likelihood(scale: float, mean: float, std: float) -> None:
     """Clone N(0, 1), likelihood ∝ e^{-(a - 1)²/2}, 16 steps: an affine map of the noise. The product of w = 3 is N(.75, .25)."""
-    flow = cfgrl.guided(normal(0.5, 0.5), normal(0.0, 1.0), scale)
+    flow = guided(normal(0.5, 0.5), normal(0.0, 1.0), scale)
     at = followed(flow, flow_grid(16), jnp.array([[0.0], [1.0]]))[:, 0]
     assert float(at[0]) == pytest.approx(mean, abs=1e-3)
     assert float(at[1] - at[0]) == pytest.approx(std, abs=1e-3)
@@ -71,7 +73,7 @@ def test_a_normal_likelihood(scale: float, mean: float, std: float) -> None:
 def test_the_sign_of_an_advantage_that_grows(scale: float, mean: float, std: float) -> None:
     """Clone N(0, 1), label a ≥ 0. π f^w is the half-normal for every w (.798, .603); what is gained beyond is the guidance's."""
     noise = jnp.asarray(stats.norm.ppf((np.arange(4000) + 0.5) / 4000), jnp.float32)[:, None]
-    found = np.asarray(quick(lambda z: followed(cfgrl.guided(half_normal(), normal(0.0, 1.0), scale), flow_grid(16), z))(noise))
+    found = np.asarray(quick(lambda z: followed(guided(half_normal(), normal(0.0, 1.0), scale), flow_grid(16), z))(noise))
     assert found.mean() == pytest.approx(mean, abs=5e-3)
     assert found.std() == pytest.approx(std, abs=5e-3)
     assert found.min() > -0.02
@@ -111,7 +113,7 @@ def test_goals_are_of_the_whole_trajectory() -> None:
     (stage,) = algorithm.stages
     assert stage.batch is not None
     batch = stage.batch(data, jax.random.key(0), 12_000)
-    position = np.asarray(cfgrl._as_wanted(batch.extras["goal"], GOALS))[:, 0] * 0.5 - 3.0
+    position = np.asarray(as_goal(batch.extras["goal"], GOALS))[:, 0] * 0.5 - 3.0
     row = np.asarray(batch.observation[:, 1])
     for start in (0, 2, 3, 7):
         count = np.bincount(np.rint(position[row == start]).astype(int) - start, minlength=7)

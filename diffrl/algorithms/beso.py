@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of
+from diffrl.data.goals import GOAL, as_goal, trajectory_end, without_goal
 from diffrl.data.sampling import goals, windows
 from diffrl.diffusion.guidance import guided
 from diffrl.diffusion.objectives import denoising_loss, log_logistic_times
@@ -23,7 +24,6 @@ from diffrl.diffusion.schedules import EDM, VE, Schedule, grid
 from diffrl.diffusion.targets import Model, as_model, edm
 from diffrl.learner import Learner, averaged, copied, forward
 from diffrl.networks.transformer import WindowDenoiser
-from diffrl.objectives.goals import GOAL, as_goal, trajectory_end, without_goal
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 

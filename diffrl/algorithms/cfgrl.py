@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.data.goals import GOAL, as_goal, trajectory_end, without_goal
 from diffrl.data.sampling import goals
 from diffrl.diffusion.flows import FLOW, flow_grid, flow_matching_loss, followed
 from diffrl.diffusion.guidance import guided
@@ -25,7 +26,6 @@ from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.mlp import MLP, xavier_dense
-from diffrl.objectives.goals import GOAL, as_goal, trajectory_end, without_goal
 from diffrl.objectives.implicit_q import update_values
 from diffrl.objectives.value import expectile_loss, lowest_q
 from diffrl.settings import setting

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import make_dataset, quick_compilation
+from support import make_dataset, quick, quick_compilation
 
 from diffrl.algorithms import beso
 from diffrl.algorithms.beso import SOLVERS, schedule_of
@@ -81,7 +81,8 @@ def test_samples_of_a_gaussian(solver: str, spacing: str, sigma_min: float, step
 
 
 def small(**act: Any) -> beso.Config:
-    return beso.Config(window=3, hidden_dim=16, num_layers=1, num_heads=2, act=beso.Act(**act))
+    sizes = {"window": 3, "hidden_dim": 16, "num_layers": 1, "num_heads": 2}
+    return beso.Config(**sizes, attention_dropout=0.0, residual_dropout=0.0, act=beso.Act(**act))
 
 
 def acted(config: beso.Config, observations: jax.Array, steps: int = 1) -> tuple[list[jax.Array], Any]:
@@ -92,9 +93,9 @@ def acted(config: beso.Config, observations: jax.Array, steps: int = 1) -> tuple
     policy = tree.unflatten(
         [x + 0.2 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), x.shape) for i, x in enumerate(leaves)]
     )
-    carry, actions = algorithm.init_carry(policy, observations.shape[1]), []
+    carry, actions, act = algorithm.init_carry(policy, observations.shape[1]), [], quick(algorithm.act)
     for step in range(steps):
-        action, carry = algorithm.act(policy, carry, observations[step], jax.random.key(step))
+        action, carry = act(policy, carry, observations[step], jax.random.key(step))
         actions.append(action)
     return actions, carry
 
@@ -117,7 +118,7 @@ def test_what_is_remembered() -> None:
     observations = jax.random.normal(jax.random.key(2), (5, 2, 4))
     actions, carry = acted(small(), observations, steps=5)
     np.testing.assert_array_equal(carry.states, observations[2:, :, :2].swapaxes(0, 1))
-    np.testing.assert_array_equal(carry.actions, jnp.clip(jnp.stack(actions[2:]), -1.0, 1.0).swapaxes(0, 1))
+    np.testing.assert_allclose(carry.actions, jnp.clip(jnp.stack(actions[2:]), -1.0, 1.0).swapaxes(0, 1), atol=1e-6)
     np.testing.assert_array_equal(carry.count, [3, 3])
 
 
@@ -127,7 +128,8 @@ def test_at_an_episodes_start_nothing_is_remembered() -> None:
     policy = algorithm.policy(algorithm.init(jax.random.key(0), algorithm.hparams))
     empty = algorithm.init_carry(policy, 2)
     stale = dataclasses.replace(empty, states=empty.states + 9.0)
-    actions = [algorithm.act(policy, carry, observation, jax.random.key(0))[0] for carry in (empty, stale)]
+    act = quick(algorithm.act)
+    actions = [act(policy, carry, observation, jax.random.key(0))[0] for carry in (empty, stale)]
     np.testing.assert_allclose(*actions, atol=1e-6)
 
 
@@ -141,7 +143,7 @@ def test_a_goal_selects_one_of_two_ways() -> None:
     data = make_dataset(
         np.concatenate([state, following], 1), action, np.zeros(256), np.concatenate([following, following], 1), terminal=True
     )
-    config = dataclasses.replace(small(), window=1, hidden_dim=32, batch_size=128, learning_rate=3e-3, goal_dropout=0.3)
+    config = dataclasses.replace(small(), window=1, hidden_dim=16, batch_size=64, learning_rate=1e-2, goal_dropout=0.3)
     algorithm = beso.make(config, SPEC)
     (stage,) = algorithm.stages
     data = attach(data, algorithm.columns)
@@ -149,18 +151,19 @@ def test_a_goal_selects_one_of_two_ways() -> None:
 
     def body(state: Any, step: jax.Array) -> tuple[Any, jax.Array]:
         draw_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), step))
-        state, metrics = stage.update(dataclasses.replace(state, step=step), stage.batch(data, draw_key, 128), key)
+        state, metrics = stage.update(dataclasses.replace(state, step=step), stage.batch(data, draw_key, 64), key)
         return state, metrics["denoiser/loss"]
 
     hparams = dataclasses.replace(algorithm.hparams, ema_decay=0.98)
-    state, losses = jax.lax.scan(body, algorithm.init(jax.random.key(0), hparams), jnp.arange(500))
+    train = quick(lambda state: jax.lax.scan(body, state, jnp.arange(300)))
+    state, losses = train(algorithm.init(jax.random.key(0), hparams))
     assert float(jnp.mean(losses[-50:])) < 0.5 * float(losses[0])
     observation = jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (512, 1))
     found = {}
     for scale in (0.0, 1.0):
         acting = beso.make(dataclasses.replace(config, act=beso.Act(num_denoising_steps=10, guidance_scale=scale)), SPEC)
         policy = acting.policy(state)
-        found[scale] = acting.act(policy, acting.init_carry(policy, 512), observation, jax.random.key(2))[0]
+        found[scale] = quick(acting.act)(policy, acting.init_carry(policy, 512), observation, jax.random.key(2))[0]
     assert float(jnp.mean(found[1.0] > 0.0)) > 0.99
     assert float(jnp.mean(found[1.0])) == pytest.approx(0.5, abs=0.1)
     assert 0.3 < float(jnp.mean(found[0.0] > 0.0)) < 0.7

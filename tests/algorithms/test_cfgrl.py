@@ -15,10 +15,10 @@ from support import act, first_gradient, make_dataset, quick, random_batch, runs
 from diffrl.algorithms import cfgrl
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
+from diffrl.data.goals import as_goal
 from diffrl.diffusion.flows import FLOW, flow_grid, followed
 from diffrl.diffusion.guidance import guided
 from diffrl.diffusion.targets import Model, as_model
-from diffrl.objectives.goals import as_goal
 from diffrl.types import Spec, Transition
 
 # ------------------------------------------------------------------------------------------------- guidance, exactly

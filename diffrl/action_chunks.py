@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Int
 
 from diffrl.algorithm import ActFn, Algorithm, Stage
-from diffrl.data.columns import action_chunks, steps_ahead, window_index
+from diffrl.data.columns import action_chunks, steps_ahead, trajectories, window_index
 from diffrl.data.dataset import Dataset
 from diffrl.types import Carry, Key, Metrics, Policy, Spec, State, Transition
 
@@ -38,11 +38,15 @@ def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
     last step, and `reward` the sum of its rewards. Their discounted sum and the value after it, times the discount to the power
     of the number of steps, is what `objectives.value.bootstrap` makes of the columns: so a discount may be swept.
 
-    Near its end an episode holds fewer steps than a chunk: their rewards are summed and the value is taken after the last. The
-    actions beyond are the last one repeated. After a terminal they change nothing; after a timeout they stand for actions that
-    nobody took, in `length` - 1 rows of such an episode. The authors' code drops these rows from the critic's loss;
-    `extras["action_chunk_mask"]` `[B, length]` is there for a method that wants to. It also sums rewards behind a terminal up to
-    the chunk's end; here a terminal ends the episode, and the sum.
+    Near its end an episode holds fewer steps than a chunk: their rewards are summed and the value is taken after the last. What
+    follows a terminal counts for nothing in them; the actions are those that were taken behind it where the data go on
+    (`data.columns.trajectories`), and else the last one repeated. Actions repeated behind a timeout are ones that nobody took:
+    `extras["chunk_taken"]` is False of these rows, `length` - 1 an episode, and critics do not learn from them
+    (`objectives.value.critic_loss`). `extras["action_chunk_mask"]` `[B, length]` has what was taken and what is repeated.
+
+    So are the windows of the authors' code, but for this: it goes on summing rewards behind a terminal up to the chunk's end,
+    although they are of no return that the task counts, and it drops chunks that a terminal at the data's end cuts short, which
+    hold all that is known of failure where a robot may fall.
 
     Args:
         algorithm: made for the Spec of `wide`.
@@ -60,8 +64,9 @@ def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
 
     def columns(dataset: Dataset) -> dict[str, Array]:
         last = window_index(dataset, length)[0][:, -1]
-        timeout = {"ahead_timeout": dataset[:].timeout[last]}
-        return action_chunks(dataset, length) | steps_ahead(dataset, length) | timeout
+        found = action_chunks(trajectories(dataset), length) | steps_ahead(dataset, length)
+        taken = jnp.all(found["action_chunk_mask"], axis=1) | found["ahead_terminal"]
+        return found | {"ahead_timeout": dataset[:].timeout[last], "chunk_taken": taken}
 
     def init_carry(policy: Policy, num_envs: int) -> Carry:
         chunk = jnp.zeros((num_envs, length, spec.action_dim))

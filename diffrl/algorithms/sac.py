@@ -17,14 +17,13 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.columns import steps_ahead
-from diffrl.learner import Learner, copied, example, forward
+from diffrl.learner import Learner, copied, example
 from diffrl.networks.ensembles import Critics
+from diffrl.networks.gaussian import distribution, squashed
 from diffrl.networks.mlp import MLP
 from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
-
-LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
 @jax.tree_util.register_dataclass
@@ -84,24 +83,6 @@ class State:
     critic: Learner
     target_critic_params: Params
     log_entropy_weight: Learner
-
-
-def squashed(
-    mean: Float[Array, "*batch action"], log_std: Float[Array, "*batch action"], key: Key
-) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
-    """tanh of a Gaussian sample, and its log density in nats (appendix C; log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)))."""
-    noise = jax.random.normal(key, mean.shape)
-    u = mean + jnp.exp(log_std) * noise
-    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
-    return jnp.tanh(u), jnp.sum(gaussian - 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u)), axis=-1)
-
-
-def distribution(
-    policy: nn.Module, params: Params, observation: Float[Array, "*batch observation"]
-) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
-    """Mean and log σ of the Gaussian before the tanh."""
-    mean, log_std = jnp.split(forward(policy, params, observation), 2, axis=-1)
-    return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
 
 
 def policy_loss(

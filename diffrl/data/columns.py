@@ -47,12 +47,20 @@ def episode_bounds(dataset: Dataset) -> tuple[Int[Array, " rows"], Int[Array, " 
     """For each row the indices of the first and the last row of its episode, int32."""
     if dataset.episode_start is not None and dataset.episode_end is not None:
         return jnp.asarray(dataset.episode_start), jnp.asarray(dataset.episode_end) - 1
-    row = jnp.arange(dataset.size, dtype=jnp.int32)
-    end = _ends(dataset)
-    start = jnp.concatenate([jnp.ones(1, bool), end[:-1]])
-    first = jax.lax.cummax(jnp.where(start, row, 0))
-    last = jax.lax.cummin(jnp.where(end, row, dataset.size - 1), reverse=True)
-    return first, last
+    return _bounds(_ends(dataset))
+
+
+def trajectories(dataset: Dataset, part: slice = slice(None)) -> Dataset:
+    """The rows, with episodes that go on behind a terminal where the data do.
+
+    They do where the next row begins in the state that the terminal's led to: OGBench's play goes on when its goal is reached.
+    `part` of an observation is compared: beside the state there may be a goal, which changes on the way.
+    """
+    rows = dataset[:]
+    followed = jnp.all(rows.next_observation[:-1, part] == rows.observation[1:, part], axis=1)
+    goes_on = jnp.append(followed, False) & rows.terminal & ~rows.timeout
+    first, last = _bounds(_ends(dataset) & ~goes_on)
+    return dataset.replace(episode_start=first, episode_end=last + 1)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def returns_to_go(dataset: Dataset, discount: Discount) -> Float[Array, " rows"]:
@@ -173,6 +181,14 @@ def windows(dataset: Dataset, length: int) -> dict[str, Array]:
         "window_reward": jnp.where(mask, rows.reward[index], 0.0),
         "window_mask": mask,
     }
+
+
+def _bounds(end: Bool[Array, " rows"]) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
+    row = jnp.arange(len(end), dtype=jnp.int32)
+    start = jnp.concatenate([jnp.ones(1, bool), end[:-1]])
+    first = jax.lax.cummax(jnp.where(start, row, 0))
+    last = jax.lax.cummin(jnp.where(end, row, len(end) - 1), reverse=True)
+    return first, last
 
 
 def _ends(dataset: Dataset) -> Bool[Array, " rows"]:

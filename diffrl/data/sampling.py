@@ -56,8 +56,8 @@ def next_actions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return dataclasses.replace(drawn, extras=drawn.extras | extras)
 
 
-def windows(length: int, start: int = 0) -> BatchFn:
-    """Transitions drawn uniformly, each with the `length` rows of its episode around it.
+def windows(length: int, start: int = 0, of: BatchFn | None = None) -> BatchFn:
+    """Transitions drawn uniformly, or by `of`, each with the `length` rows of its episode around it.
 
     Nothing is stored: rows are gathered for each batch, and what an update does not read is never gathered. Beyond an end of the
     episode its first or last row is repeated, with reward 0, so that sums over a window are sums over its rows. The state after
@@ -66,6 +66,7 @@ def windows(length: int, start: int = 0) -> BatchFn:
     Args:
         length: L, rows of a window.
         start: offset of the first one from the row drawn; 1 - L for a history, whose last row is the one drawn.
+        of: what draws the rows and says in `extras["row"]` which they are, as `goals` does.
 
     Returns:
         a BatchFn whose `extras` hold `window_<name>` `[B, L, ...]` for each field of a Transition and each column of the
@@ -78,7 +79,8 @@ def windows(length: int, start: int = 0) -> BatchFn:
         raise ValueError(f"a window needs at least one row, got length={length}")
 
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
-        row = rows(dataset, key, batch_size)
+        around = None if of is None else of(dataset, key, batch_size)
+        row = rows(dataset, key, batch_size) if around is None else around.extras["row"]
         first, end = (bound[:, None] for bound in dataset.episode_of(row))
         wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
         index = jnp.clip(wanted, first, end - 1)
@@ -86,7 +88,7 @@ def windows(length: int, start: int = 0) -> BatchFn:
         found = dataset[index]
         found = dataclasses.replace(found, reward=jnp.where(mask, found.reward, 0.0))
         named = {name: getattr(found, name) for name in FIELDS} | found.extras
-        drawn = dataset[row]
+        drawn = dataset[row] if around is None else around
         extras = {f"window_{name}": value for name, value in named.items()} | {"window_mask": mask}
         return dataclasses.replace(drawn, extras=drawn.extras | extras)
 
@@ -94,7 +96,13 @@ def windows(length: int, start: int = 0) -> BatchFn:
 
 
 def goals(
-    *, current: float = 0.2, future: float = 0.5, random: float = 0.3, discount: float | None = 0.99, negative: bool = True
+    *,
+    current: float = 0.2,
+    future: float = 0.5,
+    random: float = 0.3,
+    discount: float | None = 0.99,
+    negative: bool = True,
+    until: str = "",
 ) -> BatchFn:
     """Transitions drawn uniformly, each with a goal and the reward of reaching it (Park et al. 2023, HIQL, appendix; OGBench).
 
@@ -107,10 +115,12 @@ def goals(
         discount: γ of the geometric distribution, of mean 1 / (1 - γ); None for a state drawn uniformly from the rest of the
             episode.
         negative: whether the reward is -1 until the goal is reached and 0 there; otherwise it is 0, and 1 there.
+        until: the column that says one past where a row's future ends; empty for the end of its episode.
 
     Returns:
         a BatchFn whose `reward` says whether the row's own state is the goal, as `terminal` does, which cuts the bootstrap there.
-        Its `extras` hold `goal` `[B, O]` and `goal_steps` `[B]`, int32: k; 0 for the row's own state, -1 where it is unknown.
+        Its `extras` hold `goal` `[B, O]`, `goal_steps` `[B]`, int32: k; 0 for the row's own state, -1 where it is unknown; and
+        `row` `[B]`, int32: which rows were drawn.
 
     Raises:
         ValueError: the probabilities are none, or the discount is not in [0, 1).
@@ -124,7 +134,8 @@ def goals(
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
         row_key, kind_key, ahead_key, other_key = jax.random.split(key, 4)
         row, other = (rows(dataset, key, batch_size) for key in (row_key, other_key))
-        _, end = dataset.episode_of(row)
+        drawn = dataset[row]
+        end = drawn.extras[until] if until else dataset.episode_of(row)[1]
         if discount is None:
             steps = jax.random.randint(ahead_key, (batch_size,), 1, end - row + 1)
         else:
@@ -137,12 +148,11 @@ def goals(
         beyond = (row + steps == end) & is_future
         goal = jnp.where(beyond[:, None], found.next_observation, found.observation)
         reached = steps == 0
-        drawn = dataset[row]
         return dataclasses.replace(
             drawn,
             reward=reached.astype(drawn.reward.dtype) - float(negative),
             terminal=reached,
-            extras=drawn.extras | {"goal": goal, "goal_steps": steps},
+            extras=drawn.extras | {"goal": goal, "goal_steps": steps, "row": row},
         )
 
     return batch

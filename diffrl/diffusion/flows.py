@@ -14,7 +14,7 @@ from jaxtyping import Float
 from diffrl.diffusion.objectives import denoising_loss, uniform_times
 from diffrl.diffusion.samplers import Solver, ddim, midpoint, sample
 from diffrl.diffusion.schedules import Grid, RectifiedFlow, grid
-from diffrl.diffusion.targets import Predict, as_model
+from diffrl.diffusion.targets import Model, Predict, as_model
 from diffrl.types import Key
 
 FLOW = RectifiedFlow()
@@ -37,5 +37,12 @@ def flow_map(
     predict: Predict, levels: Grid, noise: Float[Array, "batch *dims"], solver: SolverName = "euler"
 ) -> Float[Array, "batch *dims"]:
     """Where the flow takes this noise by one ODE solver's steps along `flow_grid`: a map, in which nothing is drawn."""
+    return followed(as_model(predict, FLOW, "velocity"), levels, noise, solver)
+
+
+def followed(
+    model: Model, levels: Grid, noise: Float[Array, "batch *dims"], solver: SolverName = "euler"
+) -> Float[Array, "batch *dims"]:
+    """`flow_map` of a model that is put together from velocities, as a guided one is."""
     unused = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32))
-    return jnp.asarray(sample(as_model(predict, FLOW, "velocity"), levels, _SOLVERS[solver], unused, noise))
+    return jnp.asarray(sample(model, levels, _SOLVERS[solver], unused, noise))

@@ -77,6 +77,13 @@ def classifier_free(conditional: Model, unconditional: Model, scale: float | Arr
     return model
 
 
+def guided(conditional: Model, unconditional: Model, scale: float) -> Model:
+    """`classifier_free` with a scale that is known when compiling: nobody is asked for what counts for nothing."""
+    if scale in (0.0, 1.0):
+        return conditional if scale else unconditional
+    return classifier_free(conditional, unconditional, scale)
+
+
 def best_of(
     samples: Float[Array, "candidates batch *dims"], values: Float[Array, "candidates batch"]
 ) -> Float[Array, "batch *dims"]:

@@ -31,6 +31,21 @@ def discrete_times(num_steps: int) -> Times:
     return lambda key, batch: (jax.random.randint(key, (batch,), 0, num_steps) + 1.0) / num_steps
 
 
+def log_logistic_times(schedule: Schedule, location: Array | float, scale: float) -> Times:
+    """log σ(t) logistic around `location`, cut off at the schedule's ends; for α = 1, as in Reuss et al. 2023.
+
+    Drawn by its inverse distribution function, so that every number drawn is used.
+    """
+
+    def draw(key: Key, batch: int) -> Array:
+        ends = schedule.sigma(jnp.array([0.0, 1.0]))
+        low, high = jax.nn.sigmoid((jnp.log(ends) - location) / scale)
+        u = jax.random.uniform(key, (batch,), minval=low, maxval=high)
+        return jnp.clip(schedule.time(-(location + scale * jax.scipy.special.logit(u))), 0.0, 1.0)
+
+    return draw
+
+
 def denoising_loss(
     predict: Predict,
     schedule: Schedule,

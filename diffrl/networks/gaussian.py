@@ -1,8 +1,9 @@
-"""The Gaussian policy of IQL and of maximum-likelihood cloning."""
+"""Gaussian policies: that of IQL and of maximum-likelihood cloning, and the squashed one of soft actor-critics."""
 
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -52,3 +53,21 @@ class GaussianPolicy:
         mean, log_std = self.mean_and_log_std(params, observation)
         z = (action - mean) / jnp.exp(log_std)
         return jnp.sum(-0.5 * z**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)
+
+
+def squashed(
+    mean: Float[Array, "*batch action"], log_std: Float[Array, "*batch action"], key: Key
+) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
+    """tanh of a Gaussian sample, and its log density in nats (SAC, app. C; log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u)))."""
+    noise = jax.random.normal(key, mean.shape)
+    u = mean + jnp.exp(log_std) * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2.0 * jnp.pi)
+    return jnp.tanh(u), jnp.sum(gaussian - 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u)), axis=-1)
+
+
+def distribution(
+    policy: nn.Module, params: Params, observation: Float[Array, "*batch observation"], log_std_min: float = -10.0
+) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch action"]]:
+    """Mean and log σ of the Gaussian before the tanh."""
+    mean, log_std = jnp.split(forward(policy, params, observation), 2, axis=-1)
+    return mean, jnp.clip(log_std, log_std_min, LOG_STD_MAX)

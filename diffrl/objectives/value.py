@@ -27,17 +27,20 @@ def td_loss(q: Float[Array, "critics batch"], target: Float[Array, "batch"]) -> 
 def critic_loss(
     params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
 ) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
-    """`td_loss` of the critics at the data's actions, and what they say there."""
+    """`td_loss` of the critics at the data's actions, and what they say there.
+
+    A chunk of actions of which some were never taken (`chunk_taken`, see `action_chunks.in_chunks`) counts as no error.
+    """
     q = forward(critics, params, batch.observation, batch.action)
-    return td_loss(q, target), q
+    return td_loss(jnp.where(batch.extras.get("chunk_taken", True), q, target), target), q
 
 
 def mean_critic_loss(
     params: Params, critics: nn.Module, batch: Transition, target: Float[Array, "batch"]
 ) -> tuple[Float[Array, ""], Float[Array, "critics batch"]]:
-    """Squared error at the data's actions, its mean over critics too, and what they say there."""
-    q = forward(critics, params, batch.observation, batch.action)
-    return jnp.mean((q - target) ** 2), q
+    """`critic_loss`, its mean over critics too."""
+    loss, q = critic_loss(params, critics, batch, target)
+    return loss / len(q), q
 
 
 def lowest_q(

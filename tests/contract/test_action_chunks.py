@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, no_type_check
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from diffrl.data.sampling import windows
 from diffrl.learner import forward
 from diffrl.networks.ensembles import Critics
 from diffrl.networks.mlp import Linear, orthogonal_dense
-from diffrl.objectives.value import bootstrap
+from diffrl.objectives.value import bootstrap, mean_critic_loss
 from diffrl.registry import REGISTRY, Method, make
 from diffrl.training.chunk import draw
 from diffrl.training.train import train
@@ -85,6 +86,23 @@ def playing(config: Config3, spec: Spec) -> Algorithm:
     )
 
 
+class Table(nn.Module):
+    """Q_k of each row as a parameter."""
+
+    @nn.compact
+    def __call__(self, observation: jax.Array, action: jax.Array) -> jax.Array:
+        return self.param("q", nn.initializers.zeros, (2, len(observation)))
+
+
+def single_steps(name: str) -> Any:
+    """A small config of the method that looks one step ahead."""
+    config = shrink(REGISTRY[name].config())
+    for field in ("n_step", "model_horizon"):
+        if hasattr(config, field):
+            setattr(config, field, 1)
+    return config
+
+
 def chunked(algorithm: Algorithm, data: Dataset, length: int) -> tuple[Algorithm, Dataset]:
     found = in_chunks(algorithm, Spec.plain(data.observation_dim, data.action_dim), length)
     return found, attach(data, found.columns)
@@ -123,6 +141,53 @@ def test_a_batch_is_of_as_many_steps() -> None:
     np.testing.assert_allclose(ahead.reward, [-1.9, -1, 0, -2.71, -1.9, -1], rtol=1e-6)
     np.testing.assert_allclose(ahead.weight, [0, 0, 0, 0.729, 0.81, 0.9], rtol=1e-6)
     np.testing.assert_array_equal(ahead.observation, batch.next_observation)
+
+
+def test_a_chunk_goes_on_behind_a_terminal_where_the_data_do() -> None:
+    """The same rewards where play goes on behind the goal: real actions follow. What is summed stops at the terminal, which is
+    the proper form; the authors' code sums on to (-1.9, -1.81, -1.71). Of the last two rows actions are missing, and critics do
+    not learn from them.
+    """
+    reward, terminal, timeout = np.array([-1.0, -1, 0, -1, -1, -1]), np.arange(6) == 2, np.arange(6) == 5
+    row = np.arange(6.0)
+    batch = seen_by(
+        playing(Config3(), Spec.plain(1, 3)),
+        make_dataset(row[:, None], row[:, None], reward, row[:, None] + 1, terminal, timeout),
+        3,
+    )
+    np.testing.assert_array_equal(batch.action, [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 5], [5, 5, 5]])
+    np.testing.assert_array_equal(batch.extras["chunk_taken"], row < 4)
+    np.testing.assert_array_equal(jnp.sum(batch.extras["action_chunk_mask"], axis=1), [3, 3, 3, 3, 2, 1])
+    ahead = bootstrap(batch, 0.9)
+    np.testing.assert_allclose(ahead.reward, [-1.9, -1, 0, -2.71, -1.9, -1], rtol=1e-6)
+    np.testing.assert_array_equal(batch.terminal, row < 3)
+
+
+def test_critics_do_not_learn_from_actions_that_nobody_took() -> None:
+    """A quarter of the rows leaves three quarters of the loss on the others, and has no gradient."""
+    q, target = jax.random.normal(jax.random.key(0), (2, 8)), jnp.arange(8.0)
+    taken = jnp.arange(8) % 4 > 0
+    data = make_dataset(np.zeros((8, 1)), np.zeros((8, 1)), np.zeros(8))[:]
+    table = Table()
+
+    def loss(q: jax.Array, **extras: jax.Array) -> jax.Array:
+        return mean_critic_loss({"q": q}, table, data.replace(extras=extras), target)[0]
+
+    found, gradient = jax.value_and_grad(loss)(q, chunk_taken=taken)
+    rest = jnp.mean((q - target)[:, taken] ** 2)
+    assert float(found) == pytest.approx(0.75 * float(rest), rel=1e-5)
+    np.testing.assert_array_equal(gradient[:, ~taken], 0.0)
+    np.testing.assert_array_equal(gradient[:, taken], jax.grad(loss)(q)[:, taken])
+
+
+@pytest.mark.parametrize(("length", "reward", "weight"), [(1, -1.0, 0.99), (5, -4.9010, 0.95099)])
+def test_a_constant_chain_has_one_value(length: int, reward: float, weight: float) -> None:
+    """-1 for ever: -1 / (1 - γ) = -100 for every length, if the value is taken with γ^h."""
+    data = make_dataset(np.zeros((9, 1)), np.zeros((9, 1)), -np.ones(9), terminal=False)
+    ahead = bootstrap(seen_by(playing(Config3(), Spec.plain(1, length)), data, length), 0.99)
+    assert float(ahead.reward[0]) == pytest.approx(reward, abs=1e-4)
+    assert float(ahead.weight[0]) == pytest.approx(weight, abs=1e-5)
+    assert float(ahead.reward[0] / (1.0 - ahead.weight[0])) == pytest.approx(-100.0, rel=1e-4)
 
 
 def test_without_a_discount_only_the_first_reward_counts() -> None:
@@ -214,15 +279,25 @@ def test_one_step_at_a_time_is_no_chunk() -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", chosen([*REGISTRY], [*REGISTRY].index("qc")))
+def test_a_method_of_single_steps_is_one_of_chunks_of_one(name: str) -> None:
+    """An update of every stage in the wrapper, bit for bit. Batches are drawn outside: fused with an update, they round it."""
+    config, spec, key = single_steps(name), Spec.plain(OBSERVATION, ACTION), jax.random.key(0)
+    found = []
+    for algorithm in (REGISTRY[name].make(config, spec), in_chunks(REGISTRY[name].make(config, spec), spec, 1)):
+        data = attach(dataset(), algorithm.columns)
+        state = jax.jit(algorithm.init)(key, algorithm.hparams)
+        for stage in algorithm.stages:
+            columns = {} if stage.prepare is None else jax.jit(stage.prepare)(state, data, key)
+            state, _ = jax.jit(stage.update)(state, draw(stage, data, columns, key), key)
+        found.append(state)
+    assert trees_equal(*found)
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_method_takes_chunks(name: str) -> None:
     """Two updates of every stage keep the state's shapes, and it acts in single steps; nothing is computed for that."""
-    config = shrink(REGISTRY[name].config())
-    for field in ("n_step", "model_horizon"):
-        if hasattr(config, field):
-            setattr(config, field, 1)
-    spec = Spec.plain(OBSERVATION, ACTION)
-    algorithm = make(config, spec, action_chunk=2)
+    algorithm = make(single_steps(name), Spec.plain(OBSERVATION, ACTION), action_chunk=2)
     data, key = attach(dataset(), algorithm.columns), jax.random.key(0)
 
     def trained() -> Any:

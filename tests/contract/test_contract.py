@@ -53,7 +53,7 @@ def shrink(config: Any) -> Any:
             setattr(config, field.name, 1)
         elif field.name == "sigma_min":
             setattr(config, field.name, 0.3)  # of a few hundred updates only large noise can be told from data
-        elif field.name.endswith("layers"):
+        elif field.name.endswith(("layers", "heads", "window")):
             setattr(config, field.name, 2)
         elif field.name.endswith("steps") or field.name in ("horizon", "num_iterations", "model_horizon"):
             setattr(config, field.name, 3)
@@ -341,7 +341,9 @@ def reads_rewards(name: str, stage: Stage) -> bool:
         jaxpr = jax.make_jaxpr(stage.update)(*given).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(given)]
-    return any(one and path.startswith(("[1].reward", "[1].extras")) for path, one in zip(paths, used, strict=True))
+    # Windows and goals hold fields of a transition, and which these are their names say; other columns may be made of rewards.
+    telling = [path for path, one in zip(paths, used, strict=True) if one and path.startswith(("[1].reward", "[1].extras"))]
+    return any("reward" in path or not path.startswith(("[1].extras['window_", "[1].extras['goal")) for path in telling)
 
 
 @each_method

@@ -187,6 +187,7 @@ def test_only_a_critic_of_chunks_knows_the_later_actions() -> None:
     np.testing.assert_array_equal(reward[first], second[first] > 0.0)
 
 
+@pytest.mark.slow
 def test_the_best_of_n_chunks_succeeds() -> None:
     """With probability 1 - 2^{-N} through the second action; about the first nothing is chosen."""
     config = qc.Config(

@@ -117,16 +117,19 @@ def _measure(console: Console) -> None:
     measurements = _measurements(problem, wanted)
 
     machine = timing.machine()
-    ceiling, bandwidth = limits.rates()
+    timed = SECTIONS.value != ["aot"]  # what is only compiled takes nothing of this machine's rates
+    ceiling, bandwidth = limits.rates() if timed else (float("nan"), float("nan"))
     head = [
         f"`python launch/benchmark.py {' '.join(sys.argv[1:])}`",
         f"{machine['device']} x {machine['devices']}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {machine[name]}" for name in ("jax", "jaxlib", "flax", "optax")),
-        f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s; passes over memory: {bandwidth / 1e9:,.1f} GB/s; on all devices",
     ]
+    if timed:
+        rates = f"float32 matrix products: {ceiling / 1e9:,.0f} GFLOP/s; passes over memory: {bandwidth / 1e9:,.1f} GB/s"
+        head.append(f"{rates}; on all devices")
     for line in head[1:]:
         console.print(line, highlight=False)
-    limits = {"matmul_ceiling_flops": ceiling, "copy_bytes_per_second": bandwidth}
+    limits = {"matmul_ceiling_flops": ceiling, "copy_bytes_per_second": bandwidth} if timed else {}
     results: dict[str, Any] = {"command": sys.argv, "machine": machine | {"python": platform.python_version()}, **limits}
     done = []
     for section, measure in measurements:

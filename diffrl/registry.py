@@ -11,6 +11,7 @@ from diffrl.algorithms import (
     dac,
     diffusion_bc,
     diffusion_ql,
+    edm,
     edp,
     fql,
     gaussian_bc,
@@ -49,16 +50,17 @@ class Method(NamedTuple):
 
 
 REGISTRY: dict[str, Method] = {
-    "bc": Method(bc.Config, bc.make, imitates=True),
+    "bc": Method(bc.Config, bc.make, actions=("box", "discrete"), imitates=True),
     "cep": Method(cep.Config, cep.make),
     "dac": Method(dac.Config, dac.make),
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
     "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
+    "edm": Method(edm.Config, edm.make, actions=("discrete",), imitates=True),
     "edp": Method(edp.Config, edp.make),
     "fql": Method(fql.Config, fql.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
     "idql": Method(idql.Config, idql.make),
-    "iql": Method(iql.Config, iql.make),
+    "iql": Method(iql.Config, iql.make, actions=("box", "discrete")),
     "qgpo": Method(qgpo.Config, qgpo.make),
     "qsm": Method(qsm.Config, qsm.make),
     "rebrac": Method(rebrac.Config, rebrac.make),

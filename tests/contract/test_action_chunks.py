@@ -214,7 +214,7 @@ def test_one_step_at_a_time_is_no_chunk() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [name for name, method in REGISTRY.items() if "box" in method.actions])
 def test_every_method_takes_chunks(name: str) -> None:
     """Two updates of every stage keep the state's shapes, and it acts in single steps; nothing is computed for that."""
     config = shrink(REGISTRY[name].config())

@@ -1,8 +1,8 @@
 """EDM on a handful of sub-sampled demonstrations of gymnasium's small tasks (Jarrett et al. 2020, arXiv 2006.14154).
 
-    python launch/collect.py --recipe=classic/cartpole-expert-v0
-    python launch/train.py --config=experiments/edm_classic.py:cartpole --workdir=runs/edm
-    python launch/lab.py --imitation edm_classic bc_classic --task=cartpole --out=runs/imitation
+python launch/collect.py --recipe=classic/cartpole-expert-v0
+python launch/train.py --config=experiments/edm_classic.py:cartpole --workdir=runs/edm
+python launch/lab.py --imitation edm_classic bc_classic --task=cartpole --out=runs/imitation
 """
 
 from diffrl.algorithms import edm

@@ -21,7 +21,6 @@ from diffrl.networks.mlp import MLP, elu
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
-
 ACTIVATIONS = {"relu": nn.relu, "elu": elu}
 
 
@@ -70,9 +69,7 @@ def classifier_loss(params: Params, policy: nn.Module, batch: Transition) -> Flo
 def make(config: Config, spec: Spec) -> Algorithm:
     """One stage: π_θ(s) = tanh(MLP(s)) regresses onto the data's actions, or softmax(MLP(s)) classifies discrete ones."""
     squash, loss_of = (None, classifier_loss) if spec.num_actions else (jnp.tanh, policy_loss)
-    network = MLP(
-        config.hidden_dims, spec.action_dim, activation=ACTIVATIONS[config.activation], output_activation=squash
-    )
+    network = MLP(config.hidden_dims, spec.action_dim, activation=ACTIVATIONS[config.activation], output_activation=squash)
 
     def init(key: Key, hparams: HParams) -> State:
         policy = Learner.init(network, optax.adam(hparams.learning_rate), key, example(spec)[0])

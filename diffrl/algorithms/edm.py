@@ -81,12 +81,12 @@ class Config(HParams):
 
 @flax.struct.dataclass
 class State:
-    """What one run trains, and its chains `[buffer_size, observation]`."""
+    """What one run trains, and its chains, `[buffer_size, observation]`."""
 
     step: Count
     hparams: HParams
     policy: Learner
-    buffer: Array
+    buffer: Params
 
 
 Box = tuple[Float[Array, "observation"], Float[Array, "observation"]]  # least and largest
@@ -115,7 +115,7 @@ def walk(
     num_steps: int,
     key: Key,
 ) -> Float[Array, "batch observation"]:
-    """Where Langevin chains on a log density `[batch]` of states `[batch, observation]` end (alg. 1); no gradient goes through."""
+    """Where Langevin chains on a log density `[batch]` of states `[batch, observation]` end; no gradient goes through them."""
     score = jax.grad(lambda x: jnp.sum(log_density(x)))
     noise = hparams.noise_scale * jax.random.normal(key, (num_steps, *x.shape))  # of all steps: one call of the generator
 

@@ -1,5 +1,6 @@
-"""Methods that need what no registered one does, a memory, goals: clones, as short as the contract allows. Beside them a registered
-one, small, that has discrete actions alone.
+"""Methods that need what no registered one does, a memory, goals: clones, as short as the contract allows.
+
+Beside them a registered one, small, that has discrete actions alone.
 """
 
 import dataclasses
@@ -46,13 +47,15 @@ class GoalConfig(HParams):
 
 
 @dataclasses.dataclass
-class DiscreteConfig(edm.Config):
+class DiscreteConfig(edm.HParams):
     learning_rate: float = 3e-3
     hidden_dims: tuple[int, ...] = (32,)
     buffer_size: int = 100
     chain_steps: int = 3
+    chains_begin: str = "unit"
     num_updates: int = 300
     batch_size: int = 64
+    act: edm.Act = dataclasses.field(default_factory=edm.Act)
 
 
 @flax.struct.dataclass

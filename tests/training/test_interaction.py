@@ -15,7 +15,7 @@ from support import quick_compilation, runs_of, trees_equal, unchecked
 from diffrl import records
 from diffrl.algorithm import Algorithm
 from diffrl.algorithms import iql
-from diffrl.config import Config, ConfigError, OnlineConfig
+from diffrl.config import Config, OnlineConfig
 from diffrl.data.replay import load_rows
 from diffrl.data.sampling import windows
 from diffrl.envs import make as environments

@@ -94,14 +94,20 @@ class Study:
 
 
 class Windows(NamedTuple):
-    """For each run its first row and how many it has, `[runs]`."""
+    """Demonstrations as many runs see them.
 
+    Attributes:
+        dataset: the rows that are kept of all episodes, one after another.
+        first, count: for each run its first row of these, and how many it has, `[runs]`.
+    """
+
+    dataset: Dataset
     first: Int[np.ndarray, " runs"]
     count: Int[np.ndarray, " runs"]
 
 
-def windows(dataset: Dataset, numbers: tuple[int, ...], repetitions: int) -> Windows:
-    """Where the episodes k … k + N - 1 lie, for every N all repetitions k.
+def windows(dataset: Dataset, keep_every: int, numbers: tuple[int, ...], repetitions: int) -> Windows:
+    """Rows of the episodes k … k + N - 1, for every N all repetitions k; as `dataset.keep_every` of each would give them.
 
     Raises:
         DatasetError: there are fewer episodes.
@@ -110,9 +116,12 @@ def windows(dataset: Dataset, numbers: tuple[int, ...], repetitions: int) -> Win
     needed = max(numbers) + repetitions - 1
     if len(begin) < needed:
         raise DatasetError(f"{repetitions} repetitions of {max(numbers)} demonstrations take {needed} episodes, not {len(begin)}")
-    pairs = [(begin[k], end[k + n - 1]) for n in numbers for k in range(repetitions)]
+    kept = [np.arange(*bounds, keep_every) for bounds in zip(begin, end, strict=True)]
+    of_episode = np.append(0, np.cumsum([len(rows) for rows in kept]))
+    pairs = [(of_episode[k], of_episode[k + n]) for n in numbers for k in range(repetitions)]
     first, last = np.array(pairs, np.int32).T
-    return Windows(first, last - first)
+    thinned = dataclasses.replace(dataset, rows=dataset.rows[np.concatenate(kept)], episode_start=None, episode_end=None)
+    return Windows(thinned, first, last - first)
 
 
 def own_rows(dataset: Dataset, key: Key, batch_size: int) -> Transition:
@@ -122,14 +131,11 @@ def own_rows(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return rows[jnp.asarray(first) + jax.random.randint(key, (batch_size,), 0, count)]
 
 
-def train(
-    algorithm: Algorithm, runs: Runs, dataset: Dataset, seen: Windows, say: Callable[[str], None] = lambda text: None
-) -> Policy:
+def train(algorithm: Algorithm, runs: Runs, seen: Windows, say: Callable[[str], None] = lambda text: None) -> Policy:
     """Policies `[R, ...]` of runs that see different rows, by the trainer's own chunks: one program.
 
     Args:
-        dataset: all rows.
-        seen: of them, those of each run.
+        seen: what each run sees.
         say: is told how far it is.
     """
     (stage,) = algorithm.stages
@@ -137,7 +143,7 @@ def train(
     mesh = mesh if runs.size % mesh.shape["run"] == 0 else make_mesh(runs.size, jax.devices()[:1])
     given = (init_states(algorithm, runs), jnp.ones(runs.size, bool), runs.keys, {_FIRST: seen.first, _COUNT: seen.count})
     states, alive, keys, columns = (place(value, mesh, RUN) for value in given)
-    rows, step = place(jax.tree.map(jnp.asarray, dataset), mesh, SHARED), 0
+    rows, step = place(jax.tree.map(jnp.asarray, seen.dataset), mesh, SHARED), 0
     programs = {length: make_chunk(stage, length, mesh) for length in {min(CHUNK, stage.num_updates), stage.num_updates % CHUNK}}
     while step < stage.num_updates:
         length = min(CHUNK, stage.num_updates - step)
@@ -191,9 +197,9 @@ def compare(
     if not source.discrete or source.env_spec is None:
         raise DatasetError(f"dataset {source.id!r}: demonstrations here are of discrete actions in an environment of gymnasium")
     shown, every = max(numbers) + repetitions - 1, configs[0].dataset.keep_every
-    dataset, spec, card = build(source, Transforms(num_episodes=shown, keep_every=every))
+    dataset, spec, card = build(source, Transforms(num_episodes=shown))
     held_out, _, _ = build(source, Transforms(first_episode=shown))
-    seen = windows(dataset, numbers, repetitions)
+    seen = windows(dataset, every, numbers, repetitions)
     envs = _environments(source, len(seen.first) * episodes)
     cells, seconds = [], {}
     for config in configs:
@@ -201,7 +207,7 @@ def compare(
         algorithm = make(config.algorithm, spec)
         runs = make_runs(dataclasses.replace(config, num_seeds=repetitions, sweep=""), [{} for _ in numbers])
         begun = time.monotonic()
-        policies = train(algorithm, runs, dataset, seen, lambda text, name=name: say(f"{name}: {text}"))
+        policies = train(algorithm, runs, seen, lambda text, name=name: say(f"{name}: {text}"))
         seconds[name] = round(time.monotonic() - begun, 1)
         say(f"{name}: {runs.size} × {episodes} episodes")
         returns = host_rollout(algorithm, envs, episodes)(policies, runs.seeds, 0).returns.mean(axis=1)

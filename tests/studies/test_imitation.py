@@ -25,20 +25,24 @@ def numbered(lengths: tuple[int, ...]) -> Source:
     """Episodes of these lengths, whose rows hold their own numbers."""
     n = sum(lengths)
     ends = np.isin(np.arange(n), np.cumsum(lengths) - 1)
-    return from_arrays(np.arange(n)[:, None], np.arange(n) % 2, np.zeros(n), ends)
+    return from_arrays(np.arange(n)[:, None], np.arange(n) % 2, reward=np.zeros(n), terminal=ends)
 
 
 def test_repetitions_share_episodes() -> None:
-    """Repetition k of N sees episodes k … k + N - 1, every 20th row of each: ⌈T/20⌉ of them."""
-    lengths = (500, 89, 107, 41, 20)
-    dataset, _, _ = build(numbered(lengths), Transforms(keep_every=EVERY))
-    seen = imitation.windows(dataset, (1, 3), 3)
-    pairs = [25, 5, 6, 3, 1]
+    """Repetition k of N sees episodes k … k + N - 1, every 20th row of each: ⌈T/20⌉ of them, those of the dataset's setting."""
+    source = numbered((500, 89, 107, 41, 20))
+    dataset, _, _ = build(source, Transforms())
+    seen = imitation.windows(dataset, EVERY, (1, 3), 3)
     np.testing.assert_array_equal(seen.count, [25, 5, 6, 36, 14, 10])
     np.testing.assert_array_equal(seen.first, [0, 25, 30, 0, 25, 30])
-    assert dataset.size == sum(pairs)
+    assert seen.dataset.size == 25 + 5 + 6 + 3 + 1
+    for run, (first, number) in enumerate([(0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3)]):
+        alone, _, _ = build(source, Transforms(first_episode=first, num_episodes=number, keep_every=EVERY))
+        here = slice(seen.first[run], seen.first[run] + seen.count[run])
+        np.testing.assert_array_equal(seen.dataset[here].observation, alone[:].observation)
+        np.testing.assert_array_equal(seen.dataset[here].action, alone[:].action)
     with pytest.raises(DatasetError, match="5 repetitions of 3 demonstrations take 7 episodes, not 5"):
-        imitation.windows(dataset, (1, 3), 5)
+        imitation.windows(dataset, EVERY, (1, 3), 5)
 
 
 def test_a_run_draws_its_own_rows() -> None:

@@ -21,7 +21,7 @@ ACTIONS, BATCH = 3, 8
 
 def rows(size: int, observation_dim: int) -> Any:
     batch = random_batch(size, observation_dim, ACTIONS)
-    return batch.replace(action=jax.nn.one_hot(jnp.arange(size) % ACTIONS, ACTIONS))
+    return dataclasses.replace(batch, action=jax.nn.one_hot(jnp.arange(size) % ACTIONS, ACTIONS))
 
 
 def test_cloning_comes_to_the_frequencies_of_actions() -> None:

@@ -57,7 +57,8 @@ def params() -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def _made() -> None:
     """Outside of any trace."""
-    params(), batch(), setup()
+    for make in (params, batch, setup):
+        make()
 
 
 # ------------------------------------------------------------------------------------------------------------------- energies

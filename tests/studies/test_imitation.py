@@ -25,7 +25,7 @@ def numbered(lengths: tuple[int, ...]) -> Source:
     """Episodes of these lengths, whose rows hold their own numbers."""
     n = sum(lengths)
     ends = np.isin(np.arange(n), np.cumsum(lengths) - 1)
-    return from_arrays(np.arange(n)[:, None], np.arange(n) % 2, reward=np.zeros(n), terminal=ends)
+    return from_arrays(observation=np.arange(n)[:, None], action=np.arange(n) % 2, reward=np.zeros(n), terminal=ends)
 
 
 def test_repetitions_share_episodes() -> None:
@@ -81,7 +81,7 @@ def test_from_demonstrations_to_the_study(monkeypatch: Any) -> None:
     lived = [{name: part[:60] for name, part in episode(env, balance, seed).items()} for seed in range(4)]
     for one in lived:
         one["timeout"][-1] = True
-    columns = {name: np.concatenate([one[name] for one in lived]) for name in lived[0]}
+    columns: dict[str, Any] = {name: np.concatenate([one[name] for one in lived]) for name in lived[0]}
     source = from_arrays(**columns, env_id="CartPole-v1")._replace(ref_min_score=22.2, ref_max_score=500.0)
     monkeypatch.setattr(DatasetConfig, "source", lambda self: source)
     size: Any = {"hidden_dims": (16,), "num_updates": 300, "learning_rate": 1e-2}

@@ -14,6 +14,7 @@ from diffrl.algorithms import (
     diffusion_bc,
     diffusion_ql,
     dsrl,
+    edm,
     edp,
     fql,
     gaussian_bc,
@@ -53,7 +54,7 @@ class Method(NamedTuple):
 
 
 REGISTRY: dict[str, Method] = {
-    "bc": Method(bc.Config, bc.make, imitates=True),
+    "bc": Method(bc.Config, bc.make, actions=("box", "discrete"), imitates=True),
     "beso": Method(beso.Config, beso.make, imitates=True),
     "cep": Method(cep.Config, cep.make),
     "cfgrl": Method(cfgrl.Config, cfgrl.make),
@@ -61,11 +62,12 @@ REGISTRY: dict[str, Method] = {
     "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
     "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
     "dsrl": Method(dsrl.Config, dsrl.make),
+    "edm": Method(edm.Config, edm.make, actions=("discrete",), imitates=True),
     "edp": Method(edp.Config, edp.make),
     "fql": Method(fql.Config, fql.make),
     "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
     "idql": Method(idql.Config, idql.make),
-    "iql": Method(iql.Config, iql.make),
+    "iql": Method(iql.Config, iql.make, actions=("box", "discrete")),
     "qc": Method(qc.Config, qc.make),
     "qgpo": Method(qgpo.Config, qgpo.make),
     "qsm": Method(qsm.Config, qsm.make),

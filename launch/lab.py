@@ -1,13 +1,16 @@
-"""Judge policies trained on the laboratory's toy distributions: distances to the known answer, and pictures.
+"""The laboratory: methods where the answer is known, on toy distributions and as imitators of experts; tables and pictures.
 
     python launch/train.py --config=experiments/toy_swg.py:8gaussians --workdir=runs/toy/8gaussians/swg
     python launch/lab.py runs/toy/8gaussians/swg --out=runs/toy/8gaussians/report
     python launch/lab.py 'runs/toy/*/*' --candidates=64 --act=guidance_scale=0,1 --out=runs/toy/report
     python launch/lab.py --decoding --out=runs/decoding        # no workdir: ways of decoding, where the model is exact
+    python launch/lab.py --imitation edm_classic bc_classic --task=cartpole --task=acrobot --out=runs/imitation
 
 Writes lab.md (sliced Wasserstein distance and MMD to the truth per β, beside those of two true samples), a picture per toy with
 the methods' samples above the truth, and for workdirs of targets a picture of the modes they find. With --decoding a table and a
-picture of distances over calls of the model. Exit code 2, with one line, for what the user can mend.
+picture of distances over calls of the model. With --imitation experiments are trained on 1 to 15 sub-sampled demonstrations of
+each task and judged by their return and their agreement with the expert; a task whose result lies in --out is not run again.
+Exit code 2, with one line, for what the user can mend.
 """
 
 import glob
@@ -25,6 +28,10 @@ POINTS = flags.DEFINE_integer("points", 2_000, "Points per sample.", lower_bound
 CANDIDATES = flags.DEFINE_integer("candidates", 0, "Softmax-of-N for methods without β: among so many candidates.", lower_bound=0)
 ACT = flags.DEFINE_multi_string("act", [], "As in launch/evaluate.py: name=value, or name=v1,v2 for each. Repeatable.")
 DECODING = flags.DEFINE_boolean("decoding", False, "Compare guidance, soft decoding and candidates on exact models instead.")
+IMITATION = flags.DEFINE_boolean("imitation", False, "Train these experiments on few demonstrations, and compare them.")
+TASK = flags.DEFINE_multi_string("task", ["cartpole"], "Of --imitation: the argument of the experiments. Repeatable.")
+REPETITIONS = flags.DEFINE_integer("repetitions", 10, "Of --imitation, for each number of demonstrations.", lower_bound=1)
+EPISODES = flags.DEFINE_integer("episodes", 20, "Of --imitation, of each repetition's evaluation.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 
 
@@ -36,7 +43,10 @@ def main(argv: list[str]) -> None:
     if DECODING.value and argv[1:]:
         raise EvaluationError("--decoding takes no workdirs: its models are exact")
     console = program.console()
-    name, markdown, written = ("decoding", *_decoders(console)) if DECODING.value else ("lab", *_policies(argv[1:], console))
+    if IMITATION.value:
+        name, (markdown, written) = "imitation", _imitators(argv[1:], console)
+    else:
+        name, markdown, written = ("decoding", *_decoders(console)) if DECODING.value else ("lab", *_policies(argv[1:], console))
     path = files.directory(OUT.value) / f"{name}.md"
     pictures = "\n".join(f"![{each.stem}]({each.name})\n" for each in written)
     files.write(path, f"{markdown}\n{pictures}".encode())
@@ -55,6 +65,37 @@ def _decoders(console: Console) -> tuple[str, list[Path]]:
     with console.status("sampling and measuring") as status:
         found = decoding.compare(n=POINTS.value, seed=SEED.value, say=status.update)
         return decoding.to_markdown(found), [decoding.picture(found, out / "decoding.png")]
+
+
+def _imitators(experiments: list[str], console: Console) -> tuple[str, list[Path]]:
+    """The tables of methods over numbers of demonstrations, and a picture per task.
+
+    Raises:
+        EvaluationError: no experiment is named.
+    """
+    from diffrl import cli, files
+    from diffrl.evaluation.evaluate import EvaluationError
+    from diffrl.studies import imitation
+
+    if not experiments:
+        raise EvaluationError("name the experiments to compare: lab.py --imitation edm_classic bc_classic")
+    devices.configure()
+    out, studies, written = files.directory(OUT.value), [], []
+    for task in TASK.value:
+        path = out / f"imitation-{files.slug(task)}.json"
+        if not path.exists():
+            with console.status(task) as status:
+                found = imitation.compare(
+                    lambda name, task=task: cli.load_experiment(f"{name}:{task}"),
+                    tuple(experiments),
+                    repetitions=REPETITIONS.value,
+                    episodes=EPISODES.value,
+                    say=lambda text, task=task: status.update(f"{task}: {text}"),
+                )
+            imitation.write(found, path)
+        studies.append(imitation.read(path))
+        written.append(imitation.picture(studies[-1], path.with_suffix(".png")))
+    return imitation.to_markdown(studies), written
 
 
 def _policies(patterns: list[str], console: Console) -> tuple[str, list[Path]]:

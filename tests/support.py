@@ -19,11 +19,12 @@ from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.data.toys import eight_gaussians_exactly
 from diffrl.diffusion.schedules import LinearVP, Schedule
+from diffrl.registry import REGISTRY
 from diffrl.training.chunk import make_chunk, make_prepare
 from diffrl.training.devices import make_mesh
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.train import init_states
-from diffrl.types import Transition
+from diffrl.types import Spec, Transition
 
 Predict = Callable[[Array, Array], Array]
 
@@ -113,6 +114,18 @@ def eight_modes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest of the eight centres of each point, and the share of each."""
     nearest = np.argmin(((x[:, None] - EIGHT.means) ** 2).sum(axis=-1), axis=1)
     return nearest, np.bincount(nearest, minlength=8) / len(x)
+
+
+def discrete_spec(observation_dim: int, num_actions: int) -> Spec:
+    """A Spec that changes nothing, of so many discrete actions."""
+    bounds = {"action_low": (0.0,) * num_actions, "action_high": (1.0,) * num_actions}
+    return dataclasses.replace(Spec.plain(observation_dim, num_actions), num_actions=num_actions, **bounds)
+
+
+def spec_for(name: str, observation_dim: int, action_dim: int) -> Spec:
+    """A Spec that changes nothing, of actions that the method can have: in a box where it can have those."""
+    plain = Spec.plain if "box" in REGISTRY[name].actions else discrete_spec
+    return plain(observation_dim, action_dim)
 
 
 def make_dataset(

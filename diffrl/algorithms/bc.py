@@ -1,7 +1,10 @@
-"""Behaviour cloning with a deterministic policy: the baseline that shows what regression onto the data can do."""
+"""Behaviour cloning with a deterministic policy: the baseline that shows what regression onto the data can do.
+
+Of discrete actions it is a classifier: a softmax policy by maximum likelihood, which acts by its likeliest action.
+"""
 
 import dataclasses
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -13,9 +16,12 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, example, forward
-from diffrl.networks.mlp import MLP
+from diffrl.networks.categorical import log_prob
+from diffrl.networks.mlp import MLP, elu
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+
+ACTIVATIONS = {"relu": nn.relu, "elu": elu}
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +35,14 @@ class HParams:
 
 @dataclasses.dataclass
 class Config(HParams):
-    """Widths and lengths."""
+    """Widths and lengths.
+
+    Attributes:
+        activation: in the network; "elu" in EDM's, whose yardstick cloning is.
+    """
 
     hidden_dims: tuple[int, ...] = (256, 256)
+    activation: Literal["relu", "elu"] = "relu"
     num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
 
@@ -50,9 +61,15 @@ def policy_loss(params: Params, policy: nn.Module, batch: Transition) -> Float[A
     return jnp.mean(jnp.sum((forward(policy, params, batch.observation) - batch.action) ** 2, axis=-1))
 
 
+def classifier_loss(params: Params, policy: nn.Module, batch: Transition) -> Float[Array, ""]:
+    """-E log π_θ(a | s) of discrete actions, in nats."""
+    return -jnp.mean(log_prob(forward(policy, params, batch.observation), batch.action))
+
+
 def make(config: Config, spec: Spec) -> Algorithm:
-    """One stage: π_θ(s) = tanh(MLP(s)) regresses onto the data's actions."""
-    network = MLP(config.hidden_dims, spec.action_dim, output_activation=jnp.tanh)
+    """One stage: π_θ(s) = tanh(MLP(s)) regresses onto the data's actions, or softmax(MLP(s)) classifies discrete ones."""
+    squash, loss_of = (None, classifier_loss) if spec.num_actions else (jnp.tanh, policy_loss)
+    network = MLP(config.hidden_dims, spec.action_dim, activation=ACTIVATIONS[config.activation], output_activation=squash)
 
     def init(key: Key, hparams: HParams) -> State:
         policy = Learner.init(network, optax.adam(hparams.learning_rate), key, example(spec)[0])
@@ -61,7 +78,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del key
         adam = optax.adam(state.hparams.learning_rate)
-        policy, loss = state.policy.step(lambda params: policy_loss(params, network, batch), adam)
+        policy, loss = state.policy.step(lambda params: loss_of(params, network, batch), adam)
         return dataclasses.replace(state, policy=policy), {"policy/loss": loss}
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:

@@ -21,7 +21,7 @@ from diffrl.diffusion.guidance import guided
 from diffrl.diffusion.objectives import denoising_loss, log_logistic_times
 from diffrl.diffusion.samplers import Solver, ancestral, ddim, heun, sample
 from diffrl.diffusion.schedules import EDM, VE, Schedule, grid
-from diffrl.diffusion.targets import Model, as_model, edm
+from diffrl.diffusion.targets import Model, as_model, karras
 from diffrl.learner import Learner, averaged, copied, forward
 from diffrl.networks.transformer import WindowDenoiser
 from diffrl.settings import setting
@@ -148,7 +148,7 @@ def window_loss(
     share = known / (jnp.mean(jnp.sum(known, axis=1)) * actions.shape[-1])
     times = log_logistic_times(schedule, jnp.log(config.sigma_data), 0.5)
     return denoising_loss(
-        predict, schedule, actions, noise_key, target=edm(config.sigma_data), times=times, weight=lambda t: share
+        predict, schedule, actions, noise_key, target=karras(config.sigma_data), times=times, weight=lambda t: share
     )
 
 
@@ -209,7 +209,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             def predict(noised: Array, t: Array) -> Array:
                 return forward(network, policy, *network_input(noised, schedule.sigma(t), config.sigma_data), states, goal, known)
 
-            return as_model(predict, schedule, edm(config.sigma_data))
+            return as_model(predict, schedule, karras(config.sigma_data))
 
         # As in the authors' code the actions that were taken are given without noise, and denoised again with the new one.
         start_key, key = jax.random.split(key)

@@ -1,6 +1,7 @@
 """IQL: implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169).
 
-Values are learnt from dataset actions alone by expectile regression; the policy is advantage-weighted regression.
+Values are learnt from dataset actions alone by expectile regression; the policy is advantage-weighted regression. Of discrete
+actions the critics see one-hot rows and the policy is a softmax; nothing else differs.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, copied, example, forward
+from diffrl.networks.categorical import CategoricalPolicy
 from diffrl.networks.ensembles import Critics, Value
 from diffrl.networks.gaussian import GaussianPolicy
 from diffrl.networks.mlp import orthogonal_dense
@@ -66,7 +68,9 @@ class State:
     target_critic_params: Params
 
 
-def policy_loss(params: Params, policy: GaussianPolicy, batch: Transition, weight: Float[Array, "batch"]) -> Float[Array, ""]:
+def policy_loss(
+    params: Params, policy: GaussianPolicy | CategoricalPolicy, batch: Transition, weight: Float[Array, "batch"]
+) -> Float[Array, ""]:
     """-E w log π_θ(a | s): advantage-weighted regression (eq. 7)."""
     return -jnp.mean(weight * policy.log_prob(params, batch.observation, batch.action))
 
@@ -78,7 +82,8 @@ def make(config: Config, spec: Spec) -> Algorithm:
     """
     critics = Critics(config.hidden_dims, config.num_critics, dense=orthogonal_dense)
     value_network = Value(config.hidden_dims, dense=orthogonal_dense)
-    policy_network = GaussianPolicy(config.hidden_dims, spec.action_dim, dense=orthogonal_dense)
+    policy_class = CategoricalPolicy if spec.num_actions else GaussianPolicy
+    policy_network = policy_class(config.hidden_dims, spec.action_dim, dense=orthogonal_dense)
 
     def cosine(hparams: HParams) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(hparams.learning_rate, config.num_updates))
@@ -118,7 +123,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
 
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         del key
-        return policy_network.mean_and_log_std(policy, observation)[0], carry
+        return policy_network.mode(policy, observation), carry
 
     return Algorithm(
         hparams=hparams_of(config, HParams),

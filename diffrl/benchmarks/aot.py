@@ -143,7 +143,7 @@ def ahead_of_time(
         Exception: whatever the compiler refuses.
     """
     devices, chip = chips(topology), CHIPS[topology.partition(":")[0]]
-    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
+    algorithm = make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     dataset: Dataset = jax.eval_shape(lambda: attach(problem.dataset(), algorithm.columns))
     for stage in algorithm.stages:
         if names and stage.name not in names:

@@ -68,7 +68,7 @@ def curves(config: Config, problem: Problem, seconds: float, chunks: int) -> Ite
                 sized = problem._replace(rows=value)
             elif axis != "runs":
                 resize(changed.algorithm, axis, value)
-            algorithm = make(changed.algorithm, sized.spec(), changed.action_chunk)
+            algorithm = make(changed.algorithm, sized.spec(changed.algorithm), changed.action_chunk)
             mesh = make_mesh(count)
             runs = make_runs(dataclasses.replace(changed, num_seeds=count, sweep=""))
             given = inputs(algorithm, algorithm.stages[0], runs, attach(sized.dataset(), algorithm.columns), mesh)
@@ -88,7 +88,7 @@ def resize(method: object, axis: str, value: int) -> None:
 
 def slabs(config: Config, problem: Problem, slab_rows: int, seconds: float, pairs: int) -> SlabTime:
     """The first stage of one run, resident and in slabs; every piece is at least one slab and lasts about `seconds`."""
-    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
+    algorithm = make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     stage, runs, mesh = algorithm.stages[0], make_runs(dataclasses.replace(config, num_seeds=1, sweep="")), make_mesh(1)
     dataset = jax.device_get(attach(problem.dataset(), algorithm.columns))
     per_slab = max(1, slab_rows // stage.batch_size)  # updates, and those of a chunk

@@ -18,7 +18,7 @@ from diffrl.benchmarks.limits import timed
 from diffrl.config import Config, ConfigError, find, override, validate_method
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
-from diffrl.registry import make
+from diffrl.registry import REGISTRY, make, name_of
 from diffrl.training.chunk import runs_together
 from diffrl.training.cost import compile_chunk, inputs, measure, shapes
 from diffrl.training.devices import make_mesh
@@ -38,8 +38,12 @@ class Problem(NamedTuple):
     action_dim: int
     rows: int
 
-    def spec(self) -> Spec:
-        return Spec.plain(self.observation_dim, self.action_dim)
+    def spec(self, method: Any) -> Spec:
+        """What a method's config is told of them; one that takes no vectors has as many discrete actions."""
+        plain = Spec.plain(self.observation_dim, self.action_dim)
+        if "box" in REGISTRY[name_of(method)].actions:
+            return plain
+        return dataclasses.replace(plain, action_low=(0.0,) * self.action_dim, num_actions=self.action_dim)
 
     def dataset(self) -> Dataset:
         width = 2 * self.observation_dim + self.action_dim + 3
@@ -139,7 +143,7 @@ def stages(
         longest: seconds; numbers of runs whose update would take longer, by the one before, are left out.
         rates: FLOP/s and bytes/s of all devices; asked before every stage, since shared machines do not keep their speed.
     """
-    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
+    algorithm = make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     dataset = attach(problem.dataset(), algorithm.columns)
     # A scan is the program of one run, so that one run needs no measurement of its own beside it.
     ways = [(SCAN, 1)] * host + [(RUNS, count) for count in run_counts if count > 1 or not host]
@@ -253,7 +257,7 @@ def acting_configs(
 def _refuse_impossible(name: str, config: Config, problem: Problem) -> None:
     try:
         validate_method(config.algorithm)
-        make(config.algorithm, problem.spec(), config.action_chunk)
+        make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     except ValueError as error:
         raise ConfigError(f"--variants, {name}: {error}") from error
 
@@ -269,7 +273,7 @@ def acting(
     name: str, variant: dict[str, str], config: Config, problem: Problem, batches: list[int], seconds: float, chunks: int
 ) -> Iterator[ActionTime]:
     """Time one run's `act` from observations on the host to actions on the host: the median of `chunks` calls or more."""
-    algorithm = make(config.algorithm, problem.spec(), config.action_chunk)
+    algorithm = make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     policy = algorithm.policy(jax.tree.map(lambda x: x[0], init_states(algorithm, _runs(config, 1))))
     key = jax.random.key(0)
     act = jax.jit(algorithm.act)

@@ -180,6 +180,13 @@ def still() -> Solver:
     return Solver(lambda model, schedule, x, here, there, key, memory: (x, memory))
 
 
+def langevin_step(
+    x: Float[Array, "*batch"], score: Float[Array, "*batch"], step_size: Array | float, noise: Float[Array, "*batch"] | float
+) -> Float[Array, "*batch"]:
+    """x + δ ∇log p + √(2δ) z: with `noise` z ~ N(0, I) it keeps p up to O(δ), with c·z a power of it, p^{1/c²}."""
+    return x + step_size * score + jnp.sqrt(2.0 * step_size) * noise
+
+
 def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, noise_scale: float = 1.0) -> Solver:
     """Corrects each level by Langevin steps x ← x - δσε + σ√(2δ) z after the solver's own (Song et al. 2021, algorithm 2).
 
@@ -192,10 +199,10 @@ def langevin(solver: Solver, step_size: float = 0.1, num_corrections: int = 1, n
     ) -> tuple[Array, Memory]:
         x, memory = solver.step(model, schedule, x, here, there, key, memory)
         for index in range(num_corrections):
-            x = x - step_size * there.sigma * model(x, there).epsilon
+            score, noise = -model(x, there).epsilon / there.sigma, 0.0
             if noise_scale != 0.0:  # known when compiling: an ascent draws nothing
-                noise = jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
-                x = x + noise_scale * there.sigma * (2.0 * step_size) ** 0.5 * noise
+                noise = noise_scale * jax.random.normal(jax.random.fold_in(key, index + 1), x.shape)
+            x = langevin_step(x, score, step_size * there.sigma**2, noise)
         return x, memory
 
     return solver._replace(step=step)

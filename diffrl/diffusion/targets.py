@@ -58,7 +58,7 @@ def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
     return jax.jvp(schedule.alpha, (t,), (ones,))[1], jax.jvp(schedule.sigma, (t,), (ones,))[1]
 
 
-def edm(sigma_data: float = 0.5) -> Target:
+def karras(sigma_data: float = 0.5) -> Target:
     """F of Karras et al. 2022, eq. 7: x_0 = c_skip x + c_out F for data of standard deviation `sigma_data` and α = 1."""
 
     def target(schedule: Schedule, t: Array) -> tuple[Array, Array]:
@@ -69,7 +69,7 @@ def edm(sigma_data: float = 0.5) -> Target:
     return target
 
 
-TARGETS: dict[str, Target] = {"epsilon": epsilon, "x0": x0, "v": v, "score": score, "velocity": velocity, "edm": edm()}
+TARGETS: dict[str, Target] = {"epsilon": epsilon, "x0": x0, "v": v, "score": score, "velocity": velocity, "karras": karras()}
 
 
 def find(target: str | Target) -> Target:

@@ -46,6 +46,10 @@ class GaussianPolicy:
         mean, log_std = jnp.split(output, 2, axis=-1) if self.state_dependent_std else (output, params["log_std"])
         return jnp.tanh(mean), jnp.broadcast_to(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX), mean.shape)
 
+    def mode(self, params: Params, observation: Float[Array, "*batch observation"]) -> Float[Array, "*batch action"]:
+        """The likeliest action: the mean."""
+        return self.mean_and_log_std(params, observation)[0]
+
     def log_prob(
         self, params: Params, observation: Float[Array, "*batch observation"], action: Float[Array, "*batch action"]
     ) -> Float[Array, "*batch"]:

@@ -15,7 +15,7 @@ from diffrl.data.columns import attach
 from diffrl.diffusion.objectives import denoising_loss, log_logistic_times
 from diffrl.diffusion.samplers import sample
 from diffrl.diffusion.schedules import grid
-from diffrl.diffusion.targets import edm, from_x0
+from diffrl.diffusion.targets import from_x0, karras
 from diffrl.types import Spec
 
 PARTS = (("observation", 2), ("desired_goal", 2))
@@ -36,7 +36,12 @@ def test_a_network_that_says_nothing_has_the_variance_of_its_target(sigma: float
     t = float(schedule.time(jnp.float32(-np.log(sigma))))
     actions = variance**0.5 * jax.random.normal(jax.random.key(0), (200_000, 1))
     loss = denoising_loss(
-        lambda x, t: jnp.zeros_like(x), schedule, actions, jax.random.key(1), target=edm(0.5), times=lambda key, b: jnp.full(b, t)
+        lambda x, t: jnp.zeros_like(x),
+        schedule,
+        actions,
+        jax.random.key(1),
+        target=karras(0.5),
+        times=lambda key, b: jnp.full(b, t),
     )
     assert float(loss) == pytest.approx((sigma**2 * variance + 0.5**4) / (0.25 * (sigma**2 + 0.25)), rel=0.01)
 

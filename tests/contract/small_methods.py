@@ -1,4 +1,7 @@
-"""Methods that need what no registered one does: a memory, goals, discrete actions. Clones, as short as the contract allows."""
+"""Methods that need what no registered one does, a memory, goals: clones, as short as the contract allows.
+
+Beside them a registered one, small, that has discrete actions alone.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,6 +14,7 @@ import optax
 from jax import Array
 
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
+from diffrl.algorithms import edm
 from diffrl.data.sampling import goals, windows
 from diffrl.learner import Learner, forward
 from diffrl.networks.mlp import MLP
@@ -43,10 +47,15 @@ class GoalConfig(HParams):
 
 
 @dataclasses.dataclass
-class DiscreteConfig(HParams):
+class DiscreteConfig(edm.HParams):
+    learning_rate: float = 3e-3
     hidden_dims: tuple[int, ...] = (32,)
+    buffer_size: int = 100
+    chain_steps: int = 3
+    chains_begin: str = "unit"
     num_updates: int = 300
     batch_size: int = 64
+    act: edm.Act = dataclasses.field(default_factory=edm.Act)
 
 
 @flax.struct.dataclass
@@ -127,27 +136,8 @@ def make_goal(config: GoalConfig, spec: Spec) -> Algorithm:
     return clone(config, network, example, loss, batch=draw, init_carry=no_carry, act=act)
 
 
-def make_discrete(config: DiscreteConfig, spec: Spec) -> Algorithm:
-    """π(a | s) ∝ exp f_a(s), by maximum likelihood; rows hold one-hot actions."""
-    network = MLP(config.hidden_dims, spec.num_actions)
-
-    def loss(params: Params, batch: Transition) -> Array:
-        return jnp.mean(optax.softmax_cross_entropy(forward(network, params, batch.observation), batch.action))
-
-    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        del key
-        return forward(network, policy, observation), carry
-
-    def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        scores = forward(network, policy, observation)
-        return scores + jax.random.gumbel(key, scores.shape), carry
-
-    example = jnp.zeros((1, spec.observation_dim))
-    return clone(config, network, example, loss, init_carry=no_carry, act=act, explore=explore)
-
-
 METHODS = {
     "window": Method(WindowConfig, make_window),
     "goal": Method(GoalConfig, make_goal),
-    "discrete": Method(DiscreteConfig, make_discrete, actions=("discrete",)),
+    "discrete": Method(DiscreteConfig, edm.make, actions=("discrete",), imitates=True),
 }

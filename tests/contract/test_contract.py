@@ -12,7 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import partial_eval
-from support import assert_trees_close, chosen, compilations, make_dataset, quick_compilation, runs_of, trees_equal, unchecked
+from support import (
+    assert_trees_close,
+    chosen,
+    compilations,
+    make_dataset,
+    quick_compilation,
+    runs_of,
+    spec_for,
+    trees_equal,
+    unchecked,
+)
 
 from diffrl.algorithm import Algorithm, Stage
 from diffrl.data.columns import attach
@@ -72,18 +82,19 @@ class Case(NamedTuple):
 
 
 @cache
-def dataset() -> Dataset:
+def dataset(discrete: bool = False) -> Dataset:
     """One-step problems (every row is terminal), so that values are regressions onto rewards too."""
     rng = np.random.default_rng(0)
     observation = rng.normal(size=(ROWS, OBSERVATION))
     action = np.tanh(observation[:, :ACTION] + 0.1 * rng.normal(size=(ROWS, ACTION)))
-    return make_dataset(observation, action, action.sum(axis=1), rng.normal(size=(ROWS, OBSERVATION)), terminal=True)
+    reward, action = action.sum(axis=1), np.eye(ACTION)[action.argmax(axis=1)] if discrete else action
+    return make_dataset(observation, action, reward, rng.normal(size=(ROWS, OBSERVATION)), terminal=True)
 
 
 @cache
 def data_of(name: str) -> Dataset:
-    """With the columns the method declares."""
-    return attach(dataset(), case_of(name).columns)
+    """Of actions that the method can have, with the columns it declares."""
+    return attach(dataset(spec_of(name).num_actions > 0), case_of(name).columns)
 
 
 def copy(tree: Any) -> Any:
@@ -117,9 +128,13 @@ def chunk_of(name: str, stage: str, num_runs: int, num_updates: int) -> Any:
     return run
 
 
+def spec_of(name: str) -> Spec:
+    return spec_for(name, OBSERVATION, ACTION)
+
+
 @cache
 def case_of(name: str) -> Algorithm:
-    return make(shrink(REGISTRY[name].config()), Spec.plain(OBSERVATION, ACTION))
+    return make(shrink(REGISTRY[name].config()), spec_of(name))
 
 
 @cache
@@ -188,22 +203,26 @@ def test_init_is_a_pure_function_of_the_key(name: str) -> None:
 
 @each_method
 def test_act(name: str) -> None:
-    """float32 actions `[batch, A]` inside the environment's bounds; the carry keeps its structure; same key, same actions."""
-    case = trained(name)
-    spec = dataclasses.replace(Spec.plain(OBSERVATION, ACTION), action_low=(-2.0, 0.0), action_high=(2.0, 0.5))
+    """float32 actions `[batch, A]` inside the environment's bounds, or int32 `[batch]` that are its numbers; the carry keeps its
+    structure; same key, same actions.
+    """
+    case, spec = trained(name), spec_of(name)
+    shape, dtype, low, high = ((), jnp.int32, 0, ACTION - 1) if spec.num_actions else ((ACTION,), jnp.float32, (-2, 0), (2, 0.5))
+    if not spec.num_actions:
+        spec = dataclasses.replace(spec, action_low=low, action_high=high)
     algorithm = make(case.config, spec)
     state = jax.tree.map(lambda x: x[0], case.after[algorithm.stages[-1].name])
     policy = algorithm.policy(state)
     alone = jax.eval_shape(algorithm.act, policy, algorithm.init_carry(policy, 1), jnp.zeros((1, OBSERVATION)), jax.random.key(1))
-    assert alone[0].shape == (1, ACTION)
+    assert alone[0].shape == (1, *shape)
     carry = algorithm.init_carry(policy, 5)
     observation = 10.0 * jax.random.normal(jax.random.key(0), (5, OBSERVATION))
     act = jax.jit(algorithm.act)
     action, after = act(policy, carry, observation, jax.random.key(1))
-    assert action.shape == (5, ACTION)
-    assert action.dtype == jnp.float32
-    assert np.all(action >= np.array(spec.action_low) - 1e-6)
-    assert np.all(action <= np.array(spec.action_high) + 1e-6)
+    assert action.shape == (5, *shape)
+    assert action.dtype == dtype
+    assert np.all(action >= np.array(low) - 1e-6)
+    assert np.all(action <= np.array(high) + 1e-6)
     assert jax.tree.structure(after) == jax.tree.structure(carry)
     assert np.array_equal(action, act(policy, carry, observation, jax.random.key(1))[0])
 

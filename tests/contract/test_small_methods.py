@@ -1,4 +1,4 @@
-"""A window, a goal and a discrete method, known to nobody but this test, through trainer and evaluator as they are."""
+"""A window and a goal method, known to nobody but this test, and a discrete one, through trainer and evaluator as they are."""
 
 import dataclasses
 import json
@@ -231,7 +231,7 @@ def test_registered_methods_refuse_discrete_actions_by_name(name: str) -> None:
 
 
 def test_discrete_actions_leave_as_an_index_and_are_not_rescaled() -> None:
-    """From standardised observations, int32 `[B]`, the same for `act`; `explore` draws in proportion to the softmax."""
+    """From standardised observations, int32 `[B]`; asked to draw, a policy does so in proportion to its softmax."""
     spec = dataclasses.replace(
         Spec.plain(1, 3),
         observation_mean=(5.0,),
@@ -240,7 +240,8 @@ def test_discrete_actions_leave_as_an_index_and_are_not_rescaled() -> None:
         action_high=(1.0,) * 3,
         num_actions=3,
     )
-    algorithm = registry.make(METHODS["discrete"].config(hidden_dims=()), spec)
+    config = METHODS["discrete"].config(hidden_dims=())
+    algorithm = registry.make(config, spec)
     policy = {"Linear_0": {"kernel": jnp.array([[2.0, -1.0, 0.0]]), "bias": jnp.zeros(3)}}
     observation = jnp.array([[1.0], [9.0], [5.1]])  # -2, 2 and 0.05 in what the network sees
     chosen, carry = algorithm.act(policy, (), observation, jax.random.key(0))
@@ -248,8 +249,8 @@ def test_discrete_actions_leave_as_an_index_and_are_not_rescaled() -> None:
     assert chosen.dtype == jnp.int32
     np.testing.assert_array_equal(chosen, [1, 0, 0])
     many = jnp.full((20_000, 1), 6.0)
-    assert algorithm.explore is not None
-    drawn, _ = algorithm.explore(policy, (), many, jax.random.key(1))
+    config.act.deterministic = False
+    drawn, _ = registry.make(config, spec).act(policy, (), many, jax.random.key(1))
     np.testing.assert_allclose(np.bincount(drawn) / len(many), jax.nn.softmax(jnp.array([1.0, -0.5, 0.0])), atol=0.02)
 
 

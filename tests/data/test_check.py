@@ -299,10 +299,10 @@ def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs(monkeypat
 def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):
     """Whichever the registry says: with one more that can, the data can be trained on, by it."""
     id = npz(**whole(action=np.arange(N) % 3))
-    for name in set(REGISTRY) - {"iql", "td3_bc"}:
+    for name in set(REGISTRY) - {"fql", "td3_bc"}:
         monkeypatch.delitem(REGISTRY, name)
     found = check(DatasetConfig(id=id))
-    assert "no method can train on these data: iql cannot have discrete actions" in said(found, "stop")
+    assert "no method can train on these data: fql cannot have discrete actions" in said(found, "stop")
     assert not found.commands
 
     monkeypatch.setitem(REGISTRY, "small", registry.Method(bc.Config, bc.make, actions=("discrete",)))

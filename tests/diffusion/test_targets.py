@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffrl.diffusion.schedules import EDM, VE, CosineVP, LinearVP, RectifiedFlow, Schedule, TableVP, level_at
-from diffrl.diffusion.targets import TARGETS, Prediction, as_model, clipped, combine, edm, split
+from diffrl.diffusion.targets import TARGETS, Prediction, as_model, clipped, combine, karras, split
 
 SCHEDULES: list[Schedule] = [LinearVP(), CosineVP(), TableVP.linear(1000), VE(), EDM(), RectifiedFlow()]
 IDS = ["linear", "cosine", "table", "ve", "edm", "flow"]
@@ -29,7 +29,7 @@ def test_every_conversion_is_invertible(schedule: Schedule) -> None:
         t = T.astype(jnp.float64)
         x = schedule.alpha(t)[:, None] * parts.x0 + schedule.sigma(t)[:, None] * parts.epsilon
         for one, other in itertools.permutations(TARGETS, 2):
-            if "edm" in (one, other) and not isinstance(schedule, VE | EDM):
+            if "karras" in (one, other) and not isinstance(schedule, VE | EDM):
                 continue  # defined for α = 1
             value = combine(one, schedule, t, parts)
             there = combine(other, schedule, t, split(one, schedule, t, x, value))
@@ -43,7 +43,7 @@ def test_splits_recover_data_and_noise_in_float32(schedule: Schedule) -> None:
     ratio = np.asarray(schedule.alpha(T) / schedule.sigma(T))
     rows = (ratio > 0.2) & (ratio < 5.0)
     for name in TARGETS:
-        if name == "edm" and not isinstance(schedule, VE | EDM):
+        if name == "karras" and not isinstance(schedule, VE | EDM):
             continue
         value = combine(name, schedule, T, Prediction(DATA, NOISE))
         parts = split(name, schedule, T, noised(schedule), value)
@@ -72,7 +72,7 @@ def test_edm_is_karras_preconditioning() -> None:
     network = jax.random.normal(jax.random.key(2), (7, 3))
     skip = data_std**2 / (sigma**2 + data_std**2)
     out = sigma * data_std / np.sqrt(sigma**2 + data_std**2)
-    parts = split(edm(data_std), schedule, T, x, network)
+    parts = split(karras(data_std), schedule, T, x, network)
     np.testing.assert_allclose(parts.x0, skip * x + out * network, rtol=2e-4, atol=2e-4)
 
 

@@ -4,7 +4,7 @@ r"""DSRL on chunks of five actions on OGBench's single tasks (curves released wi
     python launch/train.py --config=experiments/published/dsrl_ogbench.py:scene-play --workdir=runs/dsrl_scene
     python launch/train.py --config=experiments/published/dsrl_ogbench.py:scene-play --config.dataset.task=4 \
         --workdir=runs/dsrl_scene_task4
-    python launch/evaluate.py --workdir=runs/dsrl_scene --steps=all --episodes=50
+    python launch/evaluate.py --workdir=runs/dsrl_scene --step=all --episodes=50
 
 A flow that another training made, as those of qc_ogbench.py and qc_fql_ogbench.py on the same data, and that is left as it is:
 

@@ -4,7 +4,7 @@ r"""FQL on chunks of five actions, QC-FQL, on OGBench's single tasks (Li, Zhou, 
     python launch/train.py --config=experiments/published/qc_fql_ogbench.py:puzzle-3x3-play --workdir=runs/qc_fql_puzzle
     python launch/train.py --config=experiments/published/qc_fql_ogbench.py:scene-play --config.dataset.task=2 \
         --workdir=runs/qc_fql_scene_task2
-    python launch/evaluate.py --workdir=runs/qc_fql_puzzle --steps=all --episodes=50
+    python launch/evaluate.py --workdir=runs/qc_fql_puzzle --step=all --episodes=50
 
 In the authors' code: python main.py --env_name=puzzle-3x3-play-singletask-task1-v0 --sparse=True --horizon_length=5
 --agent.actor_type=distill-ddpg --agent.alpha=300.

@@ -4,7 +4,7 @@ r"""IFQL on chunks of five actions, QC-IFQL, on OGBench's single tasks (Li, Zhou
     python launch/train.py --config=experiments/published/qc_ifql_ogbench.py:puzzle-3x3-play --workdir=runs/qc_ifql_puzzle
     python launch/train.py --config=experiments/published/qc_ifql_ogbench.py:scene-play --config.dataset.task=2 \
         --workdir=runs/qc_ifql_scene_task2
-    python launch/evaluate.py --workdir=runs/qc_ifql_puzzle --steps=all --episodes=50
+    python launch/evaluate.py --workdir=runs/qc_ifql_puzzle --step=all --episodes=50
 
 1 M updates of 512 x 4, two critics, 32 candidates, expectile 0.9. Rewards of puzzle and scene are sparse, those of cubes minus
 the number out of place. Published success in %, 4 seeds x 50 episodes, of single evaluations, the mean of all five tasks at

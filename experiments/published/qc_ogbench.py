@@ -5,7 +5,7 @@ r"""QC and BFN on OGBench's single tasks (Li, Zhou, Levine 2025, arXiv 2507.0796
     python launch/train.py --config=experiments/published/qc_ogbench.py:scene-play --config.dataset.task=2 \
         --workdir=runs/qc_scene_task2
     python launch/train.py --config=experiments/published/qc_ogbench.py:scene-play,bfn --workdir=runs/bfn_scene
-    python launch/evaluate.py --workdir=runs/qc_puzzle --steps=all --episodes=50
+    python launch/evaluate.py --workdir=runs/qc_puzzle --step=all --episodes=50
 
 In the authors' code: python main.py --env_name=puzzle-3x3-play-singletask-task1-v0 --sparse=True --horizon_length=5
 --agent.actor_type=best-of-n --agent.actor_num_samples=64; BFN is --horizon_length=1 --agent.actor_num_samples=4.

@@ -1,35 +1,12 @@
 """Name -> method. The only place, beside its own file, where a method is mentioned."""
 
+import importlib
+from collections import UserDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diffrl.action_chunks import in_chunks, wide
 from diffrl.algorithm import Algorithm, in_environment_units
-from diffrl.algorithms import (
-    bc,
-    beso,
-    cep,
-    cfgrl,
-    dac,
-    diffusion_bc,
-    diffusion_ql,
-    dsrl,
-    edm,
-    edp,
-    fql,
-    gaussian_bc,
-    idql,
-    iql,
-    qc,
-    qgpo,
-    qsm,
-    rebrac,
-    sac,
-    sgp,
-    srpo,
-    swg,
-    td3_bc,
-)
 from diffrl.types import Spec
 
 
@@ -39,7 +16,7 @@ class Method(NamedTuple):
     Attributes:
         config: the method's config dataclass.
         make: the constructor that takes it.
-        models: what makes `planning.Problem`s, of a method that plans.
+        models: what makes `planning.Problem`s, of a method that plans: `Models` of its file.
         figures: the module whose `draw(out)` makes figures of its paper that need no training run, where there are some.
         actions: the kinds that it can learn, of "box" and "discrete".
         imitates: whether it learns without rewards.
@@ -53,31 +30,50 @@ class Method(NamedTuple):
     imitates: bool = False
 
 
-REGISTRY: dict[str, Method] = {
-    "bc": Method(bc.Config, bc.make, actions=("box", "discrete"), imitates=True),
-    "beso": Method(beso.Config, beso.make, imitates=True),
-    "cep": Method(cep.Config, cep.make),
-    "cfgrl": Method(cfgrl.Config, cfgrl.make),
-    "dac": Method(dac.Config, dac.make),
-    "diffusion_bc": Method(diffusion_bc.Config, diffusion_bc.make, imitates=True),
-    "diffusion_ql": Method(diffusion_ql.Config, diffusion_ql.make),
-    "dsrl": Method(dsrl.Config, dsrl.make),
-    "edm": Method(edm.Config, edm.make, actions=("discrete",), imitates=True),
-    "edp": Method(edp.Config, edp.make),
-    "fql": Method(fql.Config, fql.make),
-    "gaussian_bc": Method(gaussian_bc.Config, gaussian_bc.make, imitates=True),
-    "idql": Method(idql.Config, idql.make),
-    "iql": Method(iql.Config, iql.make, actions=("box", "discrete")),
-    "qc": Method(qc.Config, qc.make),
-    "qgpo": Method(qgpo.Config, qgpo.make),
-    "qsm": Method(qsm.Config, qsm.make),
-    "rebrac": Method(rebrac.Config, rebrac.make),
-    "sac": Method(sac.Config, sac.make),
-    "sgp": Method(sgp.Config, sgp.make, sgp.Models, figures="diffrl.studies.score_figures"),
-    "srpo": Method(srpo.Config, srpo.make),
-    "swg": Method(swg.Config, swg.make),
-    "td3_bc": Method(td3_bc.Config, td3_bc.make),
-}
+class Registry(UserDict[str, Method]):
+    """Methods by name. The file of each, `algorithms/NAME.py`, is imported when it is first asked for: a training needs one."""
+
+    def __init__(self, listed: dict[str, Any]) -> None:
+        """Of each name a Method, or the attributes of one that its file does not tell."""
+        super().__init__()
+        self.data.update(listed)
+
+    def __getitem__(self, name: str) -> Method:
+        found: Any = self.data[name]
+        if not isinstance(found, Method):
+            file = importlib.import_module(f"diffrl.algorithms.{name}")
+            found = self.data[name] = Method(file.Config, file.make, getattr(file, "Models", None), **found)
+        return found
+
+
+_BOTH = ("box", "discrete")
+REGISTRY = Registry(
+    {
+        "bc": {"actions": _BOTH, "imitates": True},
+        "beso": {"imitates": True},
+        "cep": {},
+        "cfgrl": {},
+        "dac": {},
+        "diffusion_bc": {"imitates": True},
+        "diffusion_ql": {},
+        "dsrl": {},
+        "edm": {"actions": ("discrete",), "imitates": True},
+        "edp": {},
+        "fql": {},
+        "gaussian_bc": {"imitates": True},
+        "idql": {},
+        "iql": {"actions": _BOTH},
+        "qc": {},
+        "qgpo": {},
+        "qsm": {},
+        "rebrac": {},
+        "sac": {},
+        "sgp": {"figures": "diffrl.studies.score_figures"},
+        "srpo": {},
+        "swg": {},
+        "td3_bc": {},
+    }
+)
 
 
 def name_of(config: Any) -> str:
@@ -86,8 +82,9 @@ def name_of(config: Any) -> str:
     Raises:
         KeyError: no method has a config of this type.
     """
-    for name, method in REGISTRY.items():
-        if type(config) is method.config:
+    file = type(config).__module__.rpartition(".")[2]
+    for name in sorted(REGISTRY, key=lambda name: name != file):
+        if type(config) is REGISTRY[name].config:
             return name
     raise KeyError(f"no method is registered for {type(config).__qualname__}")
 

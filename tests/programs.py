@@ -59,7 +59,15 @@ def environment(root: Path) -> dict[str, str]:
 
 # Programs are forked from a process that has imported what all of them import (four seconds each), and has started nothing yet.
 IMPORTED = (
-    *("diffrl.cli", "diffrl.registry", "diffrl.training.train", "diffrl.evaluation.evaluate", "diffrl.collection.recipes"),
+    *(
+        "diffrl.cli",
+        "diffrl.registry",
+        "diffrl.algorithms.srpo",
+        "diffrl.algorithms.bc",
+        "diffrl.training.train",
+        "diffrl.evaluation.evaluate",
+        "diffrl.collection.recipes",
+    ),
     *("diffrl.reports.tables", "diffrl.reports.plots", "gymnasium", "h5py"),
 )
 _forks = multiprocessing.get_context("forkserver")

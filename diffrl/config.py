@@ -82,6 +82,7 @@ class OnlineConfig:
         updates_per_step: updates after every decision in all a run's environments.
         warmup_steps: of each run, of uniform actions, before anything is learnt by interaction; may be 0 after a dataset.
         buffer_size: transitions that a run keeps, beside the dataset's.
+        offline_share: of a batch's rows, that come from the dataset; None for all rows alike, the dataset's and the buffer's.
     """
 
     env_id: str = ""
@@ -92,6 +93,7 @@ class OnlineConfig:
     updates_per_step: int = 1
     warmup_steps: int = setting(10_000, low=0, high=LARGEST_COUNT)
     buffer_size: int = setting(1_000_000, high=LARGEST_COUNT)
+    offline_share: float | None = setting(0.5, high=1.0)
 
     @property
     def turn(self) -> int:

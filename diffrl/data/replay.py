@@ -100,6 +100,7 @@ class Replay:
         columns: ColumnsFn | None = None,
         lookahead: int = 1,
         before: Dataset | None = None,
+        share: float | None = None,
     ) -> "Experience":
         """What is still here of `count` transitions of each environment, as a Dataset.
 
@@ -108,14 +109,19 @@ class Replay:
             columns: derived from each row and the `lookahead` - 1 rows after it, as from the last rows of a dataset: the newest
                 transition ends what is known of its episode without ending it.
             before: rows that come first, with their columns: those of training on a dataset.
+            share: of the draws, that they get; None for all rows alike.
         """
+        stored, shares = jnp.minimum(count, self.capacity), ()
+        if before is not None and share is not None:
+            shares = ((before.size, share), (len(self.rows) * stored, 1.0 - share))
         return Experience(
             self.rows.reshape(-1, self.rows.shape[-1]),
             self.observation_dim,
             self.action_dim,
             replay=self,
             count=count,
-            stored=jnp.minimum(count, self.capacity),
+            stored=stored,
+            shares=shares,
             derive=columns,
             lookahead=lookahead,
             before=before,

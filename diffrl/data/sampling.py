@@ -28,12 +28,13 @@ def rows(dataset: Dataset, key: Key, batch_size: int) -> Int[Array, " batch"]:
     """Indices of rows drawn uniformly with replacement; of a mix, uniformly from a dataset that is drawn first, by its share."""
     if not dataset.shares:
         return jax.random.randint(key, (batch_size,), 0, dataset.size)
-    counts, shares = (np.array(values) for values in zip(*dataset.shares, strict=True))
-    first, bound = np.cumsum(counts) - counts, np.cumsum(shares)[:-1] * 2.0**32
+    sizes, shares = zip(*dataset.shares, strict=True)
+    counts = jnp.stack([jnp.asarray(size, jnp.int32) for size in sizes])  # of a buffer it is a traced number
+    first, bound = jnp.cumsum(counts) - counts, np.minimum(np.cumsum(shares)[:-1] * 2.0**32, 2.0**32 - 1.0)
     # Both numbers in one call, which is cheaper than `randint`; the remainder favours a row by at most counts / 2^32.
     which, row = jax.random.bits(key, (2, batch_size))
     drawn = jnp.sum(which[:, None] >= jnp.asarray(bound, jnp.uint32), axis=1)
-    return jnp.asarray(first, jnp.int32)[drawn] + (row % jnp.asarray(counts, jnp.uint32)[drawn]).astype(jnp.int32)
+    return first[drawn] + (row % counts.astype(jnp.uint32)[drawn]).astype(jnp.int32)
 
 
 def uniform(dataset: Dataset, key: Key, batch_size: int) -> Transition:

@@ -207,7 +207,9 @@ def test_act(name: str) -> None:
     structure; same key, same actions.
     """
     case, spec = trained(name), spec_of(name)
-    shape, dtype, low, high = ((), jnp.int32, 0, ACTION - 1) if spec.num_actions else ((ACTION,), jnp.float32, (-2, 0), (2, 0.5))
+    shape, dtype, low, high = (
+        ((), jnp.int32, 0, ACTION - 1) if spec.num_actions else ((ACTION,), jnp.float32, (-2.0, 0.0), (2.0, 0.5))
+    )
     if not spec.num_actions:
         spec = dataclasses.replace(spec, action_low=low, action_high=high)
     algorithm = make(case.config, spec)

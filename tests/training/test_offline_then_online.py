@@ -160,8 +160,11 @@ def test_a_host_simulator_is_resumed_with_new_episodes(tmp_path: Path, monkeypat
     assert (rows[:, 0, timeout[0] + 1, :3] != rows[:, 0, timeout[0], 4:7]).any()
 
 
-def test_batches_hold_data_and_buffer_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 rows of data beside up to 40 of the buffer."""
+@pytest.mark.parametrize(("share", "recent"), [(None, 40 / 240), (0.5, 0.5), (0.0, 1.0), (1.0, 0.0)])
+def test_batches_hold_data_and_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, recent: float
+) -> None:
+    """200 rows of data beside up to 40 of the buffer: by their sizes, or the share that was asked for."""
     made = trainer.make
 
     def watching(*args: Any) -> Any:
@@ -177,10 +180,11 @@ def test_batches_hold_data_and_buffer_by_size(tmp_path: Path, monkeypatch: pytes
         return algorithm._replace(stages=(stage._replace(update=update, batch_size=400),))
 
     monkeypatch.setattr(trainer, "make", watching)
-    train(tmp_path)
+    train(tmp_path, offline_share=share)
     lines = [json.loads(line) for line in (tmp_path / "metrics" / "train.jsonl").read_text().splitlines()]
     last = [line["value"] for line in lines if line["name"] == "recent" and line["step"] == 90]
-    assert all(abs(value - 40 / 240) < 0.05 for value in last)
+    assert len(last) == 2
+    assert all(abs(value - recent) < 0.05 for value in last)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def interact(
         return run, {RETURNS: jnp.sum(jnp.where(ended, total, 0.0)), ENDED: jnp.sum(ended).astype(jnp.float32)}
 
     def learn(run: RunState, data: Dataset | None, key: Key, count: Array) -> tuple[RunState, Metrics]:
-        rows = run.replay.dataset(count, algorithm.columns, algorithm.lookahead or 1, data)
+        rows = run.replay.dataset(count, algorithm.columns, algorithm.lookahead or 1, data, online.offline_share)
 
         def body(carry: tuple[State, Array], given: tuple[Key, Array]) -> tuple[tuple[State, Array], Metrics]:
             (state, alive), (key, step) = carry, given

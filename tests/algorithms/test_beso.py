@@ -90,38 +90,36 @@ def small(**act: Any) -> beso.Config:
     return beso.Config(**sizes, attention_dropout=0.0, residual_dropout=0.0, act=beso.Act(**act))
 
 
-def acted(config: beso.Config, observations: jax.Array, steps: int = 1) -> tuple[list[jax.Array], Any]:
-    """Actions of an untrained network with larger weights, step by step."""
-    algorithm = beso.make(config, SPEC)
-    state = algorithm.init(jax.random.key(0), algorithm.hparams)
-    leaves, tree = jax.tree.flatten(algorithm.policy(state))
-    policy = tree.unflatten(
-        [x + 0.2 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), x.shape) for i, x in enumerate(leaves)]
-    )
-    carry, actions, act = algorithm.init_carry(policy, observations.shape[1]), [], quick(algorithm.act)
-    for step in range(steps):
-        action, carry = act(policy, carry, observations[step], jax.random.key(step))
-        actions.append(action)
-    return actions, carry
+def policy_of(algorithm: Any) -> Any:
+    """Of an untrained network, with larger weights: at the start it says nothing."""
+    leaves, tree = jax.tree.flatten(algorithm.policy(algorithm.init(jax.random.key(0), algorithm.hparams)))
+    more = [x + 0.2 * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), x.shape) for i, x in enumerate(leaves)]
+    return tree.unflatten(more)
 
 
 def test_guidance_scales() -> None:
-    """λ = 0 does not know the goal; λ = 1 is the conditional model; between them the denoiser is linear in λ."""
-    observation = jax.random.normal(jax.random.key(2), (1, 5, 4))
-    moved = observation.at[..., 2:].add(1.0)
-    one = {"num_denoising_steps": 1}
-    (blind,), (blind_moved,) = (acted(small(guidance_scale=0.0, **one), each)[0] for each in (observation, moved))
-    np.testing.assert_array_equal(blind, blind_moved)
-    (full,), (full_moved,) = (acted(small(guidance_scale=1.0, **one), each)[0] for each in (observation, moved))
-    assert float(jnp.abs(full - full_moved).max()) > 1e-3
-    (twice,) = acted(small(guidance_scale=2.0, **one), observation)[0]
-    np.testing.assert_allclose(twice, 2.0 * full - blind, atol=1e-5)
+    """λ = 0 does not know the goal; λ = 1 is the conditional model; the denoiser is linear in λ."""
+    observation = jax.random.normal(jax.random.key(2), (5, 4))
+    moved, found = observation.at[:, 2:].add(1.0), {}
+    for scale in (0.0, 1.0, 2.0):
+        algorithm = beso.make(small(guidance_scale=scale, num_denoising_steps=1), SPEC)
+        policy, act = policy_of(algorithm), quick(algorithm.act)
+        carry = algorithm.init_carry(policy, 5)
+        found[scale] = [act(policy, carry, each, jax.random.key(0))[0] for each in (observation, moved)]
+    np.testing.assert_array_equal(*found[0.0])
+    assert float(jnp.abs(found[1.0][0] - found[1.0][1]).max()) > 1e-3
+    np.testing.assert_allclose(found[2.0][0], 2.0 * found[1.0][0] - found[0.0][0], atol=1e-5)
 
 
 def test_what_is_remembered() -> None:
     """States without their goals and clipped actions of the last three steps, the newest last."""
     observations = jax.random.normal(jax.random.key(2), (5, 2, 4))
-    actions, carry = acted(small(), observations, steps=5)
+    algorithm, actions = beso.make(small(), SPEC), []
+    policy, act = policy_of(algorithm), quick(algorithm.act)
+    carry = algorithm.init_carry(policy, 2)
+    for step, observation in enumerate(observations):
+        action, carry = act(policy, carry, observation, jax.random.key(step))
+        actions.append(action)
     np.testing.assert_array_equal(carry.states, observations[2:, :, :2].swapaxes(0, 1))
     np.testing.assert_allclose(carry.actions, jnp.clip(jnp.stack(actions[2:]), -1.0, 1.0).swapaxes(0, 1), atol=1e-6)
     np.testing.assert_array_equal(carry.count, [3, 3])
@@ -138,6 +136,7 @@ def test_at_an_episodes_start_nothing_is_remembered() -> None:
     np.testing.assert_allclose(*actions, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_goal_selects_one_of_two_ways() -> None:
     """Actions of ±½ ± 0.05, the sign the goal's: with the goal all are right, without it half of each."""
     rng = np.random.default_rng(0)

@@ -63,7 +63,9 @@ def shrink(config: Any) -> Any:
             setattr(config, field.name, 1)
         elif field.name == "sigma_min":
             setattr(config, field.name, 0.3)  # of a few hundred updates only large noise can be told from data
-        elif field.name.endswith(("layers", "heads", "window")):
+        elif field.name.endswith("layers"):
+            setattr(config, field.name, 1)
+        elif field.name.endswith(("heads", "window")):
             setattr(config, field.name, 2)
         elif field.name.endswith("steps") or field.name in ("horizon", "num_iterations", "model_horizon"):
             setattr(config, field.name, 3)

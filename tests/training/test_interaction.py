@@ -14,7 +14,7 @@ from support import quick_compilation, runs_of, trees_equal, unchecked
 
 from diffrl import records
 from diffrl.algorithm import Algorithm
-from diffrl.algorithms import iql
+from diffrl.algorithms import bc
 from diffrl.config import Config, OnlineConfig
 from diffrl.data.replay import load_rows
 from diffrl.data.sampling import windows
@@ -142,7 +142,7 @@ def test_windows_drawn_while_the_buffer_grows_cross_no_episode() -> None:
     assert all((metrics["full"] > 0.5).all() and (metrics["cut"] > 0.01).all() for metrics in seen)
 
 
-DISCRETE = iql.Config(hidden_dims=(8,), batch_size=8)  # values and a softmax policy
+DISCRETE = bc.Config(hidden_dims=(8,), batch_size=8)  # a softmax policy
 
 
 class Walk(NamedTuple):

@@ -82,7 +82,7 @@ class WindowDenoiser(nn.Module):
 
         embed_state = embed("state")
         step = jnp.cumsum(known, axis=1) - 1 + has_goal
-        positions = self.param("positions", INIT, (window + has_goal, self.width))
+        positions = jnp.asarray(self.param("positions", INIT, (window + has_goal, self.width)))
         at_step = positions[jnp.maximum(step, 0)]
         pairs = jnp.stack([embed_state(states) + at_step, embed("action")(noised) + at_step], axis=2)
         tokens = [embed("level")(log_level[:, None])[:, None]]

@@ -48,6 +48,8 @@ class GoalConfig(HParams):
 
 @dataclasses.dataclass
 class DiscreteConfig(edm.HParams):
+    """EDM under another name, small."""
+
     learning_rate: float = 3e-3
     hidden_dims: tuple[int, ...] = (32,)
     buffer_size: int = 100
@@ -136,8 +138,13 @@ def make_goal(config: GoalConfig, spec: Spec) -> Algorithm:
     return clone(config, network, example, loss, batch=draw, init_carry=no_carry, act=act)
 
 
+def make_discrete(config: DiscreteConfig, spec: Spec) -> Algorithm:
+    """EDM's."""
+    return edm.make(edm.Config(**vars(config)), spec)
+
+
 METHODS = {
     "window": Method(WindowConfig, make_window),
     "goal": Method(GoalConfig, make_goal),
-    "discrete": Method(DiscreteConfig, edm.make, actions=("discrete",), imitates=True),
+    "discrete": Method(DiscreteConfig, make_discrete, actions=("discrete",), imitates=True),
 }

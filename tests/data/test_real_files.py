@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import unchecked
 
-from diffrl.algorithms import bc, iql
+from diffrl.algorithms import bc, diffusion_bc, iql
 from diffrl.config import Config, ConfigError, DatasetConfig
 from diffrl.data.build import Transforms, build
 from diffrl.data.dataset import DatasetError
@@ -53,8 +53,8 @@ def test_expert_of_cartpole(tmp_path):
     np.testing.assert_array_equal(dataset[:].action.sum(axis=1), 1)
     with np.load(path) as arrays:
         np.testing.assert_array_equal(source.recorded.returns, arrays["episode_returns"])
-    config = Config(bc.Config(), DatasetConfig(id=path, env_id="CartPole-v1"))
-    with pytest.raises(ConfigError, match="bc cannot have discrete actions; methods that can: "):
+    config = Config(diffusion_bc.Config(), DatasetConfig(id=path, env_id="CartPole-v1"))
+    with pytest.raises(ConfigError, match="diffusion_bc cannot have discrete actions; methods that can: bc, edm, iql"):
         train(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

@@ -58,7 +58,23 @@ def test_draws_can_be_taken_out_of_every_method(name: str) -> None:
     assert found.random == (name in RANDOM)
 
 
-RANDOM = {"cep", "dac", "diffusion_bc", "diffusion_ql", "edp", "fql", "idql", "qgpo", "qsm", "sgp", "swg"}
+RANDOM = {
+    "beso",
+    "cep",
+    "cfgrl",
+    "dsrl",
+    "qc",
+    "dac",
+    "diffusion_bc",
+    "diffusion_ql",
+    "edp",
+    "fql",
+    "idql",
+    "qgpo",
+    "qsm",
+    "sgp",
+    "swg",
+}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +106,11 @@ def test_every_method_as_stablehlo(name: str) -> None:
     """For 1 and for 4 environments by one program, with what is remembered; `write` compares it with JAX."""
     pytest.importorskip("flatbuffers")
     with unchecked(), quick_compilation():
-        found = stablehlo.write(acting(name), "policy.stablehlo")
+        traced = acting(name)
+        found = stablehlo.write(traced, "policy.stablehlo")
     assert found.difference <= 1e-5
     assert found.inputs[0].shape == ("batch", 3)
-    assert [tensor.role for tensor in found.inputs][1:] == ["carry"] * (name == "window") + ["seed"] * (name in RANDOM)
+    assert [tensor.role for tensor in found.inputs][1:] == ["carry"] * len(traced.carry) + ["seed"] * (name in RANDOM)
 
 
 CHOSEN = [("window", 1, "batch"), ("fql", 3, "batch"), ("dac", 3, 1)]

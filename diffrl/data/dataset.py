@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -34,7 +34,8 @@ class Dataset:
     Rows are in order of time. `episode_start` and `episode_end` `[N]`, int32, say of each row where its episode begins and one
     past where it ends; None where rows are in another order, as in the slabs of data too large for a device.
 
-    `shares` says of a mix of datasets how many rows each has, in order, and which share of the draws it gets (`data/mix.py`);
+    `shares` says of a mix of datasets how many rows each has, in order (of a buffer that grows a traced number), and which share
+    of the draws it gets (`data/mix.py`);
     () for rows that are all drawn alike.
     """
 
@@ -44,7 +45,7 @@ class Dataset:
     columns: dict[str, Array | np.ndarray] = flax.struct.field(default_factory=dict)
     episode_start: Int[Array | np.ndarray, " rows"] | None = None
     episode_end: Int[Array | np.ndarray, " rows"] | None = None
-    shares: tuple[tuple[int, float], ...] = flax.struct.field(pytree_node=False, default=())
+    shares: tuple[tuple[Any, float], ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
     def size(self) -> int:

@@ -54,7 +54,7 @@ def test_expert_of_cartpole(tmp_path):
     with np.load(path) as arrays:
         np.testing.assert_array_equal(source.recorded.returns, arrays["episode_returns"])
     config = Config(diffusion_bc.Config(), DatasetConfig(id=path, env_id="CartPole-v1"))
-    with pytest.raises(ConfigError, match="diffusion_bc cannot have discrete actions; methods that can: bc, edm, iql"):
+    with pytest.raises(ConfigError, match="diffusion_bc cannot have discrete actions; methods that can: bc, "):
         train(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

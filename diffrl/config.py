@@ -3,8 +3,6 @@
 import ast
 import dataclasses
 import difflib
-import sys
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -14,17 +12,12 @@ from diffrl.data import load as loading
 from diffrl.data.build import Transforms
 from diffrl.data.dataset import Source
 from diffrl.data.ogbench_tasks import Labels, labelled
-from diffrl.errors import UserError
 from diffrl.records import RecordError
 from diffrl.registry import REGISTRY, name_of
-from diffrl.settings import LARGEST_FLOAT, range_of, setting
+from diffrl.settings import ConfigError, check_settings, coerce, setting, types_of
 
 LARGEST_COUNT = 2**31 - 1  # that int32 holds
 OF_DATASET = "dataset"  # as online.env_id: the environment that the dataset names
-
-
-class ConfigError(UserError, ValueError):
-    """A setting is unknown, of the wrong type or impossible; the message says which and what would do."""
 
 
 @dataclasses.dataclass
@@ -246,7 +239,7 @@ def override(config: Any, assignment: str) -> None:
     if not separator:
         raise ConfigError(f"{assignment!r} is not of the form name=value")
     holder, field = find(config, name)
-    _fill(holder, {field: _parse(text, _types(holder)[field], name)}, name[: -len(field)])
+    _fill(holder, {field: _parse(text, types_of(holder)[field], name)}, name[: -len(field)])
 
 
 def find(config: Any, name: str) -> tuple[Any, str]:
@@ -282,7 +275,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    _check(config, "")
+    check_settings(config, "")
     online = config.online
     if bool(config.init_from.workdir) != bool(config.init_from.fields):
         given, missing = ("workdir", "fields") if config.init_from.workdir else ("fields", "workdir")
@@ -318,74 +311,18 @@ def validate_method(algorithm: Any) -> None:
     Raises:
         ConfigError: names the setting, its value and what would do.
     """
-    _check(algorithm, "algorithm.")
-
-
-def _check(holder: Any, prefix: str) -> None:
-    """Every value is of its declared type, whichever way it came in, and every number in its range."""
-    hints = _types(holder)
-    for field in dataclasses.fields(holder):
-        name, value, hint = prefix + field.name, getattr(holder, field.name), hints[field.name]
-        if dataclasses.is_dataclass(value) and (hint is Any or isinstance(value, hint)):
-            _check(value, f"{name}.")
-            continue
-        value = _coerce(value, hint, name)
-        for i, number in enumerate(value if isinstance(value, tuple) else (value,)):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                _check_range(f"{name}[{i}]" if isinstance(value, tuple) else name, number, *range_of(field, number))
-
-
-def _check_range(name: str, value: int | float, low: int | float, high: int | float) -> None:
-    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
-        raise ConfigError(f"{name} must be finite in float32, got {value}")
-    if value < low:
-        raise ConfigError(f"{name} must be at least {low:,}, got {value}")
-    if value > high:
-        raise ConfigError(f"{name} must be at most {high:,}, got {value}")
+    check_settings(algorithm, "algorithm.")
 
 
 def _fill(holder: Any, values: dict[str, Any], prefix: str) -> None:
-    hints = _types(holder)
+    hints = types_of(holder)
     for key, value in values.items():
         find(holder, key)
         current = getattr(holder, key)
         if dataclasses.is_dataclass(current) and isinstance(value, dict):
             _fill(current, value, f"{prefix}{key}.")
         else:
-            setattr(holder, key, _coerce(value, hints[key], prefix + key))
-
-
-def _types(holder: Any) -> dict[str, Any]:
-    return {field.name: field.type for field in dataclasses.fields(holder)}
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """JSON gives lists for tuples and may give ints for floats; everything else must match."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
-            try:
-                return _coerce(value, option, name)
-            except ConfigError:
-                continue
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_coerce(item, typing.get_args(hint)[0], name) for item in value)
-    elif hint is float:
-        if isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max):
-            return float(value)
-    elif hint is type(None):
-        if value is None:
-            return None
-    elif origin is Literal:
-        if value in (known := typing.get_args(hint)):
-            return value
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
-        raise ConfigError(f"{name} {value!r} is unknown; {hint}")
-    elif type(value) is hint:
-        return value
-    raise ConfigError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+            setattr(holder, key, coerce(value, hints[key], prefix + key))
 
 
 def _parse(text: str, hint: Any, name: str) -> Any:

@@ -14,7 +14,6 @@ from diffrl.algorithm import Algorithm
 from diffrl.errors import UserError
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result
-from diffrl.training.checkpoint import CheckpointError
 from diffrl.training.trained import Act, Trained
 from diffrl.types import Policy as Arrays
 from diffrl.types import Spec
@@ -78,15 +77,11 @@ def choose(workdir: str | Path, run: int | str = 0, step: int | str = LAST, act:
 
 
 def _step(trained: Trained, step: int | str) -> int:
-    steps = trained.checkpoints.steps()
     if step == LAST:
-        if not steps:
-            raise CheckpointError(f"{trained.workdir} has no checkpoints yet")
-        if not trained.is_of_last_stage(steps[-1]):
-            raise CheckpointError(f"{trained.workdir} is not trained to its last stage yet; repeat its launch/train.py")
-        return steps[-1]
+        return trained.last_step()
     if isinstance(step, bool) or not isinstance(step, int):
         raise PolicyError(f"step={step!r} is neither a number of updates nor {LAST!r}")
+    steps = trained.checkpoints.steps()
     if step not in steps:
         raise PolicyError(f"no checkpoint at update {step}; there are {', '.join(map(str, steps)) or 'none'}")
     return step

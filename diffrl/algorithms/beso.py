@@ -121,7 +121,7 @@ def network_input(
 
 
 def schedule_of(spacing: str, sigma_min: float, sigma_max: float) -> Schedule:
-    """Whose equal steps of t are σ's spacing."""
+    """The noise levels whose equal steps of t are spaced so: "linear" in σ, "exponential" in log σ, "karras" in σ^(1/5)."""
     return (
         VE(sigma_min, sigma_max) if spacing == "exponential" else EDM(sigma_min, sigma_max, 5.0 if spacing == "karras" else 1.0)
     )

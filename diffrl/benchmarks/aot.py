@@ -4,6 +4,7 @@
 promise: the time is a floor, no measurement.
 """
 
+import dataclasses
 import math
 import re
 import time
@@ -21,8 +22,7 @@ from diffrl.config import Config, ConfigError
 from diffrl.data.columns import attach
 from diffrl.data.dataset import Dataset
 from diffrl.registry import make
-from diffrl.training.chunk import make_prepare
-from diffrl.training.cost import compile_chunk, compiled_bytes, shapes
+from diffrl.training.cost import compile_chunk, peak_bytes, shapes
 from diffrl.training.devices import make_mesh
 from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import make_runs
@@ -58,8 +58,8 @@ class AheadOfTime(NamedTuple):
     compile_seconds: float
     collectives: dict[str, int]  # among the chips of one run
     crossing: list[str]  # kinds of those between runs
-    memory_bytes: int
-    fitting_runs: int  # that the slice's memory holds, as memory grows from one run a chip to those compiled
+    memory_bytes: int  # its peak over the stage, a checkpoint's copy included
+    fitting_runs: int  # that the slice's memory holds, if each took as much as those compiled do
     flops_per_update: float  # of the runs that a chip advances together
     bytes_per_update: float
     kernels_per_update: int
@@ -145,27 +145,19 @@ def ahead_of_time(
     devices, chip = chips(topology), CHIPS[topology.partition(":")[0]]
     algorithm = make(config.algorithm, problem.spec(config.algorithm), config.action_chunk)
     dataset: Dataset = jax.eval_shape(lambda: attach(problem.dataset(), algorithm.columns))
+    runs, mesh = make_runs(dataclasses.replace(config, num_seeds=num_runs, sweep="")), make_mesh(num_runs, devices, batch_devices)
+    rows = mesh.shape["run"]
     for stage in algorithm.stages:
         if names and stage.name not in names:
             continue
-
-        def compiled(count: int, stage: Any = stage) -> tuple[Any, int, int]:
-            config.num_seeds, config.sweep = count, ""
-            mesh = make_mesh(count, devices, batch_devices)
-            given = shapes(algorithm, stage, make_runs(config), dataset, mesh)
-            program = compile_chunk(stage, 2, mesh, given)
-            held = compiled_bytes(program)
-            if stage.prepare is not None:
-                prepared = make_prepare(stage, mesh).lower(given.states, given.keys, given.dataset).compile()  # pyright: ignore
-                held = max(held, compiled_bytes(prepared))
-            return program, held, mesh.shape["run"]
-
+        began = time.perf_counter()
         with jax.default_matmul_precision(config.matmul_precision):
-            began = time.perf_counter()
-            program, held, rows = compiled(num_runs)
-            seconds = time.perf_counter() - began
+            given = shapes(algorithm, stage, runs, dataset, mesh)
+            program = compile_chunk(stage, 2, mesh, given)
+            held = peak_bytes(program, algorithm, stage, runs, given, mesh, num_runs)
+        seconds = time.perf_counter() - began
         shared = tree_bytes(dataset)
-        each = max(1.0, (held - shared) * rows / num_runs)  # bytes of a run on its chip
+        each = (held - shared) / (len(given.keys) // rows)  # bytes of a run on its chip
         flops, moved = limits.flops(program), limits.bytes_accessed(program)
         text = program.as_text()
         yield AheadOfTime(

@@ -5,6 +5,7 @@ that were evaluated, kept from workdirs, so that the page can be made again with
 """
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffrl import files, records
+from diffrl import escape, files, records
 from diffrl.evaluation.statistics import interval
 from diffrl.records import Finite, Natural, Width
 from diffrl.reports import markdown
@@ -23,6 +24,7 @@ from diffrl.training.workdir import LOST, TIMINGS, Timing, Versions
 TARGETS = "targets.json"
 PAGE, PICTURE = "reproduction.md", "reproduction.png"
 OURS = "#3366cc"
+WIDTH = 118  # of a line of the page
 
 Unit = Literal["normalised score", "success in %", "episode return"]
 
@@ -81,12 +83,6 @@ class Target:
         """What ours is held against: the authors' code on the same data before a table of another draw."""
         return self.official or self.published
 
-    @property
-    def command(self) -> str:
-        """What trains and evaluates it."""
-        collect = f"launch/collect.py {self.collect}; " if self.collect else ""
-        return f"{collect}launch/train.py --config=experiments/{self.config} --workdir=W; launch/evaluate.py --workdir=W"
-
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -136,7 +132,7 @@ class Targets:
     rows: list[Target]
 
 
-def values_of(series: Series, unit: Unit) -> list[tuple[int, list[float | None]]]:
+def curve_of(series: Series, unit: Unit) -> list[tuple[int, list[float | None]]]:
     """The curve of a series in a target's unit.
 
     Raises:
@@ -176,7 +172,7 @@ def keep(name: str, workdirs: list[Path], folder: Path) -> Path:
                 simulator=series.last.settings.simulator,
                 seeds=series.last.seeds,
                 episodes=series.last.settings.episodes,
-                curve=values_of(series, target.unit),
+                curve=curve_of(series, target.unit),
                 minutes=round(sum(timing.seconds for timing in timings) / 60.0, 1),
                 device=versions.device,
                 packages={package: versions.packages.get(package) for package in ("diffrl", "jax", "flax", "optax")},
@@ -244,8 +240,8 @@ def to_markdown(folder: Path, picture: bool) -> str:
     parts = [_INTRODUCTION, _done(done, folder)]
     if picture:
         parts.append(f"![Published values and ours]({PICTURE})\n")
-    parts.append("## Commands and sources\n\n`W` is a workdir of your own; all programs are run by `python`.\n")
-    parts.append(markdown.bullets([_sentence(target, found(target, folder)) for target in done]))
+    parts.append("## Commands and sources\n\n`W` is a workdir of your own.\n")
+    parts += [_commands(target, found(target, folder)) for target in done]
     parts.append("## Planned\n\nHours are those of two cores without a GPU; most telling per hour first.\n")
     header = ["method", "dataset", "published", "updates", "hours", "config", "note"]
     rows = [
@@ -297,10 +293,11 @@ def write(folder: Path, out: Path) -> list[Path]:
 
 _INTRODUCTION = """# Published numbers and ours
 
-Made by `launch/report.py --reproduction` from [results/](results): every row can be run again by its command, and the page
-without training. A row counts the last checkpoint; *published* is mean ± standard deviation over seeds, *ours* the mean over
-runs with the 95 % bootstrap interval. "Within" is a difference of less than twice the standard deviation that both spreads
-make together. The data of generated benchmarks are another draw of the same script than the published file.
+Made by `launch/report.py --reproduction` from [results/](results): every row can be run again by its commands, and the
+page without training. A row counts the last checkpoint; *published* is mean ± standard deviation over seeds, *ours* the
+mean over runs with the 95 % bootstrap interval. "Within" is a difference of less than twice the standard deviation that
+both spreads make together; one that is not known counts as none. The data of generated benchmarks are another draw of
+the same script than the published file.
 """
 
 
@@ -328,12 +325,18 @@ def _shown(level: Level | None) -> str:
     return f"{level.value:g}{spread}" + (f" ({level.seeds} seeds)" if level.seeds > 1 else " (one seed)" if level.seeds else "")
 
 
-def _sentence(target: Target, trials: list[Trial]) -> str:
+def _commands(target: Target, trials: list[Trial]) -> str:
+    """What makes a row again, line by line, and where its numbers are from."""
+    lines = [f"python launch/collect.py {target.collect}"] if target.collect else []
+    lines += [
+        f"python launch/train.py --config=experiments/{target.config} --workdir=W",
+        f"python launch/evaluate.py --workdir=W --episodes={trials[0].episodes}",
+        f"python launch/report.py --keep={target.name} W",
+    ]
     sources = "; ".join(dict.fromkeys(level.source for level in (target.published, target.official) if level is not None))
     named = dict.fromkeys(trial.dataset for trial in trials)
     data = "; ".join(f"{name} (sha256 {digest[:8]}…)" if digest else name for name, digest in named)
     devices = ", ".join(dict.fromkeys(trial.device for trial in trials))
-    return (
-        f"{target.method}, {target.dataset}: {target.command} --episodes={trials[0].episodes}. Source: {sources or 'none'}. "
-        f"Data: {data}; {devices}.{(' ' + target.note) if target.note else ''}"
-    )
+    said = f"Source: {sources or 'none'}. Data: {data}; {devices}. {target.note}".strip()
+    told = textwrap.fill(escape.markdown(said), WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{markdown.heading(f'{target.method}, {target.dataset}', 3)}\n```\n{chr(10).join(lines)}\n```\n\n{told}\n"

@@ -93,7 +93,7 @@ class Study:
     cells: tuple[Cell, ...]
 
 
-class Windows(NamedTuple):
+class Demonstrations(NamedTuple):
     """Demonstrations as many runs see them.
 
     Attributes:
@@ -106,7 +106,7 @@ class Windows(NamedTuple):
     count: Int[np.ndarray, " runs"]
 
 
-def windows(dataset: Dataset, keep_every: int, numbers: tuple[int, ...], repetitions: int) -> Windows:
+def demonstrations(dataset: Dataset, keep_every: int, numbers: tuple[int, ...], repetitions: int) -> Demonstrations:
     """Rows of the episodes k … k + N - 1, for every N all repetitions k; as `dataset.keep_every` of each would give them.
 
     Raises:
@@ -121,7 +121,7 @@ def windows(dataset: Dataset, keep_every: int, numbers: tuple[int, ...], repetit
     pairs = [(of_episode[k], of_episode[k + n]) for n in numbers for k in range(repetitions)]
     first, last = np.array(pairs, np.int32).T
     thinned = dataclasses.replace(dataset, rows=dataset.rows[np.concatenate(kept)], episode_start=None, episode_end=None)
-    return Windows(thinned, first, last - first)
+    return Demonstrations(thinned, first, last - first)
 
 
 def own_rows(dataset: Dataset, key: Key, batch_size: int) -> Transition:
@@ -131,7 +131,7 @@ def own_rows(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     return rows[jnp.asarray(first) + jax.random.randint(key, (batch_size,), 0, count)]
 
 
-def train(algorithm: Algorithm, runs: Runs, seen: Windows, say: Callable[[str], None] = lambda text: None) -> Policy:
+def train(algorithm: Algorithm, runs: Runs, seen: Demonstrations, say: Callable[[str], None] = lambda text: None) -> Policy:
     """Policies `[R, ...]` of runs that see different rows, by the trainer's own chunks: one program.
 
     Args:
@@ -199,7 +199,7 @@ def compare(
     shown, every = max(numbers) + repetitions - 1, configs[0].dataset.keep_every
     dataset, spec, card = build(source, Transforms(num_episodes=shown))
     held_out, _, _ = build(source, Transforms(first_episode=shown))
-    seen = windows(dataset, every, numbers, repetitions)
+    seen = demonstrations(dataset, every, numbers, repetitions)
     envs = _environments(source, len(seen.first) * episodes)
     cells, seconds = [], {}
     for config in configs:
@@ -242,7 +242,7 @@ def _reference(card: Card, value: float | None) -> float:
     return value
 
 
-def _cells(name: str, numbers: tuple[int, ...], seen: Windows, returns: np.ndarray, matches: np.ndarray) -> list[Cell]:
+def _cells(name: str, numbers: tuple[int, ...], seen: Demonstrations, returns: np.ndarray, matches: np.ndarray) -> list[Cell]:
     def of(values: np.ndarray, digits: int) -> list[tuple[float, ...]]:
         return [tuple(np.round(part, digits).tolist()) for part in np.asarray(values, np.float64).reshape(len(numbers), -1)]
 

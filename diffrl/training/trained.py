@@ -142,20 +142,28 @@ class Trained:
         progress = self.checkpoints.progress(step)
         return progress.stage_index == progress.num_stages - 1
 
-    @cached_property
-    def policies(self) -> Policy:
-        """The policies of all runs at the last checkpoint of a training that reached its last stage.
+    def last_step(self) -> int:
+        """The last checkpoint of a training that reached its last stage.
 
         Raises:
             CheckpointError: there is no checkpoint, or the last is of an earlier stage.
         """
+        step = max(self.checkpoints.steps(), default=None)
+        if step is None:
+            raise CheckpointError(f"{self.workdir} has no checkpoints yet")
+        if not self.is_of_last_stage(step):
+            raise CheckpointError(f"{self.workdir} is not trained to its last stage yet; repeat its launch/train.py")
+        return step
+
+    @cached_property
+    def policies(self) -> Policy:
+        """The policies of all runs at `last_step`.
+
+        Raises:
+            CheckpointError: as for `last_step`.
+        """
         try:
-            step = max(self.checkpoints.steps(), default=None)
-            if step is None:
-                raise CheckpointError(f"{self.workdir} has no checkpoints yet")
-            if not self.is_of_last_stage(step):
-                raise CheckpointError(f"{self.workdir} is not trained to its last stage yet; repeat its launch/train.py")
-            return self.restore(step)
+            return self.restore(self.last_step())
         finally:
             self.close()
 

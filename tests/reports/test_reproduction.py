@@ -8,6 +8,7 @@ from programs import run
 from workdirs import card, describe, tiny_config
 
 from diffrl import records
+from diffrl.data.scores import Reference
 from diffrl.evaluation import results
 from diffrl.evaluation.results import Result, Settings
 from diffrl.reports import reproduction
@@ -31,7 +32,7 @@ def evaluated(path: Path, returns: dict[int, list[float]], seeds: list[int]) -> 
         result = Result(
             step=step,
             settings=settings,
-            reference=reproduction_reference(),
+            reference=Reference(0.0, 20.0, "made up"),
             reference_note="made up",
             seeds=seeds,
             hparams=[{}] * len(seeds),
@@ -43,10 +44,6 @@ def evaluated(path: Path, returns: dict[int, list[float]], seeds: list[int]) -> 
     records.append(path / TIMINGS, Timing("srpo", "updates", 0, 200, 2, 2, 5.0, 90.0, 2.0))
     (path / "DONE").write_text("{}")
     return path
-
-
-def reproduction_reference() -> results.Reference:
-    return results.Reference(0.0, 20.0, "made up")
 
 
 @pytest.fixture
@@ -123,6 +120,14 @@ def test_the_page(folder: Path, tmp_path: Path) -> None:
         "within: +2.5, 0.5 deviations |"
     )
     assert row in page.replace("\\", "")
+    commands = page[page.index("### SRPO, umaze") : page.index("## Planned")].splitlines()
+    assert commands[3:7] == [
+        "python launch/collect.py --recipe=x",
+        "python launch/train.py --config=experiments/srpo_pointmaze.py:umaze --workdir=W",
+        "python launch/evaluate.py --workdir=W --episodes=2",
+        "python launch/report.py --keep=some-row W",
+    ]
+    assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     planned = page[page.index("## Planned") :].replace("\\", "")
     assert "| IQL | umaze | 40 ± 3 (4 seeds) | 200 | 2 | iql_pointmaze.py:umaze | Later. |" in planned
     assert "SRPO" not in planned

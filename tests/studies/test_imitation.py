@@ -32,7 +32,7 @@ def test_repetitions_share_episodes() -> None:
     """Repetition k of N sees episodes k … k + N - 1, every 20th row of each: ⌈T/20⌉ of them, those of the dataset's setting."""
     source = numbered((500, 89, 107, 41, 20))
     dataset, _, _ = build(source, Transforms())
-    seen = imitation.windows(dataset, EVERY, (1, 3), 3)
+    seen = imitation.demonstrations(dataset, EVERY, (1, 3), 3)
     np.testing.assert_array_equal(seen.count, [25, 5, 6, 36, 14, 10])
     np.testing.assert_array_equal(seen.first, [0, 25, 30, 0, 25, 30])
     assert seen.dataset.size == 25 + 5 + 6 + 3 + 1
@@ -42,7 +42,7 @@ def test_repetitions_share_episodes() -> None:
         np.testing.assert_array_equal(seen.dataset[here].observation, alone[:].observation)
         np.testing.assert_array_equal(seen.dataset[here].action, alone[:].action)
     with pytest.raises(DatasetError, match="5 repetitions of 3 demonstrations take 7 episodes, not 5"):
-        imitation.windows(dataset, EVERY, (1, 3), 5)
+        imitation.demonstrations(dataset, EVERY, (1, 3), 5)
 
 
 def test_a_run_draws_its_own_rows() -> None:

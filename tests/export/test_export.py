@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract.cases import shrink
 from contract.small_methods import METHODS
-from contract.test_contract import shrink
 from programs import run
 from support import quick_compilation, unchecked
 

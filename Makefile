@@ -13,6 +13,8 @@ DATASET := medium-fixedgoal-v0
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 
 export PYTHONUNBUFFERED := 1
+# Containers often set it, and then every program compiles all that it imports: eight seconds of processor time each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install quickstart suite test test-all test-tpu test-slurm lint format bench clean
 

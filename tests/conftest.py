@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rooms.get(item.path.parent.name, len(LONG)))
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collections of garbage to come, of which tracing causes many, pass it over."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget(request: pytest.FixtureRequest) -> Iterator[None]:
     """No program outlives the file that compiled it: together they take gigabytes, and hardly any is used again."""

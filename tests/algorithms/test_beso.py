@@ -97,6 +97,7 @@ def policy_of(algorithm: Any) -> Any:
     return tree.unflatten(more)
 
 
+@pytest.mark.slow
 def test_guidance_scales() -> None:
     """λ = 0 does not know the goal; λ = 1 is the conditional model; the denoiser is linear in λ."""
     observation = jax.random.normal(jax.random.key(2), (5, 4))

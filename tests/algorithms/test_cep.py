@@ -49,7 +49,7 @@ def test_loss_is_at_least_the_labels_entropy() -> None:
             (64, 1.0, 0.3, (0.624, 0.619)),
             (16, 3.0, 0.3, (1.30, 1.13)),
         ],
-        *(2, 3),
+        2,
     ),
 )
 def test_bias_of_small_sets(size: int, beta: float, t: float, slopes: tuple[float, float]) -> None:

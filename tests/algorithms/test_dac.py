@@ -124,6 +124,7 @@ def bandit(reward: Any) -> Any:
     return make_dataset(np.ones((4096, 1)), action, reward(action[:, 0]))
 
 
+@pytest.mark.slow
 def test_constant_values_give_no_guidance() -> None:
     """Q ≡ const: g = 0 whatever its size: the critics' last kernel zeroed, their bias -7."""
     algorithm = dac.make(dataclasses.replace(SMALL, critic_learning_rate=0.0), Spec.plain(1, 1))

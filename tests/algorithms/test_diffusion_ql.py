@@ -322,6 +322,7 @@ def test_acting_chooses_by_the_target_critics_among_actions_of_the_policy_itself
 # ------------------------------------------------------------------------------------------------------------- bandits
 
 
+@pytest.mark.slow
 def test_climbing_moves_the_policy_to_what_pays() -> None:
     """Actions of N(0, .3²) of which the first number is paid: with η = 1 it rises, with η = 0 it stays."""
 

@@ -175,6 +175,7 @@ def test_no_loss_reaches_a_foreign_network() -> None:
     assert "log_entropy_weight" not in changed(hparams=dataclasses.replace(state.hparams, noise_bound=jnp.float32(1.0)))
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_left_as_it_is() -> None:
     """It acts itself, without the average."""
     update, state, batch = setup(train_behavior=False)

@@ -258,6 +258,7 @@ def test_targets_ask_the_target_policy() -> None:
     assert_trees_close(after.target_critic_params, average)
 
 
+@pytest.mark.slow
 def test_iql_goes_from_v_to_policy_to_q() -> None:
     """V on the target critics; the policy weighted by the new V and the same targets; Q on the new V."""
     key = jax.random.key(5)
@@ -369,7 +370,8 @@ def drawn_by() -> Any:
     return quick(lambda params: algorithm.act({"policy": params, "critic": None}, (), observation, KEY)[0])
 
 
-@pytest.mark.parametrize(("form", "updates", "least"), chosen([("td3", 200, 0.4), ("crr", 600, 0.12), ("iql", 600, 0.2)], 0))
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "updates", "least"), [("td3", 200, 0.4), ("crr", 600, 0.12), ("iql", 600, 0.2)])
 def test_improvement_moves_the_policy_to_what_pays(form: edp.Form, updates: int, least: float) -> None:
     """Actions of N(0, .3²) of which the first number is paid: it rises with the improvement, and stays without it.
 

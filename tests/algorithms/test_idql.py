@@ -151,7 +151,7 @@ def setup(clone: str) -> tuple[Any, dict[str, Any], Any, Transition]:
 CLONES = ["diffusion", "flow"]
 
 
-@pytest.mark.parametrize("clone", CLONES)
+@pytest.mark.parametrize("clone", chosen(CLONES, 0))
 def test_stages_do_not_look_at_each_other(clone: str) -> None:
     """The clone's step leaves V and Q alone and never asks them nor the rewards; the critic's leaves the clone alone."""
     _, updates, state, batch = setup(clone)
@@ -289,6 +289,7 @@ def test_implicit_choices_are_as_often_as_their_weights(value_loss: idql.Implici
     np.testing.assert_allclose(share, weight / weight.sum(), atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_candidate_is_the_clone() -> None:
     """Nothing is chosen, and no critic is asked."""
     algorithm, policy, observation, drawn, _ = parts("diffusion", num_candidates=1)

@@ -226,6 +226,7 @@ def batch_of(size: int = 64, action_dim: int = 2) -> Transition:
     )
 
 
+@pytest.mark.slow
 def test_policy_loss_of_a_silent_network_is_the_gradient_squared() -> None:
     """With ε ≡ 0 the loss is M² mean(g²): checked on the update itself, with the policy's output zeroed."""
     config = dataclasses.replace(SMALL, q_gain=7.0, critic_learning_rate=0.0, gradient_of="online")
@@ -306,6 +307,7 @@ def test_target_takes_the_lower_of_two_and_one_over_an_ensemble() -> None:
     assert target("min", ended) == pytest.approx(float(batch.reward.mean()), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_exploration_adds_noise_and_candidates_choose() -> None:
     algorithm = qsm.make(dataclasses.replace(SMALL, exploration_noise=0.0), Spec.plain(3, 2))
     policy = algorithm.policy(fresh(algorithm))

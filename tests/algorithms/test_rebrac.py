@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import scipy.optimize
 from jax import Array
-from support import act, assert_trees_close, first_gradient, make_dataset, quick, random_batch, runs_of, train_stages, trees_equal
+from support import (
+    act,
+    assert_trees_close,
+    chosen,
+    first_gradient,
+    make_dataset,
+    quick,
+    random_batch,
+    runs_of,
+    train_stages,
+    trees_equal,
+)
 
 from diffrl.algorithms import rebrac
 from diffrl.data.sampling import next_actions
@@ -153,7 +164,7 @@ def q_values(params: Any, observation: Array, action: Array, networks: str) -> A
     return jnp.stack([written_out(member, inputs, ACTIVATIONS[networks], layer_norm=True)[:, 0] for member in members])
 
 
-@pytest.mark.parametrize("networks", ["paper", "ogbench"])
+@pytest.mark.parametrize("networks", chosen(["paper", "ogbench"], 0))
 def test_update_written_out(networks: str) -> None:
     """Critics on r + γ (min Q'(s', a') - β_2 ‖a' - a_next‖²), a' smoothed; the policy by the new critics; then both targets."""
     update, state, batch = setup(networks)
@@ -222,6 +233,7 @@ def test_networks_start_near_zero() -> None:
 LENGTH, DISCOUNT = 4, 0.9
 
 
+@pytest.mark.slow
 def test_values_of_a_table() -> None:
     """Four states in a line, -1 a step, under a policy that says 0 and never learns; episodes of one action throughout.
 

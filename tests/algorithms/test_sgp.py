@@ -110,6 +110,7 @@ def test_learnt_distance_is_small_at_the_data_and_grows_away_from_it() -> None:
     assert float(outside) > float(inside) + 0.2
 
 
+@pytest.mark.slow
 def test_units_of_the_data_do_not_matter() -> None:
     """Data ten times as large, with a range ten times as large, give a score a tenth as steep at the same place."""
     wide = dataclasses.replace(SPEC, observation_min=(-10.0,), observation_max=(10.0,))
@@ -156,7 +157,7 @@ def test_the_likelihood_keeps_plans_near_the_data() -> None:
             ("feedback", "score"),
             ("feedback_zeroth", "score"),
         ],
-        *(2, 5),
+        1,
     ),
 )
 def test_every_planner_acts_and_goes_on_from_its_plan(planner: str, uncertainty: str) -> None:

@@ -270,6 +270,7 @@ def q_values(params: Any, observation: jax.Array, action: jax.Array) -> jax.Arra
     return jnp.stack([MLP((16, 16), 1).apply({"params": member}, inputs)[:, 0] for member in members])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TRAINED)
 def test_a_stage_trains_its_own_networks_only(stage: str) -> None:
     """Two updates of a stage change all that it trains and leave every other field of the state bit-equal."""

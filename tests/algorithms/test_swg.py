@@ -78,7 +78,7 @@ MASS = [
 ]
 
 
-@pytest.mark.parametrize(("expectile", "steps", "kind", "scale", "expected"), chosen(MASS, 1, 4))
+@pytest.mark.parametrize(("expectile", "steps", "kind", "scale", "expected"), chosen(MASS, 1))
 def test_mass_of_the_good_mode(expectile: float, steps: int, kind: str, scale: float, expected: float) -> None:
     """The share is τ at scale 1 in the limit, and the printed biases of few steps."""
     actions = chain(two_modes(expectile), scale, steps, kind)[:, 0]
@@ -105,7 +105,8 @@ def test_without_noise_cloning_averages_the_modes_and_guidance_breaks_the_tie() 
     assert z[0, 1] == pytest.approx(0.7, abs=0.01)
 
 
-@pytest.mark.parametrize(("normalized", "expected"), chosen([(False, 0.896), (True, 0.974)], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize(("normalized", "expected"), [(False, 0.896), (True, 0.974)])
 def test_large_weights_want_normalising(normalized: bool, expected: float) -> None:
     """Weights w = e^a of A ~ N(0, 1) has target N(1, 1); with e^(min(a,3)-3) the mean comes out closer to it."""
     points = np.linspace(-5.0, 5.0, 1001)

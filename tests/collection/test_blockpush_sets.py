@@ -85,6 +85,7 @@ def test_after_the_first_block_it_goes_back_by_the_way_it_came():
     assert (oracle.phase, oracle.switched) == ("approach", True)
 
 
+@pytest.mark.slow
 def test_steps_have_their_lengths(rows):
     length = norms(rows)
     assert length.max() <= 0.035 + 1e-7

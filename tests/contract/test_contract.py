@@ -62,7 +62,7 @@ FITS = [
 each_method = pytest.mark.parametrize("name", REGISTRY)
 each_stage = pytest.mark.parametrize(("name", "stage"), STAGES)
 # Of each kind of method one: a program of a single run, which these tests compile, takes as long as all others together.
-KINDS = ("bc", "beso", "edm", "fql", "iql", "qsm", "sac", "sgp", "srpo", "swg", "td3_bc")
+KINDS = ("bc", "edm", "iql", "sac", "sgp", "srpo")
 FIRST = [i for i, (name, stage) in enumerate(STAGES) if name in KINDS and stage == case_of(name).stages[0].name]
 first_stages = pytest.mark.parametrize(("name", "stage"), chosen(STAGES, *FIRST))  # the others are slow
 

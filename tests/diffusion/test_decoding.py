@@ -82,6 +82,7 @@ def test_the_best_child_climbs_beyond_the_data() -> None:
     assert x.std() < 0.01
 
 
+@pytest.mark.slow
 def test_chains_of_one_condition_tilt_further() -> None:
     """SVDD-R: each step's choice among chains tilts once more, beyond the target of mean 1.6."""
     alone = decoded(SoftDecoding(num_children=5, temperature=0.25), exact=True)
@@ -138,6 +139,7 @@ def test_what_says_nothing_changes_nothing(change: str) -> None:
     assert (x > 0).mean() == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.slow
 def test_units_and_offsets_of_the_value_do_not_matter() -> None:
     plain = drawn(SoftDecoding(temperature=0.5))
     np.testing.assert_array_equal(plain, drawn(SoftDecoding(temperature=2.0), lambda s, x: 4.0 * right(s, x)))

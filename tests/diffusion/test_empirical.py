@@ -115,6 +115,7 @@ def test_a_network_that_knows_nothing_pays_half_a_unit_per_dimension() -> None:
     assert 0.5 * float(loss) == pytest.approx(2.0, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_oracle_drives_every_sampler_to_the_data() -> None:
     """Denoising by the exact model of three points ends at one of them."""
     points, schedule = 4.0 * POINTS, LinearVP()

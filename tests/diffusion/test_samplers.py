@@ -65,6 +65,7 @@ def test_few_steps_contract_too_much() -> None:
     assert slopes[-1] < STD
 
 
+@pytest.mark.slow
 def test_ancestral_sampler() -> None:
     """eta = 1: mean and spread are right as steps grow (the spread's error is of first order, so two step counts remove
     it), and the result comes from fresh noise, not from the first.

@@ -77,6 +77,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "median", "largest", "of_reward"), STEPS, ids=["cartpole", "cheetah", "walker"])
 def test_one_step_from_dm_controls_states(name, median, largest, of_reward):
     env = device(name)

@@ -157,7 +157,9 @@ def test_more_minari_datasets(
     minari_folder(template, tmp_path, name, contents, metadata)
 
 
-@pytest.mark.parametrize("lengths", [(1,), (1, 1, 1, 1), (0,), (2, 0, 2)], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [(1,), (0,), *(pytest.param(slow, marks=pytest.mark.slow) for slow in ((1, 1, 1, 1), (2, 0, 2)))], ids=str
+)
 def test_short_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...]) -> None:
     """Episodes of one step are trained on; one without steps is refused by its number."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

@@ -217,6 +217,7 @@ def fuzzer(untouched: Places) -> Iterator[Fuzzer]:
         yield Fuzzer(untouched)
 
 
+@pytest.mark.slow
 def test_untouched(fuzzer: Fuzzer) -> None:
     """The yardstick: without damage every program does its work."""
     for _, _, program in CASES:

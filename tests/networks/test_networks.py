@@ -89,6 +89,7 @@ def test_mlp_concatenates_activates_and_ends_linear() -> None:
     np.testing.assert_allclose(network.apply({"params": params}, a, b), x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_inputs_of_fewer_rows_are_broadcast() -> None:
     """As if they were repeated: candidates [3, 5], one observation for each of 5, one time for all; and in an ensemble."""
     keys = jax.random.split(jax.random.key(1), 3)

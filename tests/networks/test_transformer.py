@@ -67,6 +67,7 @@ def test_examples_do_not_see_each_other(network: Any) -> None:
     np.testing.assert_allclose(moved[1:], apply()[1:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_goal_there_is_no_token() -> None:
     """And of a goal that is no state a layer of its own tells."""
     module, keys = WindowDenoiser(ACTION, width=16, num_layers=1, num_heads=2), jax.random.split(jax.random.key(0), 2)

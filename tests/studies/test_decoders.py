@@ -69,6 +69,7 @@ def test_table_and_picture(tmp_path: Path) -> None:
     assert decoding.picture(cells, tmp_path / "a.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_calls_and_distances() -> None:
     """Calls are those of the methods; exact guidance is near the truth, where the model alone is far."""
     found = {each.name: each for each in decoding.decoders(MIXTURES[SMALL](), 10.0)}

@@ -51,6 +51,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
+@pytest.mark.slow
 def test_a_plan_is_judged_by_what_comes_of_it(workdir: Path) -> None:
     """Without a penalty the learnt model of x' = x + u is good enough to reach the goal, and the plan's path is near the true."""
     trained = Trained.open(workdir)

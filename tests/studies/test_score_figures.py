@@ -49,6 +49,7 @@ def test_energies_are_the_known_ones_and_the_score_network_finds_the_gradient(tm
     written(tmp_path / "energy.png")
 
 
+@pytest.mark.slow
 def test_distance_bounds_the_error_where_the_ensemble_does_not(tmp_path: Path) -> None:
     x = np.linspace(-2.0, 2.0, 201)
     found = uncertainty.uncertainties(KEY, x, updates=300, width=64)

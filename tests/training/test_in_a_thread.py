@@ -4,6 +4,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from small_trainings import UPDATES, config_of, source, state_of
 from support import trees_equal, unchecked
 
@@ -12,6 +13,7 @@ from diffrl.training.train import Outcome, train
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.mark.slow
 def test_two_trainings_in_threads_are_those_of_the_main_thread(tmp_path: Path) -> None:
     """They leave the signals alone, and what they make is what the main thread makes, bit for bit."""
     config, handlers = config_of(), list(map(signal.getsignal, SIGNALS))

@@ -186,6 +186,7 @@ def test_discrete_actions_on_the_device() -> None:
     assert np.isfinite(found.returns).all()
 
 
+@pytest.mark.slow
 def test_discrete_actions_on_the_host(tmp_path: Path) -> None:
     """CartPole learns by interaction, is resumed with the same spec, and is evaluated by the host's rollout."""
     config = online(DISCRETE, env_id="CartPole-v1", warmup_steps=40, num_env_steps=60, buffer_size=60)

@@ -50,6 +50,7 @@ def test_other_choices_when_acting_leave_the_training_alone(workdir: Path) -> No
             trained.acting((act,))
 
 
+@pytest.mark.slow
 def test_what_acting_needs_besides_comes_from_the_state(tmp_path: Path) -> None:
     """SRPO saves its policy alone; decoded softly it acts by its behaviour model and critics, of which equal runs share one."""
     sizes = {"behavior_hidden_dim": 8, "behavior_blocks": 1, "critic_hidden_dims": (8,), "policy_hidden_dims": (8,)}

@@ -24,9 +24,7 @@ from diffrl.training import devices
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory that launch/train.py wrote.")
 WATCH = flags.DEFINE_bool("watch", False, "Go on with new checkpoints until training has ended.")
 EPISODES = flags.DEFINE_integer("episodes", 64, "Episodes per run and checkpoint.")
-STEP = flags.DEFINE_string(
-    "step", None, "A checkpoint's number of updates, or 'last'. Default: all checkpoints of the last stage."
-)
+STEP = flags.DEFINE_string("step", "all", "A checkpoint's number of updates, 'last', or 'all' of the last stage.")
 BACKEND = flags.DEFINE_enum(
     "backend",
     "auto",
@@ -46,12 +44,12 @@ def options_of_flags() -> Options:
     """Flags as Options.
 
     Raises:
-        EvaluationError: --step is neither a number nor 'last'.
+        EvaluationError: --step is neither a number nor one of those words.
     """
-    step = STEP.value
+    step = None if STEP.value == "all" else STEP.value
     if step is not None and step != "last":
         if not step.isdigit():
-            raise EvaluationError(f"--step={step} is neither a number of updates nor 'last'")
+            raise EvaluationError(f"--step={step} is neither a number of updates, 'last' nor 'all'")
         step = int(step)
     return Options(EPISODES.value, step, BACKEND.value, SEED.value, tuple(ACT.value), WATCH.value, FORCE.value)
 

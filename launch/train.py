@@ -28,6 +28,9 @@ EXPORT = flags.DEFINE_string(
     "export_dataset", "", "Of a training by interaction: save a run's transitions as this Minari dataset, e.g. mine/walker-v0."
 )
 EXPORT_RUN = flags.DEFINE_integer("export_run", 0, "Whose transitions.", lower_bound=0)
+PROFILE = flags.DEFINE_string(
+    "profile", "", "Directory for a trace of one dispatch of every stage, STAGE.json.gz, to be opened at ui.perfetto.dev."
+)
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     0,
@@ -47,9 +50,11 @@ def main(argv: list[str], overrides: list[str]) -> int:
     devices.configure(CPU_DEVICES.value)
     devices.join_hosts(COORDINATOR.value, NUM_HOSTS.value, HOST.value, HOST_TIMEOUT.value)
     from diffrl.evaluation.evaluate import mean_returns
+    from diffrl.training.profiling import Profiler
     from diffrl.training.train import train
 
-    outcome = train(config, files.directory(WORKDIR.value), evaluate=mean_returns)
+    profiler = Profiler(PROFILE.value) if PROFILE.value else None
+    outcome = train(config, files.directory(WORKDIR.value), evaluate=mean_returns, profiler=profiler)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect
         from diffrl.training.online import export

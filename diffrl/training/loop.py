@@ -20,6 +20,7 @@ from diffrl.training.cohort import Cohort, place_rows, rows_of
 from diffrl.training.devices import fetch, is_primary, sharding_of
 from diffrl.training.pace import Pace
 from diffrl.training.preemption import Preemption
+from diffrl.training.profiling import Profiler
 from diffrl.training.reporting import Reporter, passes
 from diffrl.training.runs import Runs
 from diffrl.training.workdir import TIMINGS, Timing
@@ -243,9 +244,10 @@ class Loop:
         workdir: Path,
         preemption: Preemption,
         dropped: dict[int, int],
+        profiler: Profiler | None = None,
     ) -> None:
         self.config, self.num_stages, self.mesh, self.display, self.report = config, num_stages, mesh, display, report
-        self.workdir, self.preemption, self.dropped = workdir, preemption, dropped
+        self.workdir, self.preemption, self.dropped, self.profiler = workdir, preemption, dropped, profiler
 
     def run(self, segment: Segment, phase: Phase, step: int) -> int:
         """From `step` to the segment's end, the first signal, or the divergence of all runs; returns the step reached."""
@@ -257,6 +259,7 @@ class Loop:
         self.display.start(segment.name, step - segment.start, segment.total, segment.unit)
         first, began, compiling, self.fetched = step, time.monotonic(), phase.programs.seconds, 0.0
         pending: Piece | None = None
+        profiler = self.profiler
         self.pieces: list[tuple[int, dict[str, np.ndarray]]] = []
         with jax.transfer_guard("disallow"):
             done, all_turns = segment.turns(step), segment.turns(segment.end)
@@ -264,7 +267,10 @@ class Loop:
             while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
                 done = segment.turns(step)
                 turns = min(pace.turns, per_chunk - done % per_chunk, all_turns - done)
-                metrics = phase.advance(step, turns)
+                if profiler is None or step == first:
+                    metrics = phase.advance(step, turns)
+                else:
+                    metrics, profiler = self._traced(profiler, step, turns), None
                 # The device works on this piece while the host fetches and reports the one before.
                 self._fetch(pending)
                 step += turns * segment.turn
@@ -279,6 +285,14 @@ class Loop:
             compiling = phase.programs.seconds - compiling
             self._time(first, step, compiling, time.monotonic() - began - compiling, len(cohort.members))
         return step
+
+    def _traced(self, profiler: Profiler, step: int, turns: int) -> Metrics:
+        """One dispatch alone on the device, traced."""
+        jax.block_until_ready(self.phase.population.states)
+        with profiler.trace(self.segment.name) as path:
+            metrics = jax.block_until_ready(self.phase.advance(step, turns))
+        self.display.say(f"a trace of {turns:,} turns of {self.segment.name} is in {path}: open it at ui.perfetto.dev")
+        return metrics
 
     def _clock(self) -> float:
         """Seconds that pass, but for those of compiling."""

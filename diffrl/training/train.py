@@ -30,6 +30,7 @@ from diffrl.training.offline import OfflinePhase, forecast_prepared
 from diffrl.training.online.environment import opened, stage_of
 from diffrl.training.online.phase import OnlinePhase, abstract_environments
 from diffrl.training.preemption import watch_signals
+from diffrl.training.profiling import Profiler
 from diffrl.training.reporting import Reporter
 from diffrl.training.runs import INIT, Runs, abstract_states, make_runs
 from diffrl.training.slabs import open_rows, rows_per_slab
@@ -50,7 +51,13 @@ class Outcome:
     diverged: tuple[int, ...] = ()
 
 
-def train(config: Config, workdir: Path, source: Source | None = None, evaluate: halving.MeanReturns | None = None) -> Outcome:
+def train(
+    config: Config,
+    workdir: Path,
+    source: Source | None = None,
+    evaluate: halving.MeanReturns | None = None,
+    profiler: Profiler | None = None,
+) -> Outcome:
     """Train all runs of a config to the end, or until a signal asks to stop. Calling it again goes on where it stopped.
 
     Resuming is exact; but a host simulator's state is not saved: there the episodes under way are given up, and everything else
@@ -61,6 +68,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
         workdir: where everything goes.
         source: rows in memory (`data.arrays.from_arrays`) in place of those the config's dataset.id names.
         evaluate: asked by successive halving where its criterion is the episode return.
+        profiler: traces a dispatch of every stage.
 
     Raises:
         ConfigError, DatasetError, BackendError, WorkdirError, CheckpointError, ReplayError, DeviceError: with the reason and a
@@ -187,7 +195,7 @@ def train(config: Config, workdir: Path, source: Source | None = None, evaluate:
 
         # ---------------------------------------------------------------- segments, each a loop over chunks
         with watch_signals() as preemption, display, contextlib.closing(report):
-            loop = Loop(config, len(algorithm.stages), mesh, display, report, workdir, preemption, dropped)
+            loop = Loop(config, len(algorithm.stages), mesh, display, report, workdir, preemption, dropped, profiler)
             phase = None
             for segment in plan:
                 if step >= segment.end:

@@ -53,7 +53,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
     from diffrl.training.profiling import Profiler
     from diffrl.training.train import train
 
-    profiler = Profiler(PROFILE.value) if PROFILE.value else None
+    profiler = Profiler(files.directory(PROFILE.value)) if PROFILE.value else None
     outcome = train(config, files.directory(WORKDIR.value), evaluate=mean_returns, profiler=profiler)
     if outcome.complete and EXPORT.value:
         from diffrl.collection import collect

@@ -15,7 +15,7 @@ class Profiler:
     """Traces one dispatch of every segment into a folder, as `NAME.json.gz`: the second, whose program is compiled and warm."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = files.directory(folder).absolute()
+        self.folder = folder.absolute()
 
     @contextlib.contextmanager
     def trace(self, name: str) -> Iterator[Path]:

@@ -216,7 +216,8 @@ def verdict(target: Target, updates: int, values: np.ndarray) -> str:
     """How ours stands to the level it is held against.
 
     "within" where the means differ by less than twice the standard deviation of their difference over seeds, both spreads
-    counted as they are given; a spread that is not known counts as none.
+    counted as they are given. A level of one seed is a draw like ours and has our spread; another that is not known counts as
+    none.
     """
     level = target.level
     if level is None:
@@ -226,7 +227,8 @@ def verdict(target: Target, updates: int, values: np.ndarray) -> str:
     if not np.isfinite(values).all():
         return "a run diverged"
     difference = float(values.mean()) - level.value
-    spread = float(np.hypot(level.spread or 0.0, values.std(ddof=1) if len(values) > 1 else 0.0))
+    own = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    spread = float(np.hypot(own, level.spread or (own if level.seeds == 1 else 0.0)))
     where = "within" if abs(difference) <= 2.0 * spread else "above" if difference > 0 else "below"
     alone = " (one run)" if len(values) == 1 else ""
     return f"{where}{alone}: {difference:+.1f}" + (f", {abs(difference) / spread:.1f} deviations" if spread else "")
@@ -296,8 +298,8 @@ _INTRODUCTION = """# Published numbers and ours
 Made by `launch/report.py --reproduction` from [results/](results): every row can be run again by its commands, and the
 page without training. A row counts the last checkpoint; *published* is mean ± standard deviation over seeds, *ours* the
 mean over runs with the 95 % bootstrap interval. "Within" is a difference of less than twice the standard deviation that
-both spreads make together; one that is not known counts as none. The data of generated benchmarks are another draw of
-the same script than the published file.
+both spreads make together; a single seed is taken to spread as ours do, another spread that is not known counts as
+none. The data of generated benchmarks are another draw of the same script than the published file.
 """
 
 

@@ -1,9 +1,11 @@
 """How every program under `launch/` begins and ends: flags, a display that may go away, and one line for a user's mistake."""
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from absl import app, flags, logging
@@ -66,6 +68,28 @@ class _Console(Console):
 def console(width: int = 140, **options: Any) -> Console:
     """Where a program prints; tables are `width` wide where no terminal says otherwise."""
     return _Console(width=None if sys.stdout.isatty() else width, markup=False, highlight=False, emoji=False, **options)
+
+
+@contextlib.contextmanager
+def status(console: Console, text: str, every: float = 10.0) -> Iterator[Callable[[str], None]]:
+    """Shows what is under way, and what the function that is given is told of it since.
+
+    One line that changes on a terminal; elsewhere plain lines, at most one in `every` seconds.
+    """
+    if console.is_terminal:
+        with console.status(text) as shown:
+            yield shown.update
+        return
+    console.print(text, soft_wrap=True)
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            console.print(text, soft_wrap=True)
+
+    yield say
 
 
 def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], None]:

@@ -62,8 +62,8 @@ def _decoders(console: Console) -> tuple[str, list[Path]]:
 
     devices.configure(cpu_devices=1)
     out = files.directory(OUT.value)
-    with console.status("sampling and measuring") as status:
-        found = decoding.compare(n=POINTS.value, seed=SEED.value, say=status.update)
+    with program.status(console, "sampling and measuring") as say:
+        found = decoding.compare(n=POINTS.value, seed=SEED.value, say=say)
         return decoding.to_markdown(found), [decoding.picture(found, out / "decoding.png")]
 
 
@@ -84,13 +84,13 @@ def _imitators(experiments: list[str], console: Console) -> tuple[str, list[Path
     for task in TASK.value:
         path = out / f"imitation-{files.slug(task)}.json"
         if not path.exists():
-            with console.status(task) as status:
+            with program.status(console, task) as say:
                 found = imitation.compare(
                     lambda name, task=task: cli.load_experiment(f"{name}:{task}"),
                     tuple(experiments),
                     repetitions=REPETITIONS.value,
                     episodes=EPISODES.value,
-                    say=lambda text, task=task: status.update(f"{task}: {text}"),
+                    say=lambda text, task=task, say=say: say(f"{task}: {text}"),
                 )
             imitation.write(found, path)
         studies.append(imitation.read(path))
@@ -114,7 +114,7 @@ def _policies(patterns: list[str], console: Console) -> tuple[str, list[Path]]:
         raise EvaluationError("name at least one workdir of a toy: lab.py runs/toy/8gaussians/swg")
     devices.configure(cpu_devices=1)
     out = files.directory(OUT.value)
-    with console.status("sampling and measuring"):
+    with program.status(console, "sampling and measuring"):
         cells = toys.judge(workdirs, parse_act(tuple(ACT.value)), n=POINTS.value, candidates=CANDIDATES.value, seed=SEED.value)
         written = [toys.picture(toy, rows, out / f"{toy}.png") for toy, rows in cells.items()]
         for workdir in workdirs:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         planning.models_of(trained, act)  # refuse what is impossible before anything is computed
     outcomes = []
     for number, act in enumerate(acts):
-        with console.status(f"{number + 1}/{len(acts)} {planning.words(act)}"):
+        with program.status(console, f"{number + 1}/{len(acts)} {planning.words(act)}"):
             if CLOSED.value:
                 options = {"steps": STEPS.value, "backend": BACKEND.value}
                 outcomes.append(planning.closed_loop(trained, act, starts=STARTS.value, seed=SEED.value, **options))

@@ -109,6 +109,17 @@ def test_text_from_data_is_no_markup_and_moves_no_cursor() -> None:
     assert shown.getvalue() == "[bold]a[/bold] [/x] [link=http://x]y[/link] �[2J� b\nc :smile:\n"
 
 
+def test_a_log_is_told_what_is_under_way() -> None:
+    """Where no terminal is, lines: the first at once, later ones not too often."""
+    written = io.StringIO()
+    console = program.Console(file=written)
+    with program.status(console, "begins") as say:
+        say("too soon")
+    with program.status(console, "again", every=0.0) as say:
+        say("soon enough")
+    assert written.getvalue().split("\n") == ["begins", "again", "soon enough", ""]
+
+
 @pytest.mark.parametrize("name", chosen(PROGRAMS, PROGRAMS.index("report")))
 def test_help_exits_with_0(name: str, tmp_path: Path) -> None:
     assert "flags:" in run(tmp_path, f"launch/{name}.py", "--help").stdout

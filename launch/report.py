@@ -21,6 +21,11 @@ With --figures, needs no workdir: trains what the figures need, writes them with
     python launch/report.py --keep=iql-maze2d-umaze runs/a runs/b          # what came out, to docs/results/
     python launch/report.py --reproduction --out=docs                      # published numbers and ours: docs/reproduction.md
 
+    python launch/report.py --offline runs/a runs/b       # which policy, where nothing can be tried
+
+With --offline, policies are ordered by fitted-Q evaluation on held-out episodes of the data, beside their true returns where they
+were evaluated: offline.md, offline.csv, offline.png. Minutes for each workdir; what was fitted once is kept in it.
+
 With --keep, the scores of evaluated workdirs become the results of a row of --results/targets.json. With --reproduction, needs no
 workdir: puts all rows into one table and picture.
 """
@@ -37,6 +42,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diffrl import files, program
+from diffrl.evaluation.offline import Options
 from diffrl.reports import markdown, plots, reproduction, suite_plots, suite_tables, tables
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
@@ -51,6 +57,10 @@ SWEEP = flags.DEFINE_string("sweep", None, "Directory of a launch/sweep.py: the 
 FIGURES = flags.DEFINE_string("figures", None, "Name of a method: the figures of its paper that need no training run.")
 REPRODUCTION = flags.DEFINE_bool("reproduction", False, "Published numbers and ours, from the files of --results.")
 KEEP = flags.DEFINE_string("keep", None, "Name of a row of --results/targets.json, whose results the workdirs hold.")
+OFFLINE = flags.DEFINE_bool("offline", False, "Order the policies by what data say they are worth: fitted-Q evaluation.")
+OFFLINE_DATA = flags.DEFINE_string("offline_data", "", "Of --offline: data in place of those trained on.")
+OFFLINE_UPDATES = flags.DEFINE_integer("offline_updates", 20_000, "Of --offline: updates of Q.", lower_bound=1)
+DISCOUNT = flags.DEFINE_float("discount", 0.99, "Of --offline: of all policies alike.", lower_bound=0.0, upper_bound=0.9999)
 RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the rows and their results.")
 DATA = flags.DEFINE_bool("data", True, "In maze pictures, show trajectories of the data (loads the dataset).")
 
@@ -149,6 +159,21 @@ def report_figures(method: str, out: Path, console: Console) -> None:
             console.print(Markdown(re.sub(r"!\[.*\n", "", path.read_text())))
 
 
+def report_offline(workdirs: list[Path], out: Path, console: Console, options: Options) -> None:
+    """Order the policies by the data, write the files of that to `out` and print the table."""
+    from diffrl.reports import offline
+    from diffrl.training import devices
+
+    devices.configure()
+    judged = []
+    for workdir in workdirs:
+        with program.status(console, str(workdir)) as say:
+            judged.append(offline.judge(workdir, options, lambda text, workdir=workdir, say=say: say(f"{workdir}: {text}")))
+    written = offline.write(judged, options, out)
+    console.print(Markdown(re.sub(r"!\[.*\n", "", written[0].read_text())))
+    console.print("wrote " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+
+
 def _maze(group: list[Series], colour: dict[str, str], path: Path, console: Console, data: bool) -> Path | None:
     if plots.maze_picture(group, colour, path) is None or not data:
         return path if path.exists() else None
@@ -195,6 +220,9 @@ def main(argv: list[str]) -> None:
     elif KEEP.value is not None:
         kept = reproduction.keep(KEEP.value, workdirs_of(named), files.directory(RESULTS.value))
         console.print(f"wrote {kept}", highlight=False, markup=False, soft_wrap=True)
+    elif OFFLINE.value:
+        options = Options(OFFLINE_DATA.value, DISCOUNT.value, OFFLINE_UPDATES.value)
+        report_offline(workdirs_of(named), out, console, options)
     elif SUITE.value:
         report_suite(workdirs_of(named), out, console)
     else:

@@ -200,13 +200,14 @@ class Phase(Protocol):
 
 
 class Piece(NamedTuple):
-    """What was dispatched at once: `turns` turns up to `step`, the end of a chunk or not."""
+    """What was dispatched at once: `turns` turns up to `step`, the end of a chunk or not; when, and how long that took."""
 
     step: int
     turns: int
     metrics: Metrics
     whole: bool
     dispatched: float
+    dispatching: float
 
 
 def means(pieces: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
@@ -267,16 +268,18 @@ class Loop:
             while step < segment.end and not self.preemption.anywhere() and not self._all_diverged():
                 done = segment.turns(step)
                 turns = min(pace.turns, per_chunk - done % per_chunk, all_turns - done)
+                before = self._clock()
                 if profiler is None or step == first:
                     metrics = phase.advance(step, turns)
                 else:
                     metrics, profiler = self._traced(profiler, step, turns), None
+                dispatched = self._clock()
                 # The device works on this piece while the host fetches and reports the one before.
                 self._fetch(pending)
                 step += turns * segment.turn
                 done += turns
                 whole = step == segment.end or done % per_chunk == 0
-                pending = Piece(step, turns, metrics, whole, self._clock())
+                pending = Piece(step, turns, metrics, whole, dispatched, dispatched - before)
                 if whole and (step == segment.end or passes(done, (done - 1) % per_chunk + 1, every)):
                     pending = self._commit(pending)
             self._commit(pending)
@@ -318,7 +321,9 @@ class Loop:
             return
         found = {name: np.asarray(value)[self.member] for name, value in fetch(piece.metrics, self.mesh).items()}
         now = self._clock()
-        self.pace.measured(piece.turns, now - max(piece.dispatched, self.fetched))
+        # Where the host steps a simulator the work is done by the end of its dispatch, and what passed since was the next one's.
+        waited = 0.0 if self.pace.any_length else now - max(piece.dispatched, self.fetched)
+        self.pace.measured(piece.turns, max(piece.dispatching, waited))
         self.fetched = now
         self.pieces.append((piece.turns, found))
         if piece.whole:

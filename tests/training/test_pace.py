@@ -3,19 +3,27 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_trainings import config_of, source, state_of
 from support import quick_compilation, trees_equal, unchecked
 
 from diffrl import records
+from diffrl.logging.console import TrainingDisplay
 from diffrl.logging.writers import METRICS, Metric
 from diffrl.training import pace
-from diffrl.training.checkpoint import Checkpoints
-from diffrl.training.loop import means
+from diffrl.training.checkpoint import Checkpoints, Progress
+from diffrl.training.cohort import make_cohort
+from diffrl.training.devices import make_mesh
+from diffrl.training.loop import Loop, Population, Programs, Segment, means
 from diffrl.training.offline import OfflinePhase
 from diffrl.training.pace import Pace
+from diffrl.training.preemption import Preemption
 from diffrl.training.train import train
 from diffrl.types import Metrics
 
@@ -54,6 +62,37 @@ def test_what_takes_too_long_is_cut_and_never_grows_but_where_that_costs_nothing
     free = Pace(1000, any_length=True)
     free.measured(2, 0.01)
     assert free.turns == 500
+
+
+class Blocking:
+    """A phase that works while it dispatches, as a host that steps a simulator: a tenth of a second a turn."""
+
+    programs, population = Programs(), Population(make_cohort([0, 1], set()), jnp.zeros(2), None)
+
+    def __init__(self) -> None:
+        self.now, self.dispatched = 0.0, list[int]()
+
+    def pace(self, step: int, per_chunk: int, most: int) -> Pace:
+        return Pace(per_chunk, any_length=True)
+
+    def advance(self, step: int, turns: int) -> Metrics:
+        self.now += 0.099 * turns
+        self.dispatched.append(turns)
+        return {"policy/loss": np.zeros(2)}  # pyright: ignore[reportReturnType]
+
+    def save(self, progress: Progress) -> None:
+        pass
+
+
+def test_a_host_that_steps_a_simulator_dispatches_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than is meant, and soon just that: a signal is answered within two of them."""
+    phase, config = Blocking(), config_of(updates_per_chunk=1_000, checkpoint_every=1_000)
+    monkeypatch.setattr("diffrl.training.loop.time", SimpleNamespace(monotonic=lambda: phase.now))
+    report = cast(Any, mock.Mock(diverged={}))
+    loop = Loop(config, 1, make_mesh(1), TrainingDisplay(2, silent=True), report, tmp_path, Preemption(), {})
+    assert loop.run(Segment("online", 0, 0, 3_000, 0, 3_000, online=True), cast(Any, phase), 0) == 3_000
+    assert max(phase.dispatched) == 25
+    assert phase.dispatched.count(25) > 110
 
 
 def test_metrics_of_pieces_are_those_of_the_chunk() -> None:

@@ -58,8 +58,8 @@ def labelled(source: Source, labels: Labels) -> Source:
     name, number = _name(source), None if labels.task == "goals" else int(labels.task)
     if number is None and labels.ogbench != Labels.ogbench:
         raise DatasetError(
-            f"dataset.ogbench={labels.ogbench} says when a single task looks for success; with dataset.task=goals all versions look "
-            "after each action: leave it out"
+            f"dataset.ogbench={labels.ogbench} says when a single task looks for success; with dataset.task=goals all versions "
+            "look after each action: leave it out"
         )
     rows, wanted = source.transitions, tasks.columns(name)
     if rows.observation.shape[1] <= max(wanted):

@@ -174,7 +174,7 @@ def test_without_a_task_the_data_keep_their_rewards(goals, file):
             labelled(source, labels)
     with pytest.raises(DatasetError, match=r"nothing says of which.*cube-single-play-v0.npz; or set --config.dataset.env_id="):
         labelled(source, Labels(task="1"))
-    with pytest.raises(DatasetError, match="with dataset.task=goals all versions look after each action: leave it out"):
+    with pytest.raises(DatasetError, match=r"with dataset.task=goals all versions look after each action: leave it out"):
         labelled(source._replace(env_spec='{"id": "cube-single-v0"}'), Labels(task="goals", ogbench="1.1"))
     with pytest.raises(DatasetError, match="observations of 2 numbers, too few for OGBench's cube-single"):
         labelled(source._replace(env_spec='{"id": "cube-single-v0"}'), Labels(task="1"))

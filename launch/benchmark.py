@@ -7,12 +7,14 @@ people write, the time of choosing an action, of starting, and the steps per sec
     python launch/benchmark.py --config=swg_mujoco --sections=acting \
         --variants='hidden_dim=64,128,256,512 act.guidance_scale=0,1' --variants='act.num_denoising_steps=5,10,15'
     python launch/benchmark.py --config= --sections=environments --envs=1,8,64,512 --mjx
+    python launch/benchmark.py --config=srpo_mujoco,iql_mujoco,dac --sections=stages,acting,host --runs=1,64,8 --minutes=10
     python launch/benchmark.py --config= --sections=online --online=qsm_dmc    # training by interaction
     python launch/benchmark.py --sections=aot --topology=v5e:2x4,v6e:2x4 --runs=64        # compiled for TPUs that are not there
 
-Prints every section when it is done and writes results.json and results.md after each, with
-pictures of stages, scaling and variants. MJX is measured on accelerators, and with --mjx on a CPU too, where each line compiles
-for 10 to 40 s. The data are random numbers of the given sizes: cost depends on shapes only.
+Prints every section when it is done and writes results.json and results.md after each line, with pictures of stages, scaling and
+variants, and what the stages say of the framework's promises. Stages and acting need no simulator and no data. MJX is measured on
+accelerators, and with --mjx on a CPU too, where each line compiles for 10 to 40 s. The data are random numbers of the given
+sizes: cost depends on shapes only.
 """
 
 import functools
@@ -78,6 +80,12 @@ MJX = flags.DEFINE_bool("mjx", None, "Whether to measure MJX; by default on acce
 ENV_SECONDS = flags.DEFINE_float("env_seconds", 0.5, "Timed seconds of one simulator with one number of environments.")
 TOPOLOGY = flags.DEFINE_list("topology", ["v5e:2x4"], "TPU slices of the section aot: v5e, v5p or v6e and the slice's shape.")
 BATCH_DEVICES = flags.DEFINE_list("batch_devices", ["1"], "Chips that share a run's batch, in the section aot.")
+MINUTES = flags.DEFINE_float(
+    "minutes",
+    0.0,
+    "Stop after the line that is under way by then; 0 for no limit. Lines come in the order of --sections, --config and --runs.",
+    lower_bound=0.0,
+)
 OUT = flags.DEFINE_string("out", "runs/benchmark", "Directory for results.json, results.md and pictures.")
 CPU_DEVICES = flags.DEFINE_integer("cpu_devices", 0, "As in launch/train.py.")
 
@@ -111,6 +119,7 @@ def _measure(console: Console) -> None:
     timing = importlib.import_module("diffrl.benchmarks.stages")
     limits = importlib.import_module("diffrl.benchmarks.limits")
     page = importlib.import_module("diffrl.benchmarks.page")
+    claims = importlib.import_module("diffrl.benchmarks.claims")
     # Everything is known to exist before anything is timed: a mistake must not cost what was measured.
     out, problem = files.directory(OUT.value), timing.Problem(OBSERVATION.value, ACTION.value, ROWS.value)
     wanted = {name: _config(name) for name in CONFIG.value}
@@ -131,21 +140,36 @@ def _measure(console: Console) -> None:
         console.print(line, highlight=False)
     limits = {"matmul_ceiling_flops": ceiling, "copy_bytes_per_second": bandwidth} if timed else {}
     results: dict[str, Any] = {"command": sys.argv, "machine": machine | {"python": platform.python_version()}, **limits}
-    done = []
+    begun, left = [], []
+    until = time.monotonic() + 60.0 * (MINUTES.value or float("inf"))
+
+    def write() -> None:
+        said = claims.sentences([row for each in begun if each.name == "stages" for row in each.rows], wanted, problem)
+        rows = {each.name: [row._asdict() for row in each.rows] for each in begun}
+        records.write(out / "results.json", results | rows | {"claims": said})
+        files.write(out / "results.md", page.markdown(head, begun, said).encode())
+
     for section, measure in measurements:
+        if time.monotonic() > until:
+            left.append(section.name)
+            continue
         began = time.monotonic()
+        begun.append(section)
         for row in measure():
             section.rows.append(row)
             console.print("  ".join(filter(None, row.cells())), highlight=False)
+            write()
+            if time.monotonic() > until:
+                left.append(f"the rest of {section.name}")
+                break
         table = Table(*section.columns, title=f"{section.title} ({time.monotonic() - began:.0f} s)")
         for row in section.rows:
             table.add_row(*row.cells())
         console.print(table)
-        done.append(section)
-        results[section.name] = [row._asdict() for row in section.rows]
-        records.write(out / "results.json", results)
-        files.write(out / "results.md", page.markdown(head, done).encode())
+        write()
         _draw(section, out)
+    if left:
+        console.print(f"{MINUTES.value:g} minutes are over; not measured: {', '.join(left)}", highlight=False)
     console.print(f"wrote {out / 'results.json'}, {out / 'results.md'} and pictures", highlight=False)
 
 
@@ -243,7 +267,7 @@ def _measurements(problem: Any, wanted: dict[str, configs.Config]) -> list[tuple
 
 def _draw(section: Any, out: Path) -> None:
     page = importlib.import_module("diffrl.benchmarks.page")
-    if section.name == "stages":
+    if section.name == "stages" and any(row.flops_per_update for row in section.rows):  # more than a host loop
         page.draw_throughput(section.rows, out / "throughput.png")
     if section.name == "scaling":
         page.draw_scaling(section.rows, f"{SCALING.value}, first stage", out / "scaling.png")

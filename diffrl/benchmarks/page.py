@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullFormatter, StrMeth
 
 from diffrl.benchmarks.scaling import Point
 from diffrl.benchmarks.stages import HOST_LOOP, StageTime
-from diffrl.reports.markdown import table
+from diffrl.reports.markdown import bullets, table
 from diffrl.reports.style import STYLE, save
 
 
@@ -41,14 +41,16 @@ class Section(NamedTuple):
     note: str = ""
 
 
-def markdown(head: Sequence[str], sections: Sequence[Section]) -> str:
-    """The page: the machine first, then a table per section that has rows."""
+def markdown(head: Sequence[str], sections: Sequence[Section], claims: Sequence[str] = ()) -> str:
+    """The page: the machine first, then a table per section that has rows, and what they say."""
     lines = ["# Benchmark", "", *(f"{line}  " for line in head)]
     for section in sections:
         if section.rows:
             lines += ["", f"## {section.title}", "", *([section.note, ""] if section.note else [])]
             cells = [row.cells() for row in section.rows]
             lines.append(table(section.columns, cells, left=len(section.columns)).rstrip())
+    if claims:
+        lines += ["", "## What this says", "", bullets(claims).rstrip()]
     return "\n".join(lines) + "\n"
 
 

@@ -8,8 +8,8 @@ import pytest
 from programs import run
 from support import quick_compilation, unchecked
 
-from diffrl.algorithms import idql, iql, qsm, srpo, swg
-from diffrl.benchmarks import page, scaling
+from diffrl.algorithms import bc, idql, iql, qsm, srpo, swg
+from diffrl.benchmarks import claims, page, scaling
 from diffrl.benchmarks.scaling import Point, resize
 from diffrl.benchmarks.stages import COLUMNS, Problem, StageTime, acting_configs
 from diffrl.config import Config, ConfigError
@@ -36,6 +36,31 @@ def test_page_has_a_table_per_section_with_rows(tmp_path: Path) -> None:
     assert page.draw_throughput(alone, tmp_path / "alone.png").stat().st_size > 5_000
     points = [Point(axis, value, 1.0 / value, value) for axis in scaling.AXES for value in (1, 2, 4)]
     assert page.draw_scaling(points, "title", tmp_path / "b.png").stat().st_size > 5_000
+
+
+def test_claims_follow_from_the_rows() -> None:
+    """One run makes 20 updates a second, 64 make 600; of 6 seeds the nearest row is that of one."""
+    rows = [stage_time("host loop", 1, 10.0), stage_time("scan", 1, 20.0), stage_time("runs", 64, 600.0)]
+    rows = [row._replace(method="bc", stage="policy") for row in rows]
+    wanted = {"bc": Config(bc.Config(num_updates=1_000)), "iql": Config(iql.Config())}
+    said = claims.sentences(rows, wanted, Problem(3, 2, 10))
+    assert said == [
+        "bc, policy: 64 runs in one program make 30.0 times the updates of one (aim on an accelerator: 20)",
+        "bc, policy: 60.0 times the updates of a host loop, with 64 runs",
+        "bc: 6 seeds of 1,000 updates would take 5m00s, compiling and evaluating aside",
+    ]
+    eight = [rows[0]._replace(way="runs", runs=8)]
+    assert "8 runs reach 50% of the rate of products" in claims.sentences(eight, {}, Problem(3, 2, 10))[0]
+
+
+def test_the_clock_stops_what_is_measured(tmp_path: Path) -> None:
+    """After the first line, which is written with what it says; nothing after it is begun."""
+    flags = ("--config=bc_pointmaze", "--runs=1,2", "--seconds=0.01", "--chunks=1", "--rows=100", f"--out={tmp_path}")
+    said = run(tmp_path, "launch/benchmark.py", *flags, "--sections=stages,acting", "--minutes=0.0001").stdout
+    assert "0.0001 minutes are over; not measured: the rest of stages, acting" in said
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["way"] for row in results["stages"]] == ["host loop"]
+    assert results["claims"] == []
 
 
 def test_sizes_are_given_to_all_networks_and_stages() -> None:

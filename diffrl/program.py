@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from absl import app, flags, logging
@@ -27,7 +28,16 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         fail("the current directory does not exist any more: change to one that does")
     # A notebook's choice, which its own process inherits to others, draws nothing outside of it.
     os.environ["MPLBACKEND"] = "agg"
+    _explain_as_main(sys.modules[main.__module__])
     app.run(guarded(main), flags_parser=parse_flags)
+
+
+def _explain_as_main(module: ModuleType) -> None:
+    """Let --help tell of a program's module: absl looks at the main one, which is a stub where the program is installed."""
+    if module.__name__ != "__main__":
+        sys.modules["__main__"].__doc__ = module.__doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 class _Enduring:

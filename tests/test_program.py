@@ -1,5 +1,6 @@
 """How programs begin and end: displays that go away, terminals of any kind, one line for a mistake, machines that lack things."""
 
+import ast
 import errno
 import io
 import os
@@ -122,7 +123,28 @@ def test_a_log_is_told_what_is_under_way() -> None:
 
 @pytest.mark.parametrize("name", chosen(PROGRAMS, PROGRAMS.index("report")))
 def test_help_exits_with_0(name: str, tmp_path: Path) -> None:
-    assert "flags:" in run(tmp_path, f"launch/{name}.py", "--help").stdout
+    about = ast.get_docstring(ast.parse((ROOT / f"launch/{name}.py").read_text())) or ""
+    assert run(tmp_path, f"launch/{name}.py", "--help").stdout.startswith(about.split("\n")[0])
+
+
+@pytest.mark.parametrize("name", chosen(PROGRAMS, PROGRAMS.index("check")))
+def test_help_of_an_installed_program_is_that_of_its_file(name: str, tmp_path: Path) -> None:
+    """Installed, the main module is a stub that imports the program."""
+    stub = tmp_path / f"diffrl-{name}.py"
+    stub.write_text(f"import sys\nsys.path.insert(0, {str(ROOT / 'launch')!r})\nfrom {name} import run\nrun()\n")
+    installed, file = run(tmp_path, str(stub), "--help").stdout, run(tmp_path, f"launch/{name}.py", "--help").stdout
+    assert installed.replace(str(stub), f"launch/{name}.py") == file
+
+
+@pytest.mark.parametrize("words", [["check", "--help"], []], ids=str)
+def test_one_program_leads_to_all_others(words: list[str], tmp_path: Path) -> None:
+    said = run(tmp_path, "launch/menu.py", *words).stdout
+    named = [f"diffrl-{name}" in said for name in PROGRAMS if name != "menu"]
+    assert "flags:" in said if words else all(named)
+
+
+def test_a_word_that_is_no_program(tmp_path: Path) -> None:
+    assert "did you mean train?" in run(tmp_path, "launch/menu.py", "trian", code=2).stderr
 
 
 @pytest.mark.parametrize("name", chosen(PROGRAMS, PROGRAMS.index("collect")))

@@ -37,9 +37,14 @@ def walk() -> Dataset:
     return make_dataset(observation, row[:, None], np.zeros(10), observation + 1.0, False, row % 5 == 4)
 
 
+def made(source: Any = "gaussian", **changes: Any) -> Any:
+    return bridger.make(dataclasses.replace(bridger.Config(**SMALL, source=source), **changes), SPEC)
+
+
 @cache
-def setup(source: str = "gaussian", **changes: Any) -> tuple[Any, Any]:
-    algorithm = bridger.make(dataclasses.replace(bridger.Config(**SMALL, source=source), **changes), SPEC)  # pyright: ignore
+def left_source() -> tuple[Any, Any]:
+    """A cloned policy as source, that is not trained, and acts alone: no steps."""
+    algorithm = made("bc", train_source=False, act=bridger.Act(num_denoising_steps=0, execution_steps=2))
     return algorithm, quick(algorithm.init)(jax.random.key(0), algorithm.hparams)
 
 
@@ -72,8 +77,7 @@ def test_a_cloned_policy_is_a_source_as_it_was_trained() -> None:
     """The State of `bc` with chunks of the horizon fits the field "policy", and without steps the bridge acts as it does."""
     clone = bc.make(bc.Config(hidden_dims=(16,)), Spec.plain(3, 4))
     trained = quick(clone.init)(jax.random.key(7), clone.hparams)
-    acting = bridger.Act(num_denoising_steps=0, execution_steps=1)
-    algorithm, state = setup("bc", train_source=False, act=acting)
+    algorithm, state = left_source()
     assert [stage.name for stage in algorithm.stages] == ["bridge"]
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each.policy) for each in (trained, state)]
     assert shapes[0] == shapes[1]
@@ -86,7 +90,8 @@ def test_a_cloned_policy_is_a_source_as_it_was_trained() -> None:
 
 def test_a_source_is_trained_alone_and_then_left() -> None:
     """And by its own method's loss."""
-    algorithm, state = setup("bc")
+    algorithm = made("bc")
+    state = quick(algorithm.init)(jax.random.key(0), algorithm.hparams)
     source, bridge = algorithm.stages
     assert source.batch is not None
     batch = source.batch(walk(), jax.random.key(0), 8)
@@ -122,8 +127,7 @@ def test_a_script_pushes_towards_the_goal() -> None:
 
 def test_what_is_known_and_what_is_done() -> None:
     """W observations up to a row, H actions from it on; an episode's ends are repeated, and none is crossed."""
-    algorithm, _ = setup()
-    (stage,) = algorithm.stages
+    (stage,) = made().stages
     assert stage.batch is not None
     batch = stage.batch(walk(), jax.random.key(0), 64)
     row = np.asarray(batch.observation[:, 0]).astype(int)
@@ -136,8 +140,7 @@ def test_what_is_known_and_what_is_done() -> None:
 
 def test_chunks_are_executed_and_made_anew() -> None:
     """Two of four actions of a chunk; the network is told the two observations last seen, at first one of them twice."""
-    acting = bridger.Act(num_denoising_steps=0, execution_steps=2)
-    algorithm, state = setup("bc", train_source=False, act=acting)
+    algorithm, state = left_source()
     policy = algorithm.policy(state)
     step = quick(algorithm.act)
     seen = [jnp.full((2, 3), 0.1 * i) for i in range(4)]

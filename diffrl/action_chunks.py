@@ -170,9 +170,9 @@ def renewed(choose: ActFn, length: int) -> Callable[..., tuple[Any, Int[Array, "
 def open_loop(choose: ActFn, length: int) -> ActFn:
     """Carries out the chunks that `choose` gives, one action a step; the carry is that of `open_loop_carry`."""
 
-    def chunk_of(policy: Policy, inner: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        action, inner = choose(policy, inner, observation, key)
-        return action.reshape(len(action), length, -1), inner
+    def chunk_of(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        action, carry = choose(policy, carry, observation, key)
+        return action.reshape(len(action), length, -1), carry
 
     current = renewed(chunk_of, length)
 

@@ -4,8 +4,8 @@ r"""BRIDGeR on PointMaze, from any of its sources, small.
     python launch/train.py --config=experiments/bridger_pointmaze.py:cvae,tworoutes --workdir=runs/bridger_cvae
     python launch/evaluate.py --workdir=runs/bridger_cvae --act=num_denoising_steps=0,3,5,20
 
-No steps act by the source alone. Sources: gaussian, cvae, bc, gaussian_bc, seek (a push towards the goal). A policy that was
-cloned before is one too, in chunks of the horizon:
+No steps act by the source alone. Sources: gaussian, cvae, bc, gaussian_bc; the script seek needs a goal in the observation, which
+these sets do not have. A policy that was cloned before is one too, in chunks of the horizon:
 
     python launch/train.py --config=experiments/bc_pointmaze.py:tworoutes --config.action_chunk=16 --workdir=runs/bc
     python launch/train.py --config=experiments/bridger_pointmaze.py:bc,tworoutes --config.algorithm.train_source=false \

@@ -199,7 +199,7 @@ def vae_loss(
     key: Key,
 ) -> Float[Array, ""]:
     """w MSE(decoded, chunk) + κ KL(N(μ, σ²) ‖ N(0, I)), κ growing with the updates."""
-    decoded, mean, std = network.apply({"params": params}, observations, chunk, key)  # pyright: ignore
+    decoded, mean, std = forward(network, params, observations, chunk, key)
     weight = jnp.minimum(hparams.kl_growth * update, hparams.kl_weight)
     error = jnp.mean((decoded - chunk) ** 2)
     return hparams.reconstruction_weight * error + weight * jnp.mean(kl_divergence(mean, std))
@@ -348,12 +348,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
         metrics["source/distance"] = jnp.mean((begin - chunk) ** 2)
         return dataclasses.replace(state, bridge=bridge, ema_params=ema_params), metrics
 
-    def refined(policy: Policy, carry: Carry, observations: Array, key: Key) -> tuple[Array, Carry]:
+    def refined(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        """`observation` is the window's, flat."""
         source_key, key = jax.random.split(key)
-        chunk = start(policy["source"], observations, source_key)
+        chunk = start(policy["source"], observation, source_key)
         if steps is not None:
             chunk = cross(
-                lambda x, t: predict(policy["bridge"], x, t, observations),
+                lambda x, t: predict(policy["bridge"], x, t, observation),
                 steps,
                 chunk,
                 policy["bridge_noise"],

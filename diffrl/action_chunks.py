@@ -6,6 +6,7 @@ for actions of `length` times the environment's numbers, the first step's first,
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -69,16 +70,15 @@ def in_chunks(algorithm: Algorithm, spec: Spec, length: int) -> Algorithm:
         return found | {"ahead_timeout": dataset[:].timeout[last], "chunk_taken": taken}
 
     def init_carry(policy: Policy, num_envs: int) -> Carry:
-        chunk = jnp.zeros((num_envs, length, spec.action_dim))
-        return algorithm.init_carry(policy, num_envs), chunk, jnp.full(num_envs, length, jnp.int32)
+        return open_loop_carry(algorithm.init_carry(policy, num_envs), num_envs, length, spec.action_dim)
 
-    explore = algorithm.explore and _open_loop(algorithm.explore, length)
+    explore = algorithm.explore and open_loop(algorithm.explore, length)
     return algorithm._replace(
         stages=tuple(_of_chunks(stage) for stage in algorithm.stages),
         columns=columns,
         lookahead=length,
         init_carry=init_carry,
-        act=_open_loop(algorithm.act, length),
+        act=open_loop(algorithm.act, length),
         explore=explore,
     )
 
@@ -138,31 +138,54 @@ def _of_chunks(stage: Stage) -> Stage:
     )
 
 
-def _open_loop(choose: ActFn, length: int) -> ActFn:
-    """Carries out the chunks that `choose` gives, one action a step.
+def renewed(choose: ActFn, length: int) -> Callable[..., tuple[Any, Int[Array, "batch"], Carry]]:
+    """Keeps what `choose` gives for `length` steps, and then asks it again.
 
-    The carry is (that of `choose`, the chunks `[B, length, A]`, how many of each are carried out `[B]`). Environments begin their
-    episodes at different times; while none has come to its chunk's end, nothing is chosen.
+    The carry is (that of `choose`, what it gave last, any tree of `[B, ...]`, and for how many steps of each that served `[B]`),
+    which is `length` where nothing is chosen yet. Environments begin their episodes at different times; while none has come to
+    the end of its steps, nothing is chosen.
+
+    Returns:
+        (policy, carry, observation, key) -> what holds now, the number of the step in it `[B]`, and the carry.
     """
 
-    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+    def current(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Any, Array, Carry]:
         needed = carry[2] == length
 
         def begin(carry: Carry) -> Carry:
-            inner, chunk, position = carry
-            action, new_inner = choose(policy, inner, observation, key)
-            new = new_inner, action.reshape(chunk.shape), jnp.zeros_like(position)
+            chosen, inner = choose(policy, carry[0], observation, key)
+            new = inner, chosen, jnp.zeros_like(carry[2])
 
             def renewed(new: Array, old: Array) -> Array:
                 return jnp.where(needed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
             return jax.tree.map(renewed, new, carry)
 
-        inner, chunk, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
-        action = jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0]
-        return action, (inner, chunk, position + 1)
+        inner, held, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
+        return held, position, (inner, held, position + 1)
+
+    return current
+
+
+def open_loop(choose: ActFn, length: int) -> ActFn:
+    """Carries out the chunks that `choose` gives, one action a step; the carry is that of `open_loop_carry`."""
+
+    def chunk_of(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        action, carry = choose(policy, carry, observation, key)
+        return action.reshape(len(action), length, -1), carry
+
+    current = renewed(chunk_of, length)
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        chunk, position, carry = current(policy, carry, observation, key)
+        return jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0], carry
 
     return act
+
+
+def open_loop_carry(inner: Carry, num_envs: int, length: int, action_dim: int) -> Carry:
+    """(the carry of what chooses, the chunks `[B, length, A]`, how many of each are carried out `[B]`): all, so one is needed."""
+    return inner, jnp.zeros((num_envs, length, action_dim)), jnp.full(num_envs, length, jnp.int32)
 
 
 @jax.custom_batching.custom_vmap

@@ -51,6 +51,7 @@ REGISTRY = Registry(
     {
         "bc": {"actions": _BOTH, "imitates": True},
         "beso": {"imitates": True},
+        "bridger": {"imitates": True},
         "cep": {},
         "cfgrl": {},
         "dac": {},

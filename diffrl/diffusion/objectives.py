@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Schedule, over
+from diffrl.diffusion.schedules import Path, Schedule, over
 from diffrl.diffusion.targets import Predict, Prediction, Target, combine
 from diffrl.types import Key
 
@@ -15,7 +15,7 @@ Times = Callable[[Key, int], Array]  # (key, B) -> diffusion times [B]
 
 
 def perturb(
-    schedule: Schedule, x0: Float[Array, "batch *dims"], t: Float[Array, "batch"], noise: Float[Array, "batch *dims"]
+    schedule: Path, x0: Float[Array, "batch *dims"], t: Float[Array, "batch"], noise: Float[Array, "batch *dims"]
 ) -> Float[Array, "batch *dims"]:
     """x_t = α_t x_0 + σ_t z, one time per example."""
     return over(schedule.alpha(t), x0) * x0 + over(schedule.sigma(t), x0) * noise

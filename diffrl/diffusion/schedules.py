@@ -15,12 +15,17 @@ from jaxtyping import Float, Int, Shaped
 
 
 @runtime_checkable
-class Schedule(Protocol):
-    """Scale of the data α(t), of the noise σ(t), and the time at which log(α/σ) has a given value."""
+class Path(Protocol):
+    """Weights of the data, α(t), and of what they are mixed with, σ(t): noise, or samples of a source (`bridges.py`)."""
 
     def alpha(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]: ...
 
     def sigma(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch"]: ...
+
+
+@runtime_checkable
+class Schedule(Path, Protocol):
+    """A path to noise, and the time at which log(α/σ) has a given value."""
 
     def time(self, log_snr: Float[Array, "*batch"]) -> Float[Array, "*batch"]: ...
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffrl.diffusion.schedules import Level, Schedule, over
+from diffrl.diffusion.schedules import Level, Path, Schedule, over
 
 # Examples may have any shape: [B, …] is [B, D] for vectors and [B, L, D] for sequences of them; times are [B].
 Predict = Callable[[Array, Array], Array]  # a network: (x_t [B, …], t [B]) -> prediction [B, …]
-Target = Callable[[Schedule, Array], tuple[Array, Array]]  # (schedule, t [B]) -> (A [B], B [B])
+Target = Callable[[Path, Array], tuple[Array, Array]]  # (schedule, t [B]) -> (A [B], B [B])
 
 
 class Prediction(NamedTuple):
@@ -29,27 +29,27 @@ class Prediction(NamedTuple):
 Model = Callable[[Array, Level], Prediction]  # (x_t [B, …], its level) -> what it is made of
 
 
-def epsilon(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+def epsilon(schedule: Path, t: Array) -> tuple[Array, Array]:
     """The noise z (Ho et al. 2020)."""
     return jnp.zeros_like(t), jnp.ones_like(t)
 
 
-def x0(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+def x0(schedule: Path, t: Array) -> tuple[Array, Array]:
     """The data."""
     return jnp.ones_like(t), jnp.zeros_like(t)
 
 
-def v(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+def v(schedule: Path, t: Array) -> tuple[Array, Array]:
     """α z - σ x_0 (Salimans & Ho 2022)."""
     return -schedule.sigma(t), schedule.alpha(t)
 
 
-def score(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+def score(schedule: Path, t: Array) -> tuple[Array, Array]:
     """∇ log p_t = -E[z | x_t]/σ."""
     return jnp.zeros_like(t), -1.0 / schedule.sigma(t)
 
 
-def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+def velocity(schedule: Path, t: Array) -> tuple[Array, Array]:
     """dx_t/dt = α' x_0 + σ' z; z - x_0 for rectified flow. It points from data to noise, as t does.
 
     Nothing where a schedule stands still, as the end of `CosineVP` does where its α is held.
@@ -61,7 +61,7 @@ def velocity(schedule: Schedule, t: Array) -> tuple[Array, Array]:
 def karras(sigma_data: float = 0.5) -> Target:
     """F of Karras et al. 2022, eq. 7: x_0 = c_skip x + c_out F for data of standard deviation `sigma_data` and α = 1."""
 
-    def target(schedule: Schedule, t: Array) -> tuple[Array, Array]:
+    def target(schedule: Path, t: Array) -> tuple[Array, Array]:
         sigma = schedule.sigma(t)
         norm = jnp.sqrt(sigma**2 + sigma_data**2)
         return sigma / (sigma_data * norm), -sigma_data / norm
@@ -85,7 +85,7 @@ def find(target: str | Target) -> Target:
     return TARGETS[target]
 
 
-def combine(target: str | Target, schedule: Schedule, t: Float[Array, "batch"], parts: Prediction) -> Float[Array, "batch *dims"]:
+def combine(target: str | Target, schedule: Path, t: Float[Array, "batch"], parts: Prediction) -> Float[Array, "batch *dims"]:
     """The target's value for known data and noise: what a network is trained to predict."""
     data, noise = find(target)(schedule, t)
     return over(data, parts.x0) * parts.x0 + over(noise, parts.epsilon) * parts.epsilon
@@ -93,7 +93,7 @@ def combine(target: str | Target, schedule: Schedule, t: Float[Array, "batch"], 
 
 def split(
     target: str | Target,
-    schedule: Schedule,
+    schedule: Path,
     t: Float[Array, "batch"],
     x: Float[Array, "batch *dims"],
     value: Float[Array, "batch *dims"],

@@ -60,6 +60,7 @@ def test_draws_can_be_taken_out_of_every_method(name: str) -> None:
 
 RANDOM = {
     "beso",
+    "bridger",
     "cep",
     "cfgrl",
     "dsrl",

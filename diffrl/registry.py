@@ -63,6 +63,7 @@ REGISTRY = Registry(
         "gaussian_bc": {"imitates": True},
         "idql": {},
         "iql": {"actions": _BOTH},
+        "maac": {},
         "qc": {},
         "qgpo": {},
         "qsm": {},

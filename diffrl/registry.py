@@ -59,6 +59,7 @@ REGISTRY = Registry(
         "dsrl": {},
         "edm": {"actions": ("discrete",), "imitates": True},
         "edp": {},
+        "eqr": {},
         "fql": {},
         "gaussian_bc": {"imitates": True},
         "idql": {},

@@ -21,6 +21,7 @@ ROOMS = [
     {"algorithm", "action_chunks"},
     {"collection"},
     {"data"},
+    {"models"},
     {"objectives", "networks", "envs", "diffusion", "planning"},
     {"logging", "learner", "settings", "types"},
     {"program"},

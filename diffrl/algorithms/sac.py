@@ -19,11 +19,12 @@ from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.data.columns import steps_ahead
 from diffrl.learner import Learner, copied, example
 from diffrl.networks.ensembles import Critics
-from diffrl.networks.gaussian import distribution, squashed
+from diffrl.networks.gaussian import Act, squashed_ways
 from diffrl.networks.mlp import MLP
-from diffrl.objectives.value import bootstrap, critic_loss, lowest_q
+from diffrl.objectives.soft import entropy_weight_loss, log_entropy_weight, soft_value
+from diffrl.objectives.value import bootstrap, critic_loss
 from diffrl.settings import setting
-from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
+from diffrl.types import Count, Key, Metrics, Params, Spec, Transition
 
 
 @jax.tree_util.register_dataclass
@@ -44,17 +45,6 @@ class HParams:
     tau: float = setting(0.005, high=1.0)
     initial_entropy_weight: float = 1.0
     entropy_deficit: float = setting(1.0, low=-math.inf)
-
-
-@dataclasses.dataclass
-class Act:
-    """Choices made when acting.
-
-    Attributes:
-        deterministic: take the mean's tanh, as evaluations do; otherwise sample.
-    """
-
-    deterministic: bool = True
 
 
 @dataclasses.dataclass
@@ -95,14 +85,8 @@ def policy_loss(
     key: Key,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """E [α log π(a | s) - min_k Q_k(s, a)] with a the policy's own (eq. 7), and the policy's entropy in nats."""
-    action, log_prob = squashed(*distribution(policy, params, batch.observation), key)
-    value = lowest_q(critics, critic_params, batch.observation, action)
-    return jnp.mean(entropy_weight * log_prob - value), -jnp.mean(log_prob)
-
-
-def entropy_weight_loss(log_weight: Params, entropy: Float[Array, ""], target: Array | float) -> Float[Array, ""]:
-    """log α · (H - target): α grows while the policy is more certain than wanted (eq. 17, in log α as released)."""
-    return log_weight * jax.lax.stop_gradient(entropy - target)
+    value, log_prob = soft_value(policy, params, critics, critic_params, batch.observation, entropy_weight, key)
+    return -jnp.mean(value), -jnp.mean(log_prob)
 
 
 def make(config: Config, spec: Spec) -> Algorithm:
@@ -114,14 +98,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
         policy_key, critic_key = jax.random.split(key)
         (observation, action), adam = example(spec), optax.adam(hparams.learning_rate)
         critic = Learner.init(critics, adam, critic_key, observation, action)
-        log_entropy_weight = jnp.log(jnp.asarray(hparams.initial_entropy_weight, jnp.float32))
         return State(
             step=jnp.int32(0),
             hparams=hparams,
             policy=Learner.init(network, adam, policy_key, observation),
             critic=critic,
             target_critic_params=copied(critic.params),
-            log_entropy_weight=Learner.create(log_entropy_weight, adam),
+            log_entropy_weight=Learner.create(log_entropy_weight(hparams.initial_entropy_weight), adam),
         )
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Metrics]:
@@ -130,9 +113,16 @@ def make(config: Config, spec: Spec) -> Algorithm:
         entropy_weight = jnp.exp(state.log_entropy_weight.params)
 
         ahead = bootstrap(batch, hparams.discount)
-        next_action, next_log_prob = squashed(*distribution(network, state.policy.params, ahead.observation), next_key)
-        next_q = lowest_q(critics, state.target_critic_params, ahead.observation, next_action)
-        target = ahead.target(next_q - entropy_weight * next_log_prob)
+        next_value, _ = soft_value(
+            network,
+            state.policy.params,
+            critics,
+            state.target_critic_params,
+            ahead.observation,
+            entropy_weight,
+            next_key,
+        )
+        target = ahead.target(next_value)
         critic, loss_of_critic, q = state.critic.step(
             lambda params: critic_loss(params, critics, batch, target), adam, has_aux=True
         )
@@ -141,7 +131,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             adam,
             has_aux=True,
         )
-        log_entropy_weight, _ = state.log_entropy_weight.step(
+        weight, _ = state.log_entropy_weight.step(
             lambda log_weight: entropy_weight_loss(log_weight, entropy, -hparams.entropy_deficit * spec.action_dim), adam
         )
         state = dataclasses.replace(
@@ -149,7 +139,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             policy=policy,
             critic=critic,
             target_critic_params=optax.incremental_update(critic.params, state.target_critic_params, hparams.tau),
-            log_entropy_weight=log_entropy_weight,
+            log_entropy_weight=weight,
         )
         return state, {
             "critic/loss": loss_of_critic,
@@ -159,14 +149,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
             "policy/entropy_weight": entropy_weight,
         }
 
-    def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        return squashed(*distribution(network, policy, observation), key)[0], carry
-
-    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        if not config.act.deterministic:
-            return explore(policy, carry, observation, key)
-        return jnp.tanh(distribution(network, policy, observation)[0]), carry
-
+    act, explore = squashed_ways(network, config.act)
     return Algorithm(
         hparams=hparams_of(config, HParams),
         init=init,

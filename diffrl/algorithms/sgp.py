@@ -25,7 +25,7 @@ from diffrl.diffusion import empirical
 from diffrl.diffusion.objectives import denoising_loss, discrete_times
 from diffrl.diffusion.schedules import TableVE
 from diffrl.learner import Learner, copied, forward
-from diffrl.networks.ensembles import ensemble
+from diffrl.models.dynamics import Dynamics, Units
 from diffrl.networks.mlp import MLP
 from diffrl.networks.noise_conditioned import NoiseConditionedMLP
 from diffrl.planning.choice import Act, planner_of
@@ -174,8 +174,11 @@ class Models:
             self.score_centre = jnp.concatenate([self.centre, self.centre[: spec.observation_dim]])
         width = (config.hidden_dim,) * config.num_layers
         layer_norm = "before" if config.layer_norm else ""
-        members = ensemble(MLP, config.num_models, shared_inputs=False)
-        self.dynamics_network = members(width, spec.observation_dim, activation=nn.elu, layer_norm=layer_norm)
+        self.dynamics = Dynamics(
+            config.num_models, spec.observation_dim, width, activation=nn.elu, layer_norm=layer_norm, whole=False
+        )
+        no_change = jnp.zeros(spec.observation_dim)
+        self.units = Units(self.centre, self.scale, no_change, self.observation_scale)
         self.reward_network = MLP(width, 1, activation=nn.elu, layer_norm=layer_norm)
         self.score_network = NoiseConditionedMLP(len(self.score_scale), config.num_levels, config.hidden_dim, config.num_layers)
         self.distance_network = MLP(width, 1, activation=nn.elu, layer_norm=layer_norm)
@@ -189,8 +192,7 @@ class Models:
 
     def successors(self, params: Params, observation: Array, action: Array) -> Array:
         """x + k ⊙ net(x̄, ū): members' next observations `[K, B, n]` from their own `[K, B, n]` and the same actions `[B, m]`."""
-        inputs = self.normalized(observation, self.every_member(action))
-        return observation + self.observation_scale * forward(self.dynamics_network, params, inputs)
+        return self.dynamics.successors(params, self.units, observation, action)
 
     def rewards(self, params: Params, observation: Array, action: Array) -> Array:
         return forward(self.reward_network, params, self.normalized(observation, action))[..., 0]
@@ -293,7 +295,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         return State(
             step=jnp.int32(0),
             hparams=hparams,
-            dynamics=learner(models.dynamics_network, config.dynamics_updates, dynamics_key, members),
+            dynamics=learner(models.dynamics.network, config.dynamics_updates, dynamics_key, members),
             reward=learner(models.reward_network, config.reward_updates, reward_key, point),
             score=score,
             ema_score_params=copied(score.params),

@@ -1,5 +1,6 @@
 """Gaussian policies: that of IQL and of maximum-likelihood cloning, and the squashed one of soft actor-critics."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ from jaxtyping import Float
 
 from diffrl.learner import forward
 from diffrl.networks.mlp import MLP, Linear
-from diffrl.types import Key, Params
+from diffrl.types import Carry, Key, Params, Policy
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -86,3 +87,30 @@ def kl_divergence(
     """KL(N(mean, std²) ‖ N(other_mean, other_std²)) in nats, summed over the last axis; the other is N(0, I) if not given."""
     ratio = (std / other_std) ** 2
     return 0.5 * jnp.sum(ratio + ((mean - other_mean) / other_std) ** 2 - 1.0 - jnp.log(ratio), axis=-1)
+
+
+@dataclasses.dataclass
+class Act:
+    """Choices made when acting by a squashed Gaussian.
+
+    Attributes:
+        deterministic: take the mean's tanh, as evaluations do; otherwise sample.
+    """
+
+    deterministic: bool = True
+
+
+def squashed_ways(
+    network: nn.Module, choice: Act
+) -> tuple[Callable[..., tuple[Array, Carry]], Callable[..., tuple[Array, Carry]]]:
+    """`act` and `explore` of a method whose policy is this network's parameters."""
+
+    def explore(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        return squashed(*distribution(network, policy, observation), key)[0], carry
+
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
+        if not choice.deterministic:
+            return explore(policy, carry, observation, key)
+        return jnp.tanh(distribution(network, policy, observation)[0]), carry
+
+    return act, explore

@@ -65,6 +65,11 @@ def orthogonal_dense(features: int) -> nn.Module:
     return nn.Dense(features, kernel_init=orthogonal_init(2.0**0.5))
 
 
+def unit_orthogonal_dense(features: int) -> nn.Module:
+    """Dense layer with orthogonal weights of gain 1 and zero bias."""
+    return nn.Dense(features, kernel_init=orthogonal_init(1.0))
+
+
 def xavier_dense(features: int) -> nn.Dense:
     """Dense layer with Xavier-uniform weights and zero bias."""
     return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform())

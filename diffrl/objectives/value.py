@@ -80,6 +80,11 @@ def bootstrap(batch: Transition, discount: Discount) -> Bootstrap:
     return Bootstrap(ahead["ahead_reward"] @ powers, weight, ahead["ahead_observation"])
 
 
+def step_discount(batch: Transition, discount: Discount) -> Discount:
+    """What weighs a value one row on: γ, or where rows are of h steps γ^h, whatever an episode's end has cut short."""
+    return discount ** batch.extras["ahead_reward"].shape[-1] if "ahead_reward" in batch.extras else discount
+
+
 def lower_confidence_bound(q: Float[Array, "critics *batch"], pessimism: Discount) -> Float[Array, "*batch"]:
     """Mean over the ensemble minus `pessimism` times its (population) standard deviation."""
     return jnp.mean(q, axis=0) - pessimism * jnp.std(q, axis=0)

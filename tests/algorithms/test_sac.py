@@ -9,6 +9,7 @@ import pytest
 from support import act, make_dataset, quick, runs_of, train_stages
 
 from diffrl.algorithms import sac
+from diffrl.networks.gaussian import squashed
 from diffrl.registry import make
 from diffrl.types import Spec
 
@@ -19,7 +20,7 @@ KEY = jax.random.key(0)
 def test_squashed_density_integrates_to_its_histogram(mean: float, log_std: float) -> None:
     """e^(log density) against the share of samples in bins of the action."""
     shape = (400_000, 1)
-    action, log_prob = sac.squashed(jnp.full(shape, mean), jnp.full(shape, log_std), KEY)
+    action, log_prob = squashed(jnp.full(shape, mean), jnp.full(shape, log_std), KEY)
     counts, edges = np.histogram(np.asarray(action)[:, 0], bins=40, range=(-0.95, 0.95))
     centres = (edges[1:] + edges[:-1]) / 2
     expected = counts / len(action) / np.diff(edges)

@@ -206,7 +206,8 @@ class Rows(NamedTuple):
     def of(cls, batch: Transition, discount: Discount) -> "Rows":
         """A row's step, or its chunk of steps; chunks of which some actions were never taken are no data."""
         ahead = bootstrap(batch, discount)
-        taken = jnp.broadcast_to(batch.extras.get("chunk_taken", True), batch.reward.shape)
+        # A constant would be folded, and round other than the mask of chunks: of single steps it is what no compiler can tell.
+        taken = batch.extras.get("chunk_taken", ~jnp.isnan(batch.reward))
         return cls(batch.observation, batch.action, ahead.reward, ahead.observation, batch.terminal, taken)
 
 

@@ -171,7 +171,8 @@ def test_policy_finds_the_rewarded_action(length: int) -> None:
         policy_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), model_hidden_dims=(32, 32), num_models=3,
     )  # fmt: skip
     config = dataclasses.replace(config, learning_rate=3e-3, model_learning_rate=3e-3, tau=0.05, huber_width=0.01)
-    config = dataclasses.replace(config, num_updates=1_000, batch_size=128, initial_entropy_weight=1e-2)
+    updates = 4_000 if length else 1_000  # states of rollouts are few at first
+    config = dataclasses.replace(config, num_updates=updates, batch_size=128, initial_entropy_weight=1e-2)
     algorithm = make(config, Spec.plain(1, 1))
     states = train_stages(algorithm, runs_of(config, 2), data)
     for run in range(2):

@@ -199,7 +199,8 @@ def vae_loss(
     key: Key,
 ) -> Float[Array, ""]:
     """w MSE(decoded, chunk) + κ KL(N(μ, σ²) ‖ N(0, I)), κ growing with the updates."""
-    decoded, mean, std = forward(network, params, observations, chunk, key)
+    found: Any = network.apply({"params": params}, observations, chunk, key)
+    decoded, mean, std = found
     weight = jnp.minimum(hparams.kl_growth * update, hparams.kl_weight)
     error = jnp.mean((decoded - chunk) ** 2)
     return hparams.reconstruction_weight * error + weight * jnp.mean(kl_divergence(mean, std))

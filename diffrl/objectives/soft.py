@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from diffrl.networks.gaussian import distribution, squashed
@@ -30,6 +31,6 @@ def entropy_weight_loss(log_weight: Params, entropy: Float[Array, ""], target: A
     return log_weight * jax.lax.stop_gradient(entropy - target)
 
 
-def log_entropy_weight(initial: Float[Array, ""] | float) -> Float[Array, ""]:
+def log_entropy_weight(initial: ArrayLike) -> Float[Array, ""]:
     """log α, the parameter, at the start."""
     return jnp.log(jnp.asarray(initial, jnp.float32))

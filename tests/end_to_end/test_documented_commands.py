@@ -24,7 +24,7 @@ def commands() -> dict[str, list[tuple[str, list[str]]]]:
                 script = match["path"] or f"launch/{match['name']}.py"
                 words = shlex.split(match["rest"])
                 # Sentences name flags without values, messages hold places for theirs.
-                if (ROOT / script).is_file() and not re.search("[…{]", match["rest"]) and "--config" not in words:
+                if (ROOT / script).is_file() and not re.search("[…{]|--help", match["rest"]) and "--config" not in words:
                     found.setdefault(script, []).append((source, words))
     return found
 

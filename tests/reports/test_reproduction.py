@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import run
+from programs import ROOT, run
 from workdirs import card, describe, tiny_config
 
 from diffrl import records
@@ -14,6 +14,7 @@ from diffrl.evaluation.results import Result, Settings
 from diffrl.reports import reproduction
 from diffrl.reports.reproduction import Level, Outcome, Target, Targets
 from diffrl.reports.tables import ReportError
+from diffrl.studies import imitation
 from diffrl.training.workdir import TIMINGS, Timing
 
 LEVEL = Level(value=40.0, spread=3.0, seeds=4, episodes=100, updates=200, source="A table, 2025")
@@ -147,3 +148,13 @@ def test_the_rows_of_the_repository() -> None:
             assert trial.curve
     kept = {path.stem for path in (root / "docs" / "results").glob("*.json")} - {"targets"}
     assert kept <= {one.name for one in rows}
+
+
+def test_the_page_in_the_repository_is_that_of_its_results() -> None:
+    """And every row of the imitation page is one of its studies."""
+    assert (ROOT / "docs/reproduction.md").read_text() == reproduction.to_markdown(ROOT / "docs/results", picture=True)
+    studies = [imitation.read(path) for path in sorted((ROOT / "docs/results/imitation").glob("*.json"))]
+    assert len(studies) == 4
+    page = (ROOT / "docs/imitation.md").read_text().splitlines()
+    rows = [line for line in imitation.to_markdown(studies).splitlines() if line.startswith("| ")]
+    assert set(rows) <= set(page)

@@ -88,6 +88,7 @@ def test_a_cloned_policy_is_a_source_as_it_was_trained() -> None:
     np.testing.assert_allclose(found, expected[:, :1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_source_is_trained_alone_and_then_left() -> None:
     """And by its own method's loss."""
     algorithm = made("bc")

@@ -112,6 +112,7 @@ def value(action: Array) -> Array:
     return 1.0 - (action[:, 0] - 0.5) ** 2 + 0.3 * action[:, 0] * action[:, 1]
 
 
+@pytest.mark.slow
 def test_gradient_through_five_steps() -> None:
     """In double precision, where no predicted action is clipped: against differences along directions, and against the sum over
     steps of ∇Q J_0 … J_{i-1} ∂x_i/∂θ, with each step's Jacobians by themselves.

@@ -215,6 +215,7 @@ def test_sizes() -> None:
     np.testing.assert_allclose(features[[0, 7]], np.sin([1.0, 1e4 ** (-7 / 8)]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_td3_improves_on_the_critics_before_their_step() -> None:
     key = jax.random.key(5)
     state = fresh("td3", max_gradient_norm=1e6, learning_rate=3e-2)

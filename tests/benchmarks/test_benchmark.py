@@ -53,6 +53,7 @@ def test_claims_follow_from_the_rows() -> None:
     assert "8 runs reach 50% of the rate of products" in claims.sentences(eight, {}, Problem(3, 2, 10))[0]
 
 
+@pytest.mark.slow
 def test_the_clock_stops_what_is_measured(tmp_path: Path) -> None:
     """After the first line, which is written with what it says; nothing after it is begun."""
     flags = ("--config=bc_pointmaze", "--runs=1,2", "--seconds=0.01", "--chunks=1", "--rows=100", f"--out={tmp_path}")

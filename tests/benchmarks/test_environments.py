@@ -8,6 +8,7 @@ from diffrl.benchmarks import environments
 from diffrl.envs.gymnasium_backend import BackendError
 
 
+@pytest.mark.slow
 def test_every_simulator_that_has_the_task_is_measured():
     specs = {name: environments.lasting_spec(name) for name in ("PointMaze_UMaze-v3", "HalfCheetah-v5")}
     rows = list(environments.environments(specs, [1, 4], seconds=0.05, mjx=False))

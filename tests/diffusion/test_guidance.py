@@ -70,6 +70,7 @@ def test_deterministic_self_weighted_chain() -> None:
         np.testing.assert_allclose(z[0], expected, atol=6e-4)
 
 
+@pytest.mark.slow
 def test_weight_coordinates_gradient_matters() -> None:
     """Guidance of the action alone is biased, mean 0.188 against 0.195."""
 

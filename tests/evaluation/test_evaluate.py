@@ -90,6 +90,7 @@ def test_a_damaged_result_is_made_again(workdir: Path):
     assert results.load(path).step == 30
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drift")
 def test_a_run_scores_the_same_alone(workdir: Path, tmp_path: Path):
     alone = tmp_path / "alone"

@@ -161,6 +161,7 @@ def test_files_or_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_without_any_renderer_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(self, env_spec_json):
         raise RuntimeError("an OpenGL platform library has not been loaded")

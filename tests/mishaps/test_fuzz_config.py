@@ -150,7 +150,7 @@ def raised_by_us(error: Exception) -> bool:
 def test_settings(method: str) -> None:
     """A few for every method."""
 
-    @settings(max_examples=3, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=2, deadline=None, derandomize=True, database=None)
     @given(assignments(method))
     def check(case: tuple[list[str], str]) -> None:
         refused_or_traced(with_few_steps(base(method)), *case)

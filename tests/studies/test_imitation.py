@@ -75,6 +75,7 @@ def test_table_picture_and_record(tmp_path: Path) -> None:
     assert imitation.picture(found, tmp_path / "a.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_from_demonstrations_to_the_study(monkeypatch: Any) -> None:
     """Two methods, two numbers, two repetitions on CartPole: what is cloned for longer agrees more with the expert."""
     env = make("CartPole-v1")

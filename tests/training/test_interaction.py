@@ -89,9 +89,7 @@ def test_methods_of_one_stage_can_interact() -> None:
     assert not {"srpo", "swg"} & set(ONLINE)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ("bc", "sac") else pytest.param(name, marks=pytest.mark.slow) for name in ONLINE]
-)
+@pytest.mark.parametrize("name", [name if name == "sac" else pytest.param(name, marks=pytest.mark.slow) for name in ONLINE])
 def test_a_diverged_run_changes_no_other(name: str) -> None:
     """One run's parameters are not numbers: it stands still, and states, environments and buffers of the others are bit-equal."""
     config = online(shrunk(name), num_envs=2)

@@ -6,7 +6,6 @@ for actions of `length` times the environment's numbers, the first step's first,
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -138,47 +137,28 @@ def _of_chunks(stage: Stage) -> Stage:
     )
 
 
-def renewed(choose: ActFn, length: int) -> Callable[..., tuple[Any, Int[Array, "batch"], Carry]]:
-    """Keeps what `choose` gives for `length` steps, and then asks it again.
+def open_loop(choose: ActFn, length: int) -> ActFn:
+    """Carries out the chunks that `choose` gives, one action a step; the carry is that of `open_loop_carry`.
 
-    The carry is (that of `choose`, what it gave last, any tree of `[B, ...]`, and for how many steps of each that served `[B]`),
-    which is `length` where nothing is chosen yet. Environments begin their episodes at different times; while none has come to
-    the end of its steps, nothing is chosen.
-
-    Returns:
-        (policy, carry, observation, key) -> what holds now, the number of the step in it `[B]`, and the carry.
+    Environments begin their episodes at different times; while none has come to its chunk's end, nothing is chosen.
     """
 
-    def current(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Any, Array, Carry]:
+    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         needed = carry[2] == length
 
         def begin(carry: Carry) -> Carry:
-            chosen, inner = choose(policy, carry[0], observation, key)
-            new = inner, chosen, jnp.zeros_like(carry[2])
+            inner, chunk, position = carry
+            action, new_inner = choose(policy, inner, observation, key)
+            new = new_inner, action.reshape(chunk.shape), jnp.zeros_like(position)
 
             def renewed(new: Array, old: Array) -> Array:
                 return jnp.where(needed.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
             return jax.tree.map(renewed, new, carry)
 
-        inner, held, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
-        return held, position, (inner, held, position + 1)
-
-    return current
-
-
-def open_loop(choose: ActFn, length: int) -> ActFn:
-    """Carries out the chunks that `choose` gives, one action a step; the carry is that of `open_loop_carry`."""
-
-    def chunk_of(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        action, carry = choose(policy, carry, observation, key)
-        return action.reshape(len(action), length, -1), carry
-
-    current = renewed(chunk_of, length)
-
-    def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-        chunk, position, carry = current(policy, carry, observation, key)
-        return jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0], carry
+        inner, chunk, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
+        action = jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0]
+        return action, (inner, chunk, position + 1)
 
     return act
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, no_type_check
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -36,14 +35,14 @@ from diffrl.diffusion.bridges import (
 )
 from diffrl.learner import Learner, averaged, copied, forward
 from diffrl.networks.chunk_unet import ChunkUNet, chunk_unet_fits
+from diffrl.networks.chunk_vae import ChunkVAE
 from diffrl.networks.ensembles import ensemble
 from diffrl.networks.gaussian import GaussianPolicy, kl_divergence
-from diffrl.networks.mlp import MLP, elu
+from diffrl.networks.mlp import MLP
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
 SourceName = Literal["gaussian", "cvae", "bc", "gaussian_bc", "seek"]
-STD_MIN, STD_MAX = 0.01, 10.0  # of the variational autoencoder's code
 SEEK_GAIN = 10.0
 
 
@@ -159,34 +158,6 @@ class Source(NamedTuple):
     draw: Callable[[Params, Array, Key], Array]
     init: Callable[[Key, Array, Array], Params] | None = None
     loss: Callable[[Params, Array, Array, Array, HParams, Key], Array] | None = None
-
-
-class ChunkVAE(nn.Module):
-    """A conditional variational autoencoder of chunks: u ~ N(μ, σ²) of observations and chunk, chunk of observations and u."""
-
-    chunk_dim: int
-    hidden_dims: tuple[int, ...] = (512, 512, 512)
-    latent_dim: int = 64
-
-    def setup(self) -> None:
-        self.encoder = MLP(self.hidden_dims, 2 * self.latent_dim, activation=elu)
-        self.decoder = MLP(self.hidden_dims, self.chunk_dim, activation=elu)
-
-    def encode(
-        self, observations: Float[Array, "batch observations"], chunk: Float[Array, "batch chunk"]
-    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
-        """Mean and deviation of u."""
-        mean, spread = jnp.split(self.encoder(observations, chunk), 2, axis=-1)
-        return mean, jnp.clip(nn.softplus(spread), STD_MIN, STD_MAX)
-
-    def decode(
-        self, observations: Float[Array, "batch observations"], latent: Float[Array, "batch latent"]
-    ) -> Float[Array, "batch chunk"]:
-        return self.decoder(observations, latent)
-
-    def __call__(self, observations: Array, chunk: Array, key: Key) -> tuple[Array, Array, Array]:
-        mean, std = self.encode(observations, chunk)
-        return self.decode(observations, mean + std * jax.random.normal(key, mean.shape)), mean, std
 
 
 def vae_loss(

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from diffrl.algorithm import Algorithm
 from diffrl.data.build import build
-from diffrl.data.dataset import Dataset
+from diffrl.data.dataset import Card, Dataset
 from diffrl.data.environment import matched
 from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.learner import Learner, example, forward
@@ -65,7 +65,7 @@ class Estimate:
 
     Attributes:
         step: of the checkpoint.
-        dataset: whose episodes.
+        dataset, sha256: whose episodes, and of its rows.
         fitted, judged: how many episodes Q was fitted on, and how many first states were judged in.
         values: `[runs][judged]`, discounted returns; None where Q of a run is not finite.
         of_data: discounted returns of the judged episodes themselves, cut where the data end them.
@@ -73,30 +73,26 @@ class Estimate:
 
     step: Natural
     dataset: str
+    sha256: str
     fitted: Width
     judged: Width
     values: list[list[Finite | None]]
     of_data: list[Finite]
 
 
-def evaluate(trained: Trained, options: Options, say: Callable[[str], None] = lambda text: None) -> Estimate:
-    """Values of the policies of all runs at the last checkpoint.
+def data_of(trained: Trained, options: Options) -> tuple[Dataset, Spec, Card]:
+    """The data to judge on, in the units of their own rewards, whatever the method was given.
 
-    Args:
-        trained: the workdir.
-        options: see `Options`.
-        say: is told how far it is.
+    Rows of a mix count alike, whatever their shares in the draws.
 
     Raises:
-        EvaluationError: the training was by interaction alone, the data have no rewards, fewer than two episodes or other
-            shapes, or the policy remembers what it did before.
-        DatasetError, CheckpointError: data or checkpoint cannot be read.
+        EvaluationError: the training was by interaction alone, or the data have no rewards, one episode, or other shapes.
+        DatasetError: they cannot be read.
     """
     asked = copy.copy(trained.config.dataset)
     asked.id = options.data or asked.id
     if not asked.id:
         raise EvaluationError(f"{trained.workdir} was trained by interaction: --offline_data names the data to judge it on")
-    # In the units of the data's own rewards, whatever the method was given.
     asked.standardize_observations, asked.reward_scale, asked.reward_factor, asked.reward_shift = True, "none", 1.0, 0.0
     source, _ = matched(asked.source())
     rows, spec, card = build(source, asked)
@@ -106,19 +102,37 @@ def evaluate(trained: Trained, options: Options, say: Callable[[str], None] = la
             raise EvaluationError(f"{card.id} has {name}={given}, and {trained.workdir} was trained with {learnt}")
     if not spec.has_rewards:
         raise EvaluationError(f"{card.id} has no rewards, so nothing says what a policy is worth")
-    starts, ends = episodes(rows)
-    if len(starts) < 2:
+    if len(episodes(rows)[0]) < 2:
         raise EvaluationError(f"{card.id} has one episode: some are to be fitted on, and others to be judged in")
+    return rows, spec, card
+
+
+def evaluate(
+    trained: Trained, data: tuple[Dataset, Spec, Card], options: Options, say: Callable[[str], None] = lambda text: None
+) -> Estimate:
+    """Values of the policies of all runs at the last checkpoint.
+
+    Args:
+        trained: the workdir.
+        data: see `data_of`.
+        options: see `Options`.
+        say: is told how far it is.
+
+    Raises:
+        EvaluationError: the policy remembers what it did before.
+        CheckpointError: it cannot be read.
+    """
+    rows, spec, card = data
+    starts, ends = episodes(rows)
     order = np.random.default_rng(options.seed).permutation(len(starts))
     judged = np.sort(order[: max(1, round(options.held_out * len(starts)))])
     fitted = np.setdiff1d(order, judged)
-    step = trained.last_step()
     index = np.concatenate([np.arange(int(starts[one]), int(ends[one])) for one in fitted])
     values = fitted_q(trained.algorithm, trained.policies, rows, index, starts[judged], spec, options, say)
     reward = np.asarray(rows[:].reward, np.float64)
     of_data = [float(np.polynomial.polynomial.polyval(options.discount, reward[starts[one] : ends[one]])) for one in judged]
     told = [[float(value) if np.isfinite(value) else None for value in run] for run in values]
-    return Estimate(step, card.id, len(fitted), len(judged), told, of_data)
+    return Estimate(trained.last_step(), card.id, card.sha256, len(fitted), len(judged), told, of_data)
 
 
 def episodes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +156,9 @@ def fitted_q(
     Args:
         algorithm: acts in the environment's units.
         rows, spec: data as `build` makes them.
+
+    Raises:
+        EvaluationError: the policy remembers what it did before.
     """
     count = jax.tree.leaves(policies)[0].shape[0]
     if jax.tree.leaves(jax.eval_shape(lambda policy: algorithm.init_carry(policy, 2), jax.tree.map(lambda x: x[0], policies))):

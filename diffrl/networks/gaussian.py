@@ -78,15 +78,9 @@ def distribution(
     return mean, jnp.clip(log_std, log_std_min, LOG_STD_MAX)
 
 
-def kl_divergence(
-    mean: Float[Array, "*batch dim"],
-    std: Float[Array, "*batch dim"],
-    other_mean: Float[Array, "*#batch #dim"] | float = 0.0,
-    other_std: Float[Array, "*#batch #dim"] | float = 1.0,
-) -> Float[Array, "*batch"]:
-    """KL(N(mean, std²) ‖ N(other_mean, other_std²)) in nats, summed over the last axis; the other is N(0, I) if not given."""
-    ratio = (std / other_std) ** 2
-    return 0.5 * jnp.sum(ratio + ((mean - other_mean) / other_std) ** 2 - 1.0 - jnp.log(ratio), axis=-1)
+def kl_divergence(mean: Float[Array, "*batch dim"], std: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+    """KL(N(mean, std²) ‖ N(0, I)) in nats, summed over the last axis."""
+    return 0.5 * jnp.sum(std**2 + mean**2 - 1.0 - 2.0 * jnp.log(std), axis=-1)
 
 
 @dataclasses.dataclass

@@ -54,7 +54,7 @@ class _Kept:
 
 
 def judge(workdir: Path, options: Options, say: Callable[[str], None] = lambda text: None) -> Judged:
-    """The estimate of a workdir, kept in `offline/STEP.json` and read from there where the options are the same.
+    """The estimate of a workdir, kept in `offline/STEP.json` and read from there where options and data are the same.
 
     Raises:
         EvaluationError, WorkdirError, ConfigError, CheckpointError, DatasetError, RecordError: with the reason.
@@ -66,8 +66,12 @@ def judge(workdir: Path, options: Options, say: Callable[[str], None] = lambda t
         trained.close()
     path = workdir / "offline" / f"{step}.json"
     kept = records.read(path, _Kept, "delete it, and it is made again") if path.exists() else None
-    if kept is None or kept.options != options:
-        kept = _Kept(options, offline.evaluate(trained, options, say))
+    data = offline.data_of(trained, options)
+    if kept is None or kept.options != options or kept.estimate.sha256 != data[2].sha256:
+        try:
+            kept = _Kept(options, offline.evaluate(trained, data, options, say))
+        finally:
+            trained.close()
         records.write(path, kept, workdir)
     found = [one for one in results.load_all(workdir) if one.step == step and not one.settings.act]
     returns = found[-1].mean_returns if found else np.full(trained.runs.size, np.nan)

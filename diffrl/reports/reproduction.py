@@ -296,10 +296,10 @@ def write(folder: Path, out: Path) -> list[Path]:
 _INTRODUCTION = """# Published numbers and ours
 
 Made by `launch/report.py --reproduction` from [results/](results): every row can be run again by its commands, and the
-page without training. A row counts the last checkpoint; *published* is mean ± standard deviation over seeds, *ours* the
-mean over runs with the 95 % bootstrap interval. "Within" is a difference of less than twice the standard deviation that
-both spreads make together; a single seed is taken to spread as ours do, another spread that is not known counts as
-none. The data of generated benchmarks are another draw of the same script than the published file.
+page without training. A row counts the last checkpoint; *published* is mean ± standard deviation over seeds, *ours*
+the mean over runs with the 95 % bootstrap interval. "Within" is a difference of less than twice the standard deviation
+that both spreads make together; a single seed is taken to spread as ours do, another spread that is not known counts
+as none. The data of generated benchmarks are another draw of the same script than the published file.
 """
 
 

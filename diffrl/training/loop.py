@@ -260,7 +260,7 @@ class Loop:
         self.display.start(segment.name, step - segment.start, segment.total, segment.unit)
         first, began, compiling, self.fetched = step, time.monotonic(), phase.programs.seconds, 0.0
         pending: Piece | None = None
-        profiler = self.profiler
+        profiler = self.profiler if is_primary() else None
         self.pieces: list[tuple[int, dict[str, np.ndarray]]] = []
         with jax.transfer_guard("disallow"):
             done, all_turns = segment.turns(step), segment.turns(segment.end)
@@ -271,9 +271,10 @@ class Loop:
                 before = self._clock()
                 if profiler is None or step == first:
                     metrics = phase.advance(step, turns)
+                    dispatched = self._clock()
                 else:
                     metrics, profiler = self._traced(profiler, step, turns), None
-                dispatched = self._clock()
+                    before = dispatched = self._clock()  # a trace's own time says nothing of the pace
                 # The device works on this piece while the host fetches and reports the one before.
                 self._fetch(pending)
                 step += turns * segment.turn
@@ -283,6 +284,8 @@ class Loop:
                 if whole and (step == segment.end or passes(done, (done - 1) % per_chunk + 1, every)):
                     pending = self._commit(pending)
             self._commit(pending)
+        if profiler is not None and step > first:
+            self.display.say(f"no trace of {segment.name}, which was one dispatch: a smaller config.updates_per_chunk makes more")
         jax.block_until_ready(phase.population.states)
         if step > first and is_primary():
             compiling = phase.programs.seconds - compiling
@@ -294,7 +297,8 @@ class Loop:
         jax.block_until_ready(self.phase.population.states)
         with profiler.trace(self.segment.name) as path:
             metrics = jax.block_until_ready(self.phase.advance(step, turns))
-        self.display.say(f"a trace of {turns:,} turns of {self.segment.name} is in {path}: open it at ui.perfetto.dev")
+        count = f"{turns * self.segment.turn:,} {self.segment.unit}"
+        self.display.say(f"a trace of {count} of {self.segment.name} is in {path}: open it at ui.perfetto.dev")
         return metrics
 
     def _clock(self) -> float:

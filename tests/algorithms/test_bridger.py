@@ -12,6 +12,7 @@ from support import act, first_gradient, make_dataset, quick, runs_of, train_sta
 
 from diffrl.algorithms import bc, bridger
 from diffrl.data.dataset import Dataset
+from diffrl.networks.chunk_vae import ChunkVAE
 from diffrl.networks.gaussian import kl_divergence
 from diffrl.networks.mlp import MLP
 from diffrl.types import Spec
@@ -56,9 +57,9 @@ def test_the_loss_of_the_variational_source() -> None:
     mean, std = jnp.array([[1.0, 0.0]]), jnp.array([[2.0, 0.5]])
     expected = 0.5 * (4.0 + 1.0 - 1.0 - np.log(4.0) + 0.25 - 1.0 - np.log(0.25))
     assert float(kl_divergence(mean, std)[0]) == pytest.approx(expected, rel=1e-6)
-    assert float(kl_divergence(mean, std, mean, std)[0]) == pytest.approx(0.0, abs=1e-6)
+    assert float(kl_divergence(jnp.zeros((1, 2)), jnp.ones((1, 2)))[0]) == pytest.approx(0.0, abs=1e-6)
 
-    network = bridger.ChunkVAE(4, (8,), 3)
+    network = ChunkVAE(4, (8,), 3)
     observations, chunk, key = jnp.ones((5, 6)), jnp.ones((5, 4)), jax.random.key(1)
     params = quick(network.init)(jax.random.key(0), observations, chunk, key)["params"]
     hparams = bridger.HParams()
@@ -189,13 +190,13 @@ def test_it_comes_from_the_source_to_the_data(interpolant: Any) -> None:
         time_hidden_dim=16,
         bridge_noise=0.1,
         learning_rate=3e-3,
-        decay_every=700,
-        num_updates=2_000,
+        decay_every=1_500,
+        num_updates=6_000,
         act=bridger.Act(num_denoising_steps=5, execution_steps=1),
     )
     states = train_stages(bridger.make(config, Spec.plain(1, 1)), runs_of(config), data)
     for count, tolerance in ((5, 0.12), (20, 0.05)):
         acting = dataclasses.replace(config, act=bridger.Act(num_denoising_steps=count, execution_steps=1))
         found = act(bridger.make(acting, Spec.plain(1, 1)), states, jnp.ones((4_000, 1)))
-        assert found.mean() == pytest.approx(0.5, abs=0.08)  # a direction learnt in 2,000 updates; the source's is 0
+        assert found.mean() == pytest.approx(0.5, abs=0.05)
         assert found.std() == pytest.approx(0.2, abs=tolerance)

@@ -15,7 +15,6 @@ from diffrl import cli, program
 def main(script: str, commands: str) -> None:
     sys.path[0] = "launch"
     names = runpy.run_path(script, run_name="documented")
-    takes_experiment = "load_config" in open(script).read() and "CONFIG" in names  # noqa: PTH123, SIM115
     for where, words in json.loads(commands):
         overrides, rest = cli.take_overrides(words)
         # Sentences leave the workdir out.
@@ -25,8 +24,11 @@ def main(script: str, commands: str) -> None:
             flags.FLAGS[name].unparse()
         try:
             program.parse_flags([script, *rest, *workdir])
-            if takes_experiment and flags.FLAGS.config:
-                cli.load_config(flags.FLAGS.config, overrides)
+            config = names["CONFIG"].value if "CONFIG" in names else None
+            if isinstance(config, str):
+                cli.load_config(config, overrides)
+            for name in config if isinstance(config, list) else ():  # of what is measured
+                cli.load_experiment(name)
             if "options_of_flags" in names:
                 names["options_of_flags"]()
         except (SystemExit, ValueError) as error:

@@ -1,5 +1,6 @@
 """Fitted-Q evaluation where values are known, what it refuses, and its report."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_a_policy_with_a_memory_cannot_be_asked() -> None:
 
 
 def judged(values: list[list[float | None]], returns: list[float], name: str = "a") -> report.Judged:
-    estimate = Estimate(10, "data", 3, len(values[0]), values, [1.0, 2.0])
+    estimate = Estimate(10, "data", "0", 3, len(values[0]), values, [1.0, 2.0])
     points = [""] * len(values)
     return report.Judged(Path(name), "bc", points, list(range(len(values))), estimate, np.array(returns))
 
@@ -92,7 +93,12 @@ def test_a_workdir_is_judged_and_the_estimate_kept(tmp_path: Path) -> None:
     before = kept.stat().st_mtime_ns
     run(tmp_path, *command, "--offline_updates=20")
     assert kept.stat().st_mtime_ns == before
+    sha256 = json.loads(kept.read_text())["estimate"]["sha256"]
+    kept.write_text(kept.read_text().replace(sha256, "of other data of that name"))
+    run(tmp_path, *command, "--offline_updates=20")
+    again = kept.stat().st_mtime_ns
+    assert sha256 in kept.read_text()
     run(tmp_path, *command, "--offline_updates=10")
-    assert kept.stat().st_mtime_ns > before
+    assert kept.stat().st_mtime_ns > again
     assert {path.name for path in (tmp_path / "out").iterdir()} == {report.PAGE, report.TABLE, report.PICTURE}
     assert len((tmp_path / "out" / report.TABLE).read_text().splitlines()) == 1 + 3

@@ -5,6 +5,7 @@
     python launch/collect.py --download=D4RL/pointmaze/umaze-v2
     python launch/collect.py --recipe=pointmaze/large-fixedgoal-v0 --seed=1 --rows=1000000
     python launch/collect.py --recipe=d4rl/maze2d-umaze-v1 --format=d4rl   # as a file for D4RL's own users
+    python launch/collect.py --recipe=d4rl/maze2d-umaze-v1 --format=minari,d4rl   # both forms of one simulation
     python launch/collect.py --recipe=ogbench/cube-single-play-v0 --format=ogbench   # training and validation, 1.1 M rows
     python launch/collect.py --suite=small                    # every dataset that methods are judged on
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffrl import machine, program
-from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect, prepare
+from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect_forms, prepare
 from diffrl.collection.listing import listing
 from diffrl.collection.recipe import Recipe
 from diffrl.collection.recipes import RECIPES, SUITES
@@ -33,11 +34,11 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the whole dataset.")
 ROWS = flags.DEFINE_integer("rows", None, "Number of transitions; by default the recipe's own.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes; by default one per core.")
 ID = flags.DEFINE_string("id", None, "Name to store it under; by default diffrl/<recipe>.")
-FORMAT = flags.DEFINE_string(
+FORMAT = flags.DEFINE_list(
     "format",
-    MINARI,
+    [MINARI],
     "How to store it: minari; d4rl for one HDF5 file where the recipe is D4RL's; ogbench for two .npz files, training and "
-    "validation, where it is OGBench's.",
+    "validation, where it is OGBench's. Several, with commas between them, are stored of one simulation.",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset of the same name.")
 DOWNLOAD = flags.DEFINE_string(
@@ -70,18 +71,19 @@ def main(argv: list[str]) -> int:
 def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | None) -> None:
     rows, dataset_id = recipe.rows if rows is None else rows, dataset_id or recipe.dataset_id
     with _progress(console, f"simulating {recipe.name}") as progress:
-        outcome = collect(
+        outcomes = collect_forms(
             recipe,
             seed=SEED.value,
             rows=rows,
             workers=_workers(),
             dataset_id=dataset_id,
-            format=FORMAT.value,
+            formats=FORMAT.value,
             overwrite=OVERWRITE.value,
             report=progress.report,
             note=progress.note,
         )
-    _show_card(console, dataset_id, outcome)
+    for outcome in outcomes.values():
+        _show_card(console, dataset_id, outcome)
 
 
 def _suite(console: Console, name: str) -> None:

@@ -16,10 +16,10 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,8 @@ class CollectionError(UserError, ValueError):
 class Outcome(NamedTuple):
     """What `collect` did. `seconds` counts simulation, `written` the storing; both 0 where the dataset was there.
 
-    `made_rows` were simulated, `reused_rows` lay there from an earlier attempt; of validation too.
+    `made_rows` were simulated, `reused_rows` lay there from an earlier attempt; of validation too. `written` counts from the
+    simulation's end, so the forms stored before too.
     """
 
     path: Path
@@ -53,22 +54,28 @@ class Outcome(NamedTuple):
     reused_rows: int = 0
 
 
-def collect(
+def collect(recipe: Recipe, *, format: str = MINARI, **settings: Any) -> Outcome:
+    """`collect_forms` of one form."""
+    return collect_forms(recipe, formats=(format,), **settings)[format]
+
+
+def collect_forms(
     recipe: Recipe,
     *,
     seed: int,
     rows: int,
     workers: int,
     dataset_id: str,
-    format: str = MINARI,
+    formats: Sequence[str],
     overwrite: bool = False,
     report: Report = lambda done, total: None,
     note: Note = lambda text: None,
-) -> Outcome:
-    """Make a dataset under Minari's root. Rows depend on recipe, seed and rows, not on the number of workers.
+) -> dict[str, Outcome]:
+    """Make a dataset under Minari's root, in several forms of one simulation. Outcomes by format.
 
-    Finished shards lie in a hidden directory beside the dataset until it is complete: an interrupted call goes on where
-    it stopped. Files of another `format` stand where Minari's folder would, with a card in JSON.
+    Rows depend on recipe, seed and rows, not on the number of workers. Finished shards lie in a hidden directory beside the
+    dataset until it is complete: an interrupted call goes on where it stopped. Files of other forms than Minari's stand where
+    its folder would, with a card in JSON.
 
     Raises:
         CollectionError: another dataset of this id exists and `overwrite` is not set, a number is out of range, the id is
@@ -76,42 +83,58 @@ def collect(
     """
     if rows < 1 or workers < 1 or seed < 0:
         raise CollectionError(f"rows and workers must be at least 1 and seed at least 0, got {rows}, {workers} and {seed}")
-    path = _check_id(dataset_id)
-    if format not in (MINARI, *recipe.formats):
-        known = ", ".join((MINARI, *recipe.formats))
-        raise CollectionError(f"recipe {recipe.name} is not stored as {format!r}, only as {known}")
+    path, known = _check_id(dataset_id), (MINARI, *recipe.formats)
+    for format in formats or [""]:
+        if format not in known:
+            raise CollectionError(f"recipe {recipe.name} is not stored as {format!r}, only as {', '.join(known)}")
     made_by = _made_by(recipe, seed, rows)
-    existing = _read_metadata(path, format)
-    if existing is not None and _stored_at(path, existing).exists() and not overwrite:
-        found = existing.get("diffrl") or {}
-        if {name: found.get(name) for name in made_by} == made_by:
-            return Outcome(_stored_at(path, existing), existing, existed=True)
-        raise CollectionError(
-            f"dataset {dataset_id!r} exists with other contents ({_summary(found)}, asked for {_summary(made_by)}): "
-            "add --overwrite to replace it, or --id to give the new one another name"
-        )
+    outcomes = {} if overwrite else {name: there for name in formats if (there := _there(path, name, dataset_id, made_by))}
+    missing = [name for name in known if name in formats and name not in outcomes]
+    if not missing:
+        return outcomes
     with _clear_errors(f"recipe {recipe.name}", recipe.extra):
         version = recipe.fingerprint()
-        name = path.name if format == MINARI else f"{path.name}.{format}"
+        name = ".".join([path.name, *(name for name in missing if name != MINARI)])
         staging = path.parent / _staging_name(name, recipe, seed, rows, version)
         files.inside(staging / "shard", machine.datasets_folder())
         started = time.monotonic()
         parts = recipe.shards(seed, rows)
         shards, reused = _run(recipe, parts, staging, workers, report, note)
         made = sum(shard.rows for shard in parts) - reused
-        seconds = time.monotonic() - started
+        simulated = time.monotonic()
         made_by |= {"versions": version}
-        _refuse_full(staging, sum(array.nbytes for arrays in shards.values() for array in arrays.values()))
-        if format == MINARI:
-            _write(recipe.assemble(seed, rows, shards), dataset_id, staging, made_by)
-        else:
-            private = _emptied(staging / "files")
-            written = recipe.formats[format](private / path.name, seed, rows, shards)
-            _place(written, path, _card(path, format), made_by, overwrite)
-            shutil.rmtree(staging)
-    metadata = _read_metadata(path, format)
-    assert metadata is not None
-    return Outcome(_stored_at(path, metadata), metadata, False, seconds, time.monotonic() - started - seconds, made, reused)
+        for format in missing:
+            _refuse_full(staging, sum(array.nbytes for arrays in shards.values() for array in arrays.values()))
+            if format == MINARI:
+                _write(recipe.assemble(seed, rows, shards), dataset_id, staging, made_by)
+            else:
+                written = recipe.formats[format](_emptied(staging / "files") / path.name, seed, rows, shards)
+                _place(written, path, _card(path, format), made_by, overwrite)
+            metadata = _read_metadata(path, format)
+            assert metadata is not None
+            outcomes[format] = Outcome(
+                _stored_at(path, metadata), metadata, False, simulated - started, time.monotonic() - simulated, made, reused
+            )
+        shutil.rmtree(staging)
+    return outcomes
+
+
+def _there(path: Path, format: str, dataset_id: str, made_by: dict) -> Outcome | None:
+    """What is stored already.
+
+    Raises:
+        CollectionError: it has other contents.
+    """
+    existing = _read_metadata(path, format)
+    if existing is None or not _stored_at(path, existing).exists():
+        return None
+    found = existing.get("diffrl") or {}
+    if {name: found.get(name) for name in made_by} == made_by:
+        return Outcome(_stored_at(path, existing), existing, existed=True)
+    raise CollectionError(
+        f"dataset {dataset_id!r} exists with other contents ({_summary(found)}, asked for {_summary(made_by)}): "
+        "add --overwrite to replace it, or --id to give the new one another name"
+    )
 
 
 @contextlib.contextmanager
@@ -257,7 +280,6 @@ def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> N
         namespace = machine.datasets_folder() / parent / "namespace_metadata.json"
         if not namespace.exists():
             files.write(namespace, b"{}", machine.datasets_folder())
-    shutil.rmtree(staging)
 
 
 def _refuse_full(folder: Path, size: int) -> None:

@@ -10,7 +10,7 @@ from diffrl import cli
 from diffrl import config as configs
 from diffrl.collection import collect as collecting
 from diffrl.collection import maze2d
-from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.collect import CollectionError, collect, collect_forms
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.data.build import Transforms, build
@@ -38,9 +38,11 @@ def stored(tmp_path_factory):
         patch.setenv("MINARI_DATASETS_PATH", str(path))
         patch.setattr(maze2d, "STREAM_ROWS", 3_000)
         options = {"seed": 0, "rows": 5_000, "workers": 1, "dataset_id": CUT.dataset_id}
-        file = collect(CUT, **options, format="d4rl").path
-        collect(CUT, **options)
-    return path, file
+        simulated: list[int] = []
+        found = collect_forms(CUT, **options, formats=("d4rl", "minari"), report=lambda done, total: simulated.append(done))
+        assert simulated == [0, 3_000, 5_000]  # once for both
+        assert list((path / "diffrl" / "maze2d").glob(".*")) == []
+    return path, found["d4rl"].path
 
 
 def arrays_of(file) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from support import (
     act,
     assert_trees_close,
     first_gradient,
+    init_states,
     make_dataset,
     quick,
     random_batch,
@@ -23,7 +24,7 @@ from support import (
     trees_equal,
 )
 
-from diffrl.algorithms import dsrl
+from diffrl.algorithms import diffusion_bc, dsrl
 from diffrl.diffusion.flows import flow_grid, flow_map, flow_matching_loss
 from diffrl.learner import forward
 from diffrl.networks.ensembles import Critics
@@ -198,6 +199,58 @@ def test_acting_is_the_flow_at_scaled_noise(deterministic: bool) -> None:
     u = jnp.tanh(moments[0]) if deterministic else squashed(*moments, key)[0]
     found, _ = quick(algorithm.act)(algorithm.policy(state), (), batch.observation, key)
     np.testing.assert_allclose(found, quick(flow)(state.ema_params, batch.observation, 0.4 * u), rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ a diffusion model
+
+
+def diffusion(**changes: Any) -> dsrl.Config:
+    return dataclasses.replace(CONFIG, generator="diffusion", behavior_hidden_dim=16, behavior_blocks=1, **changes)
+
+
+def test_a_diffusion_policy_by_its_noise() -> None:
+    """What it makes of a noise is what `diffusion_bc` makes of it without noise of its own; its fields are of the same form."""
+    spec, observation = Spec.plain(OBSERVATION_DIM, ACTION_DIM), random_batch(ROWS, OBSERVATION_DIM, ACTION_DIM).observation
+    clone = diffusion_bc.make(diffusion_bc.Config(hidden_dim=16, num_blocks=1, act=diffusion_bc.Act(num_denoising_steps=4)), spec)
+    cloned = quick(clone.init)(jax.random.key(0), jax.tree.map(jnp.float32, clone.hparams))
+    action, _ = quick(clone.act)(clone.policy(cloned), (), observation, jax.random.key(1))
+    noise = jax.random.normal(jax.random.split(jax.random.key(1))[0], (ROWS, ACTION_DIM))
+
+    config = diffusion(num_denoising_steps=4)
+    state = dsrl.make(config, spec).init(jax.random.key(2), jax.tree.map(jnp.float32, dsrl.make(config, spec).hparams))
+    shapes = [jax.tree.map(jnp.shape, (of.behavior.params, of.behavior_constants)) for of in (state, cloned)]
+    assert shapes[0] == shapes[1]
+    draw = quick(dsrl.diffusion_generator(config, spec).draw)
+    found = draw(cloned.behavior.params, cloned.behavior_constants, observation, noise)
+    np.testing.assert_allclose(found, action, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_trained_diffusion_model_is_steered() -> None:
+    """One state, actions N(0, .3²), reward a. A model that is trained, then left as it is; the policy, whose entropy has next to
+    no weight, finds the noise of the greatest action in its box: what the model makes of b.
+    """
+    action = 0.3 * np.random.default_rng(0).normal(size=(4096, 1)).clip(-3.0, 3.0)
+    data, spec = make_dataset(np.ones((4096, 1)), action, action[:, 0]), Spec.plain(1, 1)
+    small: Any = {"learning_rate": 3e-3, "batch_size": 128, "dropout_rate": 0.0}
+    config = diffusion_bc.Config(hidden_dim=16, num_blocks=1, num_updates=1500, **small)
+    cloned = train_stages(diffusion_bc.make(config, spec), runs_of(config, 1), data)
+
+    config = diffusion(train_behavior=False, num_updates=1500, entropy_deficit=2.0, initial_entropy_weight=0.01, **small)
+    config = dataclasses.replace(config, hidden_dims=(32, 32), critic_hidden_dims=(32,), num_critics=2)
+    algorithm, runs = dsrl.make(config, spec), runs_of(config, 1, sweep="noise_bound=0.5,1.5")
+    taken = {"behavior": cloned.behavior, "behavior_constants": cloned.behavior_constants}
+    both = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), taken)  # as `init_from` does
+    states = train_stages(algorithm, runs, data, init_states(algorithm, runs).replace(**both))
+
+    params, constants = jax.tree.map(lambda x: x[0], (cloned.behavior.params, cloned.behavior_constants))
+    draw, bounds = dsrl.diffusion_generator(config, spec).draw, jnp.array([[0.5], [1.5]])
+    reach = np.asarray(draw(params, constants, jnp.ones((2, 1)), bounds))[:, 0]
+    found = act(algorithm, states, jnp.ones((2000, 1)))[..., 0]
+    assert reach[0] > 0.02
+    assert reach[1] > 2.0 * reach[0]
+    np.testing.assert_array_less(found.max(axis=1), 1.1 * reach)
+    np.testing.assert_array_less(0.8 * reach, found.mean(axis=1))
 
 
 # ------------------------------------------------------------------------------------------------------------- learnt

@@ -17,11 +17,9 @@ from jaxtyping import Float
 from diffrl.algorithm import Algorithm, Stage, hparams_of, no_carry
 from diffrl.learner import Learner, example, forward
 from diffrl.networks.categorical import log_prob
-from diffrl.networks.mlp import MLP, elu
+from diffrl.networks.mlp import ACTIVATIONS, MLP
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
-
-ACTIVATIONS = {"relu": nn.relu, "elu": elu}
 
 
 @jax.tree_util.register_dataclass

@@ -38,7 +38,7 @@ from diffrl.networks.chunk_unet import ChunkUNet, chunk_unet_fits
 from diffrl.networks.chunk_vae import ChunkVAE
 from diffrl.networks.ensembles import ensemble
 from diffrl.networks.gaussian import GaussianPolicy, kl_divergence
-from diffrl.networks.mlp import MLP
+from diffrl.networks.mlp import ACTIVATIONS, MLP
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
 
@@ -211,7 +211,7 @@ def source_of(config: Config, spec: Spec) -> Source:
                 ),
             )
         case "bc":
-            activation = bc.ACTIVATIONS[config.source_activation]
+            activation = ACTIVATIONS[config.source_activation]
             network = MLP(config.source_hidden_dims, chunk_dim, activation=activation, output_activation=jnp.tanh)
             return Source(
                 lambda params, observations, key: forward(network, params, last(observations)),

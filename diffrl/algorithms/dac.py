@@ -25,7 +25,7 @@ from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
 from diffrl.diffusion.targets import Model, Predict, as_model, clipped
 from diffrl.learner import Learner, averaged, copied, example, forward
 from diffrl.networks.ensembles import Critics
-from diffrl.networks.mlp import mish, xavier_dense
+from diffrl.networks.mlp import ACTIVATIONS, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.candidates import Decoding, candidate_q, candidates, soft_action
 from diffrl.objectives.value import action_gradient, bootstrap, lower_confidence_bound, mean_critic_loss
@@ -86,6 +86,8 @@ class Config(HParams):
         num_next_actions: drawn from the target policy for a target.
         backup: what each critic takes over them, before the bound.
         guidance: "soft", or "hard" without the factor σ_t (their ablation).
+        normalize_gradient: divide ∇Q by the values' scale C, the mean of |Q|; without it η depends on the rewards' units.
+        critic_activation, layer_norm: in the critics; on OGBench they are "gelu", and LayerNorm after it.
         max_gradient_norm: of the policy, and of all critics together.
         n_step: rewards summed before the value.
     """
@@ -97,6 +99,9 @@ class Config(HParams):
     num_next_actions: int = 10
     backup: Backup = "mean"
     guidance: Guidance = "soft"
+    normalize_gradient: bool = True
+    critic_activation: Literal["mish", "gelu"] = "mish"
+    layer_norm: bool = False
     max_gradient_norm: float = 1.0
     n_step: int = 1
     num_updates: int = setting(2_000_000, high=2**29)
@@ -164,7 +169,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims, time_features="sinusoidal", time_dims=(32, 32))
-    critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense, activation=mish)
+    critics = Critics(
+        config.critic_hidden_dims,
+        config.num_critics,
+        dense=xavier_dense,
+        activation=ACTIVATIONS[config.critic_activation],
+        layer_norm="after" if config.layer_norm else "",
+    )
 
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * num_steps, observation)
@@ -215,9 +226,9 @@ def make(config: Config, spec: Spec) -> Algorithm:
         t = discrete_times(num_steps)(time_key, len(batch.reward))
         noise = jax.random.normal(noise_key, batch.action.shape)
         noised = perturb(SCHEDULE, batch.action, t, noise)
-        # The values' scale C makes the guidance independent of the rewards' units.
-        scale = jnp.mean(jnp.abs(forward(critics, target_critic_params, batch.observation, batch.action))) + 1e-6
-        gradient = action_gradient(critics, target_critic_params, batch.observation, noised) / scale
+        gradient = action_gradient(critics, target_critic_params, batch.observation, noised)
+        if config.normalize_gradient:
+            gradient /= jnp.mean(jnp.abs(forward(critics, target_critic_params, batch.observation, batch.action))) + 1e-6
         pulled = pull(gradient, config.guidance, t)
         policy, loss_of_policy, bc_loss = state.policy.step(
             lambda params: policy_loss(epsilon(params, noised, t, batch.observation), noise, pulled, state.eta),

@@ -30,7 +30,7 @@ from diffrl.diffusion.targets import Model, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.denoiser import ResidualDenoiser
 from diffrl.networks.ensembles import Critics, NormalizedValue, Value
-from diffrl.networks.mlp import MLP, mish, xavier_dense
+from diffrl.networks.mlp import ACTIVATIONS, MLP, xavier_dense
 from diffrl.networks.time_features import LearnedFourierFeatures
 from diffrl.objectives.candidates import Decoding, soft_action
 from diffrl.objectives.implicit_q import update_values
@@ -38,8 +38,6 @@ from diffrl.objectives.value import lowest_q
 from diffrl.objectives.weightings import IMPLICIT, ImplicitName
 from diffrl.settings import setting
 from diffrl.types import Carry, Count, Key, Metrics, Params, Policy, Spec, Transition
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": mish, "swish": nn.swish, "relu": nn.relu, "gelu": nn.gelu}
 
 
 @jax.tree_util.register_dataclass

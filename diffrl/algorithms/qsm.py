@@ -24,7 +24,7 @@ from diffrl.diffusion.schedules import Grid, LinearVP, grid, over
 from diffrl.diffusion.targets import Predict, as_model
 from diffrl.learner import Learner, copied, example, forward
 from diffrl.networks.ensembles import Critics
-from diffrl.networks.mlp import xavier_dense
+from diffrl.networks.mlp import ACTIVATIONS, xavier_dense
 from diffrl.networks.mlp_denoiser import MLPDenoiser
 from diffrl.objectives.value import action_gradient, bootstrap, critic_loss, lower_confidence_bound
 from diffrl.settings import setting
@@ -84,6 +84,7 @@ class Config(HParams):
         gradient_of: the critics that the policy follows.
         target_value: of the next action, the "min" over critics or their lower confidence bound, "lcb".
         n_step: rewards summed before the value.
+        critic_activation, layer_norm: in the critics; on OGBench they are "gelu", and LayerNorm after it.
         policy_decay_updates: updates after which the policy's learning rate is 0; twice the released run's length.
     """
 
@@ -95,6 +96,8 @@ class Config(HParams):
     gradient_of: Literal["online", "target"] = "online"
     target_value: Literal["min", "lcb"] = "min"
     n_step: int = 1
+    critic_activation: Literal["relu", "gelu"] = "relu"
+    layer_norm: bool = False
     policy_decay_updates: int = setting(2_000_000, high=2**29)
     num_updates: int = setting(1_000_000, high=2**29)
     batch_size: int = 256
@@ -138,7 +141,13 @@ def make(config: Config, spec: Spec) -> Algorithm:
     num_steps = config.num_diffusion_steps
     levels = grid(SCHEDULE, num_steps)
     network = MLPDenoiser(spec.action_dim, config.hidden_dims)
-    critics = Critics(config.critic_hidden_dims, config.num_critics, dense=xavier_dense)
+    critics = Critics(
+        config.critic_hidden_dims,
+        config.num_critics,
+        dense=xavier_dense,
+        activation=ACTIVATIONS[config.critic_activation],
+        layer_norm="after" if config.layer_norm else "",
+    )
 
     def epsilon(params: Params, noised: Array, t: Array, observation: Array) -> Array:
         return forward(network, params, noised, t * num_steps - 1.0, observation)

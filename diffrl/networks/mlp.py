@@ -127,6 +127,15 @@ def _elu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arra
     return elu(x), tangent * jnp.exp(jnp.minimum(x, 0.0))
 
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "elu": elu,
+    "gelu": nn.gelu,
+    "swish": nn.swish,
+    "mish": mish,
+}
+
+
 def joined(layer: nn.Module, *inputs: Float[Array, "*#batch _"]) -> Float[Array, "*#batch features"]:
     """An affine layer of all inputs as one, along the last axis; what has fewer rows is multiplied once and broadcast.
 

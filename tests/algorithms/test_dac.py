@@ -16,6 +16,9 @@ from diffrl.algorithms import dac
 from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import grid
 from diffrl.diffusion.targets import as_model
+from diffrl.learner import forward
+from diffrl.networks.ensembles import Critics
+from diffrl.networks.mlp import mish, xavier_dense
 from diffrl.registry import make
 from diffrl.types import Spec
 
@@ -122,6 +125,20 @@ def fresh(algorithm: Algorithm) -> Any:
 def bandit(reward: Any) -> Any:
     action = np.random.default_rng(0).normal(0.0, 0.3, (4096, 1)).clip(-1, 1)
     return make_dataset(np.ones((4096, 1)), action, reward(action[:, 0]))
+
+
+def test_guidance_is_in_units_of_the_values_unless_told() -> None:
+    """∇Q / C with C the mean of |Q| of the target critics at the batch's actions, or ∇Q."""
+    data = bandit(lambda a: a)[:64]
+    size = {}
+    for normalized in (True, False):
+        algorithm = dac.make(
+            dataclasses.replace(SMALL, critic_learning_rate=0.0, normalize_gradient=normalized), Spec.plain(1, 1)
+        )
+        size[normalized] = float(quick(algorithm.stages[0].update)(fresh(algorithm), data, KEY)[1]["critic/gradient"])
+    critics = Critics(SMALL.critic_hidden_dims, SMALL.num_critics, dense=xavier_dense, activation=mish)
+    q = forward(critics, untrained().critic.params, data.observation, data.action)
+    assert size[False] == pytest.approx(size[True] * float(jnp.mean(jnp.abs(q))), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from diffrl.diffusion.samplers import ancestral, sample
 from diffrl.diffusion.schedules import LinearVP, grid
 from diffrl.diffusion.targets import as_model
 from diffrl.networks.ensembles import Value
-from diffrl.networks.mlp import xavier_dense
+from diffrl.networks.mlp import ACTIVATIONS, xavier_dense
 from diffrl.types import Spec, Transition
 
 STEPS, SCHEDULE = 5, LinearVP(0.1, 10.0)
@@ -239,7 +239,7 @@ def parts(clone: str, **acting: Any) -> tuple[Any, Any, Array, Array, Array]:
     critics = idql.Critics(
         (16, 16),
         dense=xavier_dense,
-        activation=idql.ACTIVATIONS[method.critic_activation],
+        activation=ACTIVATIONS[method.critic_activation],
         layer_norm="after" if method.layer_norm else "",
     )
     repeated = jnp.broadcast_to(batch.observation, (*drawn.shape[:2], OBSERVATION))

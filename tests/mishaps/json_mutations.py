@@ -48,7 +48,7 @@ def mutated(content: bytes, place: int, kind: str) -> bytes:
         at = place % len(lines)
         try:
             json.loads(lines[at])
-        except ValueError:
+        except (RecursionError, ValueError):
             return content
         return b"".join([*lines[:at], mutated(lines[at], place // len(lines), kind).rstrip(b"\n") + b"\n", *lines[at + 1 :]])
     except RecursionError:

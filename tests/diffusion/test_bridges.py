@@ -219,3 +219,67 @@ def test_without_diffusion_nothing_is_drawn() -> None:
     predict = Ends().exact(INTERPOLANTS["linear"])
     first, second = (cross(predict, steps, jnp.ones((3, 1)), 0.03, jax.random.key(seed), deterministic=True) for seed in (0, 1))
     np.testing.assert_array_equal(first, second)
+
+
+# --------------------------------------------------------------------------------------------------------- several modes
+
+MODES = jnp.stack([jnp.cos(jnp.arange(0.5, 8.0) * jnp.pi / 4.0), jnp.sin(jnp.arange(0.5, 8.0) * jnp.pi / 4.0)], axis=1)
+BLOBS = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+WIDTH = 0.1  # of modes and blobs
+
+
+def between_mixtures(path: Interpolant, noise_scale: float) -> Predict:
+    """From two blobs to a ring of eight modes: what is expected of each pair of them, by how likely the pair is at x_t."""
+
+    def predict(x: Array, t: Array) -> Crossing:
+        alpha, sigma, g, data, source = (
+            weight[:, None, None, None] for weight in (path.alpha(t), path.sigma(t), gamma(t), *path.direction(t))
+        )
+        variance = (alpha**2 + sigma**2) * WIDTH**2 + (g * noise_scale) ** 2
+        delta = x[:, None, None] - alpha * MODES[:, None] - sigma * BLOBS  # [B, modes, blobs, 2]
+        likelihood = -jnp.sum(delta**2, axis=-1, keepdims=True) / (2.0 * variance)
+        likely = jax.nn.softmax(likelihood, axis=(1, 2))
+        direction = data * MODES[:, None] + source * BLOBS + (data * alpha + source * sigma) * WIDTH**2 * delta / variance
+        return Crossing(*(jnp.sum(likely * each, axis=(1, 2)) for each in (direction, g * noise_scale * delta / variance)))
+
+    return predict
+
+
+@cache
+def on_the_ring(name: str, count: int, diffusion: str, noise_scale: float) -> tuple[float, float, float]:
+    """Entropy in bits over the nearest modes, the share within three deviations of one, and that on the other side now."""
+    path, size = INTERPOLANTS[name], 20_000
+    keys = jax.random.split(jax.random.key(0), 3)
+    start = BLOBS[jax.random.bernoulli(keys[0], shape=(size,)).astype(int)] + WIDTH * jax.random.normal(keys[1], (size, 2))
+    steps = bridge_steps(path, count, diffusion)
+    still = diffusion == "none"
+    run = quick(lambda x: cross(between_mixtures(path, noise_scale), steps, x, noise_scale, keys[2], deterministic=still))
+    found = np.asarray(run(start))
+    distance = np.linalg.norm(found[:, None] - np.asarray(MODES), axis=-1)
+    share = np.bincount(distance.argmin(axis=1), minlength=8) / size
+    crossed = (found[:, 0] > 0) != (np.asarray(start)[:, 0] > 0)
+    return float(-share @ np.log2(share)), float((distance.min(axis=1) < 3 * WIDTH).mean()), float(crossed.mean())
+
+
+@pytest.mark.slow
+def test_wide_noise_leads_steep_interpolants_to_all_modes() -> None:
+    """In five steps a cubic interpolant leaves most of a narrow bridge between the modes; a straight one is hurt by width."""
+    found = {(name, d): on_the_ring(name, 5, "linear", d) for name in ("linear", "power3") for d in (0.03, 0.3)}
+    inside = {key: share for key, (_, share, _) in found.items()}
+    assert inside["power3", 0.03] == pytest.approx(0.42, abs=0.03)
+    assert inside["power3", 0.3] == pytest.approx(0.77, abs=0.03)
+    assert inside["linear", 0.03] == pytest.approx(0.86, abs=0.03)
+    assert inside["linear", 0.3] == pytest.approx(0.72, abs=0.03)
+    assert found["power3", 0.03][0] < 2.75  # bits, of 3
+    assert min(bits for key, (bits, _, _) in found.items() if key != ("power3", 0.03)) > 2.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear", "power3"])
+def test_noise_moves_samples_between_modes(name: str) -> None:
+    """Ways of the flow never cross, so that by symmetry none changes sides; the wider the noise, the more do."""
+    still, narrow, wide = (on_the_ring(name, 100, *way) for way in (("none", 0.3), ("linear", 0.03), ("linear", 0.3)))
+    assert min(share for _, share, _ in (still, narrow, wide)) > 0.96
+    assert still[2] < 1e-3  # of a hundred steps
+    assert narrow[2] == pytest.approx(0.025, abs=0.012)
+    assert wide[2] == pytest.approx(0.095, abs=0.02)

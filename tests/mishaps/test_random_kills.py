@@ -76,7 +76,7 @@ def same_sweep(root: Path, made: str, whole: str) -> None:
     for path in (root / whole).glob("*/DONE"):
         group = path.parent.name
         assert_same_checkpoints(root / made / group, root / whole / group)
-    assert (root / made / "report" / "results.csv").read_bytes() == (root / whole / "report" / "results.csv").read_bytes()
+    assert (root / made / "report" / "sweep.csv").read_bytes() == (root / whole / "report" / "sweep.csv").read_bytes()
 
 
 CASES = {

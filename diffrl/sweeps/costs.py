@@ -23,7 +23,6 @@ from diffrl.training.online.environment import stage_of
 from diffrl.training.online.interaction import empty_replay
 from diffrl.training.runs import Runs, make_runs
 from diffrl.training.slabs import rows_per_slab
-from diffrl.training.train import init_states
 
 SHARE = 0.8  # of the memory: on a CPU a training was seen to take up to a fifth more than its programs say
 SHORT, CHUNKS = 20, 5  # updates of a measured chunk, and how many of them
@@ -157,7 +156,7 @@ def distinct_runs(algorithm: Algorithm, runs: Runs, dataset: Dataset) -> list[Ru
 def _online_cost(config: Config, subject: Subject, runs: Runs, limit: Limit) -> StageCost:
     """States, their copies for a checkpoint, buffers and data; what the compiled program needs beside them is not counted."""
     online, stage = config.online, stage_of(subject.algorithm)
-    states = jax.eval_shape(lambda: init_states(subject.algorithm, runs))
+    states = jax.eval_shape(jax.vmap(subject.algorithm.init), runs.keys, runs.hparams)
     buffer = jax.eval_shape(lambda: empty_replay(stage, subject.spec, config))
     mesh = make_mesh(runs.size)
     total = padded_size(runs.size, mesh) * (2 * tree_bytes(states) // runs.size + tree_bytes(buffer))

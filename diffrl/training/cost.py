@@ -60,7 +60,7 @@ def shapes(algorithm: Algorithm, stage: Stage, runs: Runs, dataset: Dataset, mes
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    states = placed(jax.eval_shape(lambda: pad(init_states(algorithm, runs), size)), RUN)
+    states = placed(jax.eval_shape(lambda: pad(jax.vmap(algorithm.init)(runs.keys, runs.hparams), size)), RUN)
     keys = placed(jax.eval_shape(lambda: pad(runs.keys, size)), RUN)
     alive = placed(jax.ShapeDtypeStruct((size,), bool), RUN)
     shared = placed(dataset, SHARED)

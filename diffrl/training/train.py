@@ -6,6 +6,7 @@ both; each is a phase that the same loop moves on.
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -241,11 +242,17 @@ def train(
 def init_states(algorithm: Algorithm, runs: Runs) -> State:
     """Fresh states of all runs, `[R, ...]` per leaf."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
-    return jax.jit(jax.vmap(algorithm.init))(keys, runs.hparams)
+    return _once(jax.vmap(algorithm.init))(keys, runs.hparams)
 
 
 def _fresh_states(algorithm: Algorithm, runs: Runs, cohort: Cohort, mesh: Mesh) -> State:
     """Of the cohort's members, padded, each made on its own device."""
     keys = jax.vmap(lambda key: jax.random.fold_in(key, INIT))(runs.keys)
     args = place(jax.tree.map(lambda x: cohort.padded(x, mesh), (keys, runs.hparams)), mesh, RUN)
-    return jax.jit(map_runs(jax.vmap(algorithm.init), mesh))(*args)
+    return _once(map_runs(jax.vmap(algorithm.init), mesh))(*args)
+
+
+def _once(function: Callable[..., State]) -> Callable[..., State]:
+    """Compiled for a single call. On a CPU that costs more than the call: of SRPO's start 15 s of processor time, so 3."""
+    cheap = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=cheap if jax.default_backend() == "cpu" else None)

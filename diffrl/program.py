@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
@@ -127,20 +128,27 @@ def guarded(main: Callable[[list[str]], int | None]) -> Callable[[list[str]], No
             if "nable to initialize backend" in str(error):
                 asked = f"; JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} asks for it" if "JAX_PLATFORMS" in os.environ else ""
                 fail(f"{str(error).splitlines()[0][:200]}{asked}: unset JAX_PLATFORMS to take the devices that there are")
-            _other_host_died(error)
+            _leave_other_hosts(error)
             raise
         sys.exit(code or 0)
 
     return wrapped
 
 
-def _other_host_died(error: RuntimeError) -> None:
-    """Leave at once where another host's end is what went wrong."""
+OWN_FAULTS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # statuses that are not of the way between hosts
+
+
+def _leave_other_hosts(error: RuntimeError) -> None:
+    """Leave at once what several hosts do together, and say whether another's end is what went wrong."""
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-        print(f"error: another host died or was cut off ({str(error).splitlines()[0][:200]})", file=sys.stderr)
-        print("Start the same command on all hosts again: it goes on from the last checkpoint", file=sys.stderr, flush=True)
-        os._exit(1)  # an orderly exit would wait for the dead
+        if str(error).startswith(OWN_FAULTS):
+            traceback.print_exception(error)
+        else:
+            print(f"error: another host died or was cut off ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+            print("Start the same command on all hosts again: it goes on from the last checkpoint", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # an orderly exit would wait for the others
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 from programs import ROOT, environment, run
@@ -253,3 +254,24 @@ def test_memory_is_the_least_of_all_limits(tmp_path: Path) -> None:
     assert (tmp_path / "memory/old", "memory.limit_in_bytes", "memory.usage_in_bytes") in found
     assert not any("x" in folder.parts for folder, *_ in found)
     assert 0 < machine.free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:4242", "another host died or was cut off"),
+        ("UNAVAILABLE: the other task reported an error", "another host died or was cut off"),
+        ("INVALID_ARGUMENT: Disallowed host-to-device transfer", "JaxRuntimeError: INVALID_ARGUMENT: Disallowed"),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes", "JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+)
+def test_only_the_way_between_hosts_is_blamed_on_another(
+    status: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several hosts each leaves at once, with 1; a fault of its own shows where it was."""
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit) as end:
+        program._leave_other_hosts(jax.errors.JaxRuntimeError(status))
+    assert end.value.code == 1
+    assert said in capsys.readouterr().err

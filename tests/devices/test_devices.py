@@ -145,3 +145,13 @@ def test_a_collective_would_be_seen() -> None:
     mesh = make_mesh(8)
     text = jax.jit(lambda x: jnp.sum(x, axis=0)).lower(place(jnp.ones((8, 4)), mesh, RUN)).compile().as_text()
     assert COLLECTIVES.findall(text)
+
+
+def test_several_hosts_place_within_a_chunk_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each builds its own part of an array, which is a transfer that is meant."""
+    mesh, tree = make_mesh(2, jax.devices()[:2]), (np.arange(2), np.int32(3), jax.random.key(0))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with jax.transfer_guard("disallow"):
+        placed = place(tree, mesh, SHARED)
+    np.testing.assert_array_equal(placed[0], [0, 1])
+    assert int(placed[1]) == 3

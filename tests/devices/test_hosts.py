@@ -1,4 +1,4 @@
-"""Several processes as one machine: two with two CPU devices each, on the loopback."""
+"""Several processes as one machine, with one or two CPU devices each, on the loopback."""
 
 import signal
 import socket
@@ -34,57 +34,82 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_pair(root: Path, workdir: Path, second: tuple[str, ...] = ("launch/train.py",)) -> list[subprocess.Popen[str]]:
-    """Host 0 runs the program, host 1 the program or what stands for it."""
-    common = (*FLAGS, f"--workdir={workdir}", "--cpu_devices=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_hosts=2")
+def start_hosts(
+    root: Path, workdir: Path, hosts: int = 2, last: tuple[str, ...] = ("launch/train.py",), more: tuple[str, ...] = ()
+) -> list[subprocess.Popen[str]]:
+    """Every host runs the program, the last one the program or what stands for it. Four devices in all."""
+    address = (f"--coordinator=127.0.0.1:{free_port()}", f"--num_hosts={hosts}", f"--host_timeout={TIMEOUT}")
+    common = (*FLAGS, *more, f"--workdir={workdir}", f"--cpu_devices={4 // hosts}", *address)
+    programs = [("launch/train.py",)] * (hosts - 1) + [last]
     return [
         subprocess.Popen(
-            [sys.executable, *program, *common, f"--host={host}", f"--host_timeout={TIMEOUT}"],
+            [sys.executable, *program, *common, f"--host={host}"],
             cwd=ROOT,
             env=environment(root),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for host, program in enumerate((("launch/train.py",), second))
+        for host, program in enumerate(programs)
     ]
 
 
-def finish(pair: list[subprocess.Popen[str]], timeout: float = 240.0) -> list[str]:
+def finish(hosts: list[subprocess.Popen[str]], timeout: float = 400.0) -> list[str]:
     try:
-        return [process.communicate(timeout=timeout)[0] for process in pair]
+        return [process.communicate(timeout=timeout)[0] for process in hosts]
     finally:
-        for process in pair:
+        for process in hosts:
             process.kill()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_two_hosts_equal_one(root: Path, one_process: Path) -> None:
-    """Each host feeds its own two runs; one writes the metrics, both the checkpoints; the second says nothing."""
-    pair = start_pair(root, root / "two")
-    first, second = finish(pair)
-    assert [process.returncode for process in pair] == [0, 0], first + second
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_equal_one_process(hosts: int, root: Path, one_process: Path) -> None:
+    """Each host feeds its own runs; one writes the metrics, all the checkpoints; the others say nothing."""
+    workdir = root / f"hosts{hosts}"
+    processes = start_hosts(root, workdir, hosts)
+    first, *others = finish(processes)
+    assert [process.returncode for process in processes] == [0] * hosts, "\n".join([first, *others])
     assert "updates of 4 runs" in first
-    assert "updates" not in second
-    assert_same_checkpoints(root / "two", one_process)
+    assert not any("updates" in said for said in others)
+    assert_same_checkpoints(workdir, one_process)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_dead_host_stops_the_other_and_both_go_on(root: Path, one_process: Path) -> None:
-    workdir = root / "killed"
-    pair = start_pair(root, workdir, ("tests/resume/killed_trainer.py", "after", "3"))
-    pair[1].wait(timeout=240)
+@pytest.mark.parametrize(
+    "more",
+    [("--config.dataset.slab_rows=500",), ("--config.num_seeds=1", "--config.batch_devices=4")],
+    ids=["slabs", "batch"],
+)
+def test_other_ways_of_sharing(more: tuple[str, ...], root: Path) -> None:
+    """Data in slabs, which each host reads by itself; a batch that is split over hosts, whose gradients are summed over them."""
+    one, two = (root / f"{len(more)}-{number}" for number in ("one", "two"))
+    run(root, "launch/train.py", *FLAGS, *more, f"--workdir={one}", "--cpu_devices=4")
+    processes = start_hosts(root, two, more=more)
+    said = finish(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert_same_checkpoints(two, one)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", ["after", "inside"])
+def test_a_dead_host_stops_the_other_and_both_go_on(moment: str, root: Path, one_process: Path) -> None:
+    """Dead between saves or in the midst of one: the checkpoints that are there are whole, and the pair goes on from the last."""
+    workdir = root / f"killed-{moment}"
+    pair = start_hosts(root, workdir, last=("tests/resume/killed_trainer.py", moment, "3"))
+    pair[-1].wait(timeout=400)
     died = time.monotonic()
     first, _ = finish(pair)
-    assert pair[1].returncode == -signal.SIGKILL
+    assert pair[-1].returncode == -signal.SIGKILL
     assert time.monotonic() - died < 3 * TIMEOUT
     assert pair[0].returncode != 0
     assert "another host died" in first or "another task died" in first
     assert not (workdir / "DONE").exists()
 
-    pair = start_pair(root, workdir)
+    pair = start_hosts(root, workdir)
     first, second = finish(pair)
     assert [process.returncode for process in pair] == [0, 0], first + second
     assert "resuming at update" in first

@@ -1,5 +1,6 @@
 """Several processes as one machine, with one or two CPU devices each, on the loopback."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from programs import ROOT, TINY_SRPO, assert_same_checkpoints, collect, environment, run
 
@@ -76,21 +78,33 @@ def test_hosts_equal_one_process(hosts: int, root: Path, one_process: Path) -> N
     assert_same_checkpoints(workdir, one_process)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "more",
-    [("--config.dataset.slab_rows=500",), ("--config.num_seeds=1", "--config.batch_devices=4")],
-    ids=["slabs", "batch"],
-)
-def test_other_ways_of_sharing(more: tuple[str, ...], root: Path) -> None:
-    """Data in slabs, which each host reads by itself; a batch that is split over hosts, whose gradients are summed over them."""
-    one, two = (root / f"{len(more)}-{number}" for number in ("one", "two"))
+def in_one_and_in_two(root: Path, name: str, *more: str) -> tuple[Path, Path]:
+    """Workdirs of the same training in one process and on two hosts."""
+    one, two = root / f"{name}-one", root / f"{name}-two"
     run(root, "launch/train.py", *FLAGS, *more, f"--workdir={one}", "--cpu_devices=4")
     processes = start_hosts(root, two, more=more)
     said = finish(processes)
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_each_host_reads_slabs_by_itself(root: Path) -> None:
+    one, two = in_one_and_in_two(root, "slabs", "--config.dataset.slab_rows=500")
     assert_same_checkpoints(two, one)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_batch_is_split_over_hosts(root: Path) -> None:
+    """Gradients are summed over them in another order, so that nothing is the same to the last bit."""
+    one, two = in_one_and_in_two(root, "batch", "--config.num_seeds=1", "--config.batch_devices=4")
+    found, expected = (
+        [json.loads(line) for line in (workdir / "metrics/train.jsonl").read_text().splitlines()] for workdir in (two, one)
+    )
+    assert [(line["name"], line["step"]) for line in found] == [(line["name"], line["step"]) for line in expected]
+    np.testing.assert_allclose([line["value"] for line in found], [line["value"] for line in expected], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     del config, files
     path = page.file.src_uri
     markdown = re.sub(r"^<!-- BUILD\.md: (.+) -->$", lambda found: section(found[1], path), markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"^<!-- fields: (.+) -->$", lambda found: reference.fields_table(found[1]), markdown, flags=re.MULTILINE)
     # The repository's own files are named and not linked: a site may lie anywhere.
     markdown = re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:experiments/[^)]*|results(?:/\w+)?)\)", r"`\1`", markdown)
     markdown = re.sub(r"\]\((?:\.\./)+BUILD\.md", f"]({'../' * path.count('/')}build.md", markdown)

@@ -2,9 +2,10 @@
 
 import ast
 import re
+import textwrap
 
 import yaml
-from source import ROOT, names_in, settings_of, settings_table, table
+from source import ROOT, docstring, names_in, settings_of, settings_table, table
 
 from diffrl.registry import REGISTRY
 
@@ -60,7 +61,8 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
         wanted = re.findall(r"`([\w.]+)`", cells[2])
         mistakes.extend(f"there is no setting {setting!r}" for setting in wanted if setting not in settings)
         ours = "; ".join(settings[setting].default for setting in wanted if setting in settings)
-        return f"| {' | '.join(cell.strip() for cell in cells)} | {ours or '–'} |"
+        equation, function, setting, published = (cell.strip() for cell in cells)
+        return f"| {formula(equation)} | {function} | {setting} | {formula(published)} | {ours or '–'} |"
 
     found = re.search(TABLE, page, re.MULTILINE)
     if not found:
@@ -72,25 +74,25 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
     return "\n\n".join(filter(None, parts)) + "\n", mistakes
 
 
+def formula(text: str) -> str:
+    """Signs that are no mark-up, but for `code`."""
+    return "".join(part if part[:1] == "`" else re.sub(r"[_*<]", r"\\\g<0>", part) for part in re.split(r"(`[^`]*`)", text))
+
+
 SETTINGS = """\
 Defaults, as `--config.algorithm.NAME=VALUE` sets them. Floats may be swept within one program, `act.…` chosen anew at
 every evaluation (`diffrl-evaluate --act=NAME=VALUE`, without the `act.`). `≥ 0` stands for all finite floats."""
 
 
 def experiments(name: str) -> str:
-    """The experiment files that import the method, and what their first line says."""
-    rows = []
+    """What the experiment files that import the method say of themselves: commands, published scores and ours."""
+    found = []
     for path in sorted((ROOT / "experiments").rglob("[a-z]*.py")):
         tree = ast.parse(path.read_text())
-        imported = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == "diffrl.algorithms"
-            for alias in node.names
-        }
-        if name in imported:
-            about = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
-            rows.append([f"`{path.relative_to(ROOT / 'experiments').with_suffix('')}`", about.replace("<", "&lt;")])
-    if not rows:
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "diffrl.algorithms"]
+        if name in {alias.name for node in imports for alias in node.names}:
+            title = path.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+            found.append(f'??? example "{title}"\n\n{textwrap.indent(docstring(tree), "    ")}')
+    if not found:
         return ""
-    return f"## Experiments\n\nFiles that set it up; `diffrl-train --config=NAME` takes their names.\n\n{table(['name', 'is'], rows)}"
+    return "\n\n".join(["## Experiments", "Files that set it up; `diffrl-train --config=NAME` takes their names.", *found])

@@ -1,9 +1,10 @@
 """Pages made of the code alone: the configuration and the programs."""
 
 import ast
-import re
+import dataclasses
+import importlib
 
-from source import ROOT, Setting, flags_of, settings_of, settings_table, table, words
+from source import ROOT, Setting, attributes_of, docstring, flags_of, settings_of, settings_table, table, words
 
 from diffrl import config as configs
 from diffrl.registry import REGISTRY
@@ -47,13 +48,20 @@ def config_page() -> str:
     return f"{CONFIG}\n" + "\n".join(texts) + f"\n## The method\n\n`config.algorithm` is one of {methods}.\n"
 
 
+def fields_table(name: str) -> str:
+    """The fields of a file, from the dataclass that it is: "module:Class"."""
+    module, _, cls = name.partition(":")
+    holder = getattr(importlib.import_module(f"diffrl.{module}"), cls)
+    about = attributes_of(holder)
+    rows = [[f"`{field.name}`", words(about.get(field.name, ""))] for field in dataclasses.fields(holder)]
+    return table(["field", "is"], rows)
+
+
 def programs_page() -> str:
     """What each program is for, its examples, and its flags."""
     texts = [PROGRAMS]
     for path in sorted((ROOT / "launch").glob("[a-z]*.py")):
-        lines = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")
-        about = "\n".join(line if line.startswith("    ") else words(line) for line in lines)
-        about = re.sub(r"(?m)(?:^    .*\n?)+", lambda found: "```\n" + re.sub(r"(?m)^    ", "", found[0]).rstrip() + "\n```\n", about)
+        about = docstring(ast.parse(path.read_text()))
         rows = [[f"`--{flag.name}`", flag.default, flag.about] for flag in flags_of(path)]
         name = "diffrl" if path.stem == "menu" else f"diffrl-{path.stem}"
         texts.append(f"## {name}\n\n{about}\n")

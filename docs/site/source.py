@@ -33,6 +33,17 @@ def words(text: str) -> str:
     return re.sub(r"(?<![`\w-])--[a-z][\w.]*(?:=[\w.{}/:…-]*\w)?", r"`\g<0>`", text)
 
 
+def docstring(tree: ast.Module) -> str:
+    """That of a file as mark-up: its indented lines, and those that are commands, are code."""
+    blocks = []
+    for block in re.split(r"\n\n+", ast.get_docstring(tree) or ""):
+        if block.startswith(("    ", "python ")):
+            blocks.append(f"```\n{inspect.cleandoc(block)}\n```")
+        else:
+            blocks.append(words(block))
+    return "\n\n".join(blocks)
+
+
 class Setting(NamedTuple):
     """A field of the configuration, as a reader sets it."""
 
@@ -141,6 +152,7 @@ def names_in(module: str) -> frozenset[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Assign):
-            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
     return frozenset(found)

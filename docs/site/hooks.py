@@ -48,7 +48,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Sections of BUILD.md where a page asks for them, links out of the site as names, and what methods leave to the code."""
     del config, files
     path = page.file.src_uri
-    markdown = re.sub(r"^<!-- BUILD\.md: (.+) -->$", lambda found: section(found[1], path), markdown, flags=re.MULTILINE)
+    whole = re.compile(r"^\[BUILD\.md: (.+)\]\(\.\./BUILD\.md#[\w-]+\)$", re.MULTILINE)  # alone on its line
+    markdown = whole.sub(lambda found: section(found[1], path), markdown)
     markdown = re.sub(r"^<!-- fields: (.+) -->$", lambda found: reference.fields_table(found[1]), markdown, flags=re.MULTILINE)
     # The repository's own files are named and not linked: a site may lie anywhere.
     markdown = re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:experiments/[^)]*|results(?:/\w+)?)\)", r"`\1`", markdown)

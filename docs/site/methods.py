@@ -19,13 +19,17 @@ def without_page() -> list[str]:
     return [name for name in sorted(REGISTRY) if not (PAGES / f"{name}.md").is_file()]
 
 
+def about_of(name: str) -> dict[str, str]:
+    """What stands above a method's page: its `paper`, and how it `acts`."""
+    return yaml.safe_load((PAGES / f"{name}.md").read_text().split("---\n")[1])
+
+
 def overview() -> str:
     """All methods in one table."""
     rows = []
     for name in sorted(REGISTRY):
         if (PAGES / f"{name}.md").is_file():
-            about = yaml.safe_load((PAGES / f"{name}.md").read_text().split("---\n")[1])
-            method = REGISTRY[name]
+            about, method = about_of(name), REGISTRY[name]
             rows.append(
                 [
                     f"[`{name}`]({name}.md)",
@@ -62,6 +66,7 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
         mistakes.extend(f"there is no setting {setting!r}" for setting in wanted if setting not in settings)
         ours = "; ".join(settings[setting].default for setting in wanted if setting in settings)
         equation, function, setting, published = (cell.strip() for cell in cells)
+        function = re.sub(r"`([\w.]+):(\w+)`", r"<code>\1:<wbr>\2</code>", function)
         return f"| {formula(equation)} | {function} | {setting} | {formula(published)} | {ours or '–'} |"
 
     found = re.search(TABLE, page, re.MULTILINE)
@@ -69,14 +74,17 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
         return page, [f"there is no table of {', '.join(HEAD)}"]
     lines = "\n".join(row(line) for line in found[1].splitlines())
     head = f"| {' | '.join([*HEAD, 'ours'])} |\n|{' --- |' * (len(HEAD) + 1)}\n"
-    page = page[: found.start()] + head + lines + "\n" + page[found.end() :]
+    whole = f'<div class="equations" markdown>\n\n{head}{lines}\n\n</div>\n'
+    page = page[: found.start()] + whole + page[found.end() :]
+    about = about_of(name)
+    page = re.sub(r"^# .*\n", lambda title: f"{title[0]}\n{about['paper']}. Acts by {about['acts']}.\n", page, count=1, flags=re.M)
     parts = [page.rstrip(), f"## All settings\n\n{SETTINGS}\n\n{settings_table(list(settings.values()))}", experiments(name)]
     return "\n\n".join(filter(None, parts)) + "\n", mistakes
 
 
 def formula(text: str) -> str:
     """Signs that are no mark-up, but for `code`."""
-    return "".join(part if part[:1] == "`" else re.sub(r"[_*<]", r"\\\g<0>", part) for part in re.split(r"(`[^`]*`)", text))
+    return "".join(part if part[:1] == "`" else re.sub(r"([_*])", r"\\\1", part.replace("<", "&lt;")) for part in re.split(r"(`[^`]*`)", text))
 
 
 SETTINGS = """\

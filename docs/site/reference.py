@@ -37,13 +37,15 @@ page is made from the programs. A wrong flag or setting ends a program with one 
 
 def config_page() -> str:
     """A table for each part of the configuration."""
-    config = configs.Config(algorithm=None)
     parts: dict[str, list[Setting]] = {name: [] for name in PARTS}
-    for setting in settings_of(config):
-        holder = setting.name.rpartition(".")[0]
-        if setting.name != "algorithm":
-            parts[holder].append(setting._replace(name=f"config.{setting.name}"))
-    texts = [f"## {title}\n\n{more}\n\n{settings_table(parts[name])}" for name, (title, more) in PARTS.items()]
+    for setting in settings_of(configs.Config(algorithm=None)):
+        holder, _, name = setting.name.rpartition(".")
+        if name != "algorithm":
+            parts[holder].append(setting._replace(name=name))
+    texts = []
+    for holder, (title, more) in PARTS.items():
+        prefix = ".".join(filter(None, ("--config", holder)))
+        texts.append(f"## {title}\n\n`{prefix}.NAME=VALUE`. {more}\n\n{settings_table(parts[holder])}")
     methods = ", ".join(f"[`{name}`](../methods/{name}.md)" for name in sorted(REGISTRY))
     return f"{CONFIG}\n" + "\n".join(texts) + f"\n## The method\n\n`config.algorithm` is one of {methods}.\n"
 
@@ -60,7 +62,7 @@ def fields_table(name: str) -> str:
 def programs_page() -> str:
     """What each program is for, its examples, and its flags."""
     texts = [PROGRAMS]
-    for path in sorted((ROOT / "launch").glob("[a-z]*.py")):
+    for path in sorted((ROOT / "launch").glob("[a-z]*.py"), key=lambda path: (path.stem != "menu", path.stem)):
         about = docstring(ast.parse(path.read_text()))
         rows = [[f"`--{flag.name}`", flag.default, flag.about] for flag in flags_of(path)]
         name = "diffrl" if path.stem == "menu" else f"diffrl-{path.stem}"

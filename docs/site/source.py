@@ -30,7 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def words(text: str) -> str:
     """A docstring's sentences as mark-up: what looks like a tag is none, and flags are code."""
     text = text.replace("<", "&lt;").replace("*", r"\*").replace("[", r"\[")
-    return re.sub(r"(?<![`\w-])--[a-z][\w.]*(?:=[\w.{}/:…-]*\w)?", r"`\g<0>`", text)
+    return re.sub(r"(?<![`\w-])--[a-z]\w*(?:\.\w+)*(?:=[\w.{}/:…-]*\w)?", r"`\g<0>`", text)
 
 
 def docstring(tree: ast.Module) -> str:
@@ -131,15 +131,15 @@ def flags_of(program: Path) -> list[Flag]:
 
 
 def _default(flag: flags.Flag) -> str:
-    if flag.default in (None, "", []):
-        return ""
-    text = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default_as_str.strip("'")
-    return f"`{text}`" if len(text) < 60 else "all"
+    if isinstance(flag.default, list):
+        return ", ".join(f"`{value}`" for value in flag.default) if len(flag.default) < 20 else "all"
+    return "" if flag.default in (None, "") else f"`{flag.default_as_str.strip(chr(39))}`"
 
 
 def _help(flag: flags.Flag) -> str:
     options = getattr(flag, "enum_values", None) or getattr(flag.parser, "enum_values", None)
-    return f"One of {', '.join(options)}. {flag.help}" if options else flag.help
+    about = flag.help.partition(";\n")[0]  # absl adds that a repeatable one is repeatable
+    return f"One of {', '.join(options)}. {about}" if options else about
 
 
 @functools.cache

@@ -5,18 +5,14 @@ A warning here is an error of the build, which is strict.
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import methods
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-import methods
-import reference
 from source import ROOT
 
 log = get_plugin_logger("diffrl")

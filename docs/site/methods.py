@@ -76,15 +76,16 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
     head = f"| {' | '.join([*HEAD, 'ours'])} |\n|{' --- |' * (len(HEAD) + 1)}\n"
     whole = f'<div class="equations" markdown>\n\n{head}{lines}\n\n</div>\n'
     page = page[: found.start()] + whole + page[found.end() :]
-    about = about_of(name)
-    page = re.sub(r"^# .*\n", lambda title: f"{title[0]}\n{about['paper']}. Acts by {about['acts']}.\n", page, count=1, flags=re.M)
+    about = "{paper}. Acts by {acts}.".format_map(about_of(name))
+    page = re.sub(r"^# .*\n", lambda title: f"{title[0]}\n{about}\n", page, count=1, flags=re.MULTILINE)
     parts = [page.rstrip(), f"## All settings\n\n{SETTINGS}\n\n{settings_table(list(settings.values()))}", experiments(name)]
     return "\n\n".join(filter(None, parts)) + "\n", mistakes
 
 
 def formula(text: str) -> str:
     """Signs that are no mark-up, but for `code`."""
-    return "".join(part if part[:1] == "`" else re.sub(r"([_*])", r"\\\1", part.replace("<", "&lt;")) for part in re.split(r"(`[^`]*`)", text))
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part[:1] == "`" else re.sub(r"([_*])", r"\\\1", part.replace("<", "&lt;")) for part in parts)
 
 
 SETTINGS = """\

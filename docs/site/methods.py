@@ -5,7 +5,7 @@ import re
 import textwrap
 
 import yaml
-from source import ROOT, docstring, names_in, settings_of, settings_table, table
+from source import ROOT, docstring, names_in, prose, settings_of, settings_table, table
 
 from diffrl.registry import REGISTRY
 
@@ -67,7 +67,7 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
         ours = "; ".join(settings[setting].default for setting in wanted if setting in settings)
         equation, function, setting, published = (cell.strip() for cell in cells)
         function = re.sub(r"`([\w.]+):(\w+)`", r"<code>\1:<wbr>\2</code>", function)
-        return f"| {formula(equation)} | {function} | {setting} | {formula(published)} | {ours or '–'} |"
+        return f"| {prose(equation)} | {function} | {setting} | {prose(published)} | {ours or '–'} |"
 
     found = re.search(TABLE, page, re.MULTILINE)
     if not found:
@@ -80,12 +80,6 @@ def completed(name: str, page: str) -> tuple[str, list[str]]:
     page = re.sub(r"^# .*\n", lambda title: f"{title[0]}\n{about}\n", page, count=1, flags=re.MULTILINE)
     parts = [page.rstrip(), f"## All settings\n\n{SETTINGS}\n\n{settings_table(list(settings.values()))}", experiments(name)]
     return "\n\n".join(filter(None, parts)) + "\n", mistakes
-
-
-def formula(text: str) -> str:
-    """Signs that are no mark-up, but for `code`."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part[:1] == "`" else re.sub(r"([_*])", r"\\\1", part.replace("<", "&lt;")) for part in parts)
 
 
 SETTINGS = """\

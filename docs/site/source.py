@@ -27,10 +27,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in line) + " |\n" for line in lines)
 
 
+def prose(text: str, signs: str = "_*[") -> str:
+    """Text whose signs are no mark-up, but for `code`."""
+    parts = re.split(r"(`[^`]*`)", text)
+    escaped = re.compile(f"([{re.escape(signs)}])")
+    return "".join(part if part[:1] == "`" else escaped.sub(r"\\\1", part.replace("<", "&lt;")) for part in parts)
+
+
 def words(text: str) -> str:
-    """A docstring's sentences as mark-up: what looks like a tag is none, and flags are code."""
-    text = text.replace("<", "&lt;").replace("*", r"\*").replace("[", r"\[")
-    return re.sub(r"(?<![`\w-])--[a-z]\w*(?:\.\w+)*(?:=[\w.{}/:…-]*\w)?", r"`\g<0>`", text)
+    """A docstring's sentences as mark-up; flags are code."""
+    return re.sub(r"(?<![`\w-])--[a-z]\w*(?:\.\w+)*(?:=[\w.{}/:…-]*\w)?", r"`\g<0>`", prose(text, "*["))
 
 
 def docstring(tree: ast.Module) -> str:
@@ -108,6 +114,8 @@ def span_of(field: dataclasses.Field, value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A default."""
+    if type(value) is float and len(repr(value)) > 10:
+        return f"`{value:.4g}`"
     return f"{value:,}" if type(value) is int else f"`{value!r}`"
 
 
@@ -133,7 +141,7 @@ def flags_of(program: Path) -> list[Flag]:
 def _default(flag: flags.Flag) -> str:
     if isinstance(flag.default, list):
         return ", ".join(f"`{value}`" for value in flag.default) if len(flag.default) < 20 else "all"
-    return "" if flag.default in (None, "") else f"`{flag.default_as_str.strip(chr(39))}`"
+    return "" if flag.default in (None, "") else f"`{str(flag.default_as_str).strip(chr(39))}`"
 
 
 def _help(flag: flags.Flag) -> str:

@@ -46,7 +46,7 @@ def test_commands_parse(script: str, tmp_path: Path) -> None:
     assert found.stderr == ""
 
 
-@pytest.mark.parametrize("page", filter(blocks, PAGES))
+@pytest.mark.parametrize("page", [*filter(blocks, PAGES)])
 def test_blocks_of_shell_hold_commands_that_there_are(page: str) -> None:
     """A block is of shell, unless it says that it is "python" or "text"."""
     wrong = []

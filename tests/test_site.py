@@ -105,6 +105,13 @@ def test_the_readme_names_every_method() -> None:
     assert named == set(REGISTRY)
 
 
+def test_the_readme_quotes_the_reproduction() -> None:
+    claimed = re.findall(r"[\d.]+ (?:\[[\d., ]+\]|± [\d.]*\d)", (ROOT / "README.md").read_text())
+    assert len(claimed) == 3
+    page = (ROOT / "docs/reproduction.md").read_text()
+    assert [value for value in claimed if value not in page] == []
+
+
 PAGE = """---
 paper: A paper
 acts: a guess

@@ -1,6 +1,7 @@
 # make quickstart   install everything, collect a dataset, train, evaluate, report: a table and pictures in runs/quickstart
 # make suite        every dataset of the small suite, every baseline on it, one table: about two hours on two cores
 # make test         install everything, check style and types, pass the tests
+# make docs         the site, in build/site: open index.html there
 # make test-tpu     every stage of every method compiled for a TPU slice, without one; needs the TPU compiler, 0.5 GB
 # make test-slurm   jobs of a real Slurm; without one, as root, its packages are installed from Debian
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export PYTHONUNBUFFERED := 1
 # Containers often set it, and then every program compiles all that it imports: eight seconds of processor time each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install quickstart suite test test-all test-tpu test-slurm lint format bench clean
+.PHONY: install quickstart suite docs test test-all test-tpu test-slurm lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +41,10 @@ suite: install
 	$(BIN)/python launch/collect.py --suite=small
 	$(BIN)/python launch/suite.py --suite=small --out=$(SUITE_OUT)
 	$(BIN)/python launch/report.py --suite '$(SUITE_OUT)/*/*' --out=$(SUITE_OUT)/report
+
+# The variable leaves out an advertisement.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from contract.cases import shrink
 from contract.small_methods import METHODS
+from documents import python
 from programs import run
 from support import quick_compilation, unchecked
 
@@ -181,7 +182,7 @@ LOADS = {
 }
 
 
-def test_each_format_acts_where_diffrl_is_not(workdir: Path, tmp_path: Path) -> None:
+def test_each_format_acts_where_diffrl_is_not(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax2onnx")
     ones = np.ones((4, 2), int)
     settings = results.Settings("jax", "a simulator", 2, 0)
@@ -212,6 +213,14 @@ def test_each_format_acts_where_diffrl_is_not(workdir: Path, tmp_path: Path) -> 
                 key = jax.random.fold_in(jax.random.key(7), 0)
                 expected, _ = jax.jit(acts.by_key)(jnp.asarray(observation), [], key)
         np.testing.assert_allclose(actions, [expected] * 3, atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "robot").symlink_to("out")
+    names: dict[str, Any] = {}
+    (documented,) = python("docs/export.md")
+    exec(documented, names)
+    action = names["act"](np.array(observation))
+    assert action.shape == (2,)
+    assert np.all(np.abs(action) <= 1.0)
     described = json.loads((tmp_path / "out" / "policy.onnx.json").read_text())
     assert (described["method"], described["run"], described["step"]) == ("diffusion_bc", 2, 30)
     card = (tmp_path / "out" / "README.md").read_text()

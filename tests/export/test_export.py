@@ -66,6 +66,7 @@ RANDOM = {
     "dsrl",
     "qc",
     "dac",
+    "diar",
     "diffusion_bc",
     "diffusion_ql",
     "edp",

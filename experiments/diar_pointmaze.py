@@ -5,7 +5,10 @@
     python launch/train.py --config=experiments/diar_pointmaze.py:ldcq,medium --workdir=runs/ldcq
     python launch/evaluate.py --workdir=runs/diar --act=reconsider=constrained,resample,never
 
-@SCORE@
+Time, one seed, on two cores that a dozen processes shared: vae 99 s, behavior 23 s, critic 67 s, compiling 76 s.
+Score on medium, collection seed 0, last checkpoint, one seed x 64 episodes (JAX maze): 7.0, success 75 %; with
+`act.reconsider=resample` 6.8, 72 %; with never 5.2, 70 %. The data's mean return is 2.9, cloning (bc_pointmaze.py) has -1.3 and
+11 %, IQL 16.4 and 100 %.
 Nobody has published DIAR on these sets, and nothing is tuned here.
 """
 

@@ -8,10 +8,10 @@
 twentieth of the updates and less, 8 skills for V in place of 32, 64 candidates in place of 500, networks of a quarter the width.
 @SMALL@
 
-Published, Park et al. 2024 (arXiv 2410.11338), umaze, medium, large: DIAR 141.8 ± 4.3, 139.2 ± 3.5, 200.3 ± 3.4; LDCQ 134.2 ± 4.0,
-125.3 ± 2.5, 184.3 ± 3.8. They are quoted from memory and not verified; only the abstract could be read. And they may not be
-comparable: LDCQ's code scores an episode by the steps that are left of its time limit when it first touches the goal, D4RL, as
-here, by the steps that it stays there.
+Published, Park et al. 2024 (arXiv 2410.11338), umaze, medium, large: DIAR 141.8 ± 4.3, 139.2 ± 3.5, 200.3 ± 3.4; LDCQ
+134.2 ± 4.0, 125.3 ± 2.5, 184.3 ± 3.8. They are quoted from memory and not verified: only the abstract could be read. And they
+may not be comparable: LDCQ's code scores an episode by the steps that are left of its time limit when it first touches the goal,
+D4RL, as here, by the steps that it stays there.
 The settings are those that a reimplementation (github.com/valvarl/diar) quotes from the paper's tables, with what it does not say
 from LDCQ's code (github.com/ldcq/ldcq).
 Differs: the goal is not in the observation, being the same for all; a skill's value is discounted by γ^H, not γ; Q and V see 32

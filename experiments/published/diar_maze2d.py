@@ -4,9 +4,11 @@
     python launch/train.py --config=experiments/published/diar_maze2d.py:umaze --workdir=runs/diar_umaze
     python launch/evaluate.py --workdir=runs/diar_umaze --episodes=100 --act=reconsider=constrained,resample
 
-`small/umaze` is a reduced form for machines without an accelerator: skills of 15 steps, encoded by layers in place of a GRU, a
-twentieth of the updates and less, 8 skills for V in place of 32, 64 candidates in place of 500, networks of a quarter the width.
-@SMALL@
+`small/umaze` is a reduced form for machines without an accelerator: skills of 15 steps and 8 numbers, encoded by layers in place
+of a GRU; 20,000 updates of each stage at rates of 1e-3; networks of a quarter of the width; 8 skills for V in place of 32, drawn
+in 5 steps; 64 candidates in place of 500. A tenth of it (2,000 updates a stage, one seed) took 44 s, 4 s and 93 s on two cores
+that a dozen processes shared, compiling 65 s; most of the last is drawing skills for 987,541 rows, once. It scored 11.2, success
+90 %, in 50 episodes (JAX maze), with `act.reconsider=never` 12.0 and 96 %; cloning's published score is 0.4.
 
 Published, Park et al. 2024 (arXiv 2410.11338), umaze, medium, large: DIAR 141.8 ± 4.3, 139.2 ± 3.5, 200.3 ± 3.4; LDCQ
 134.2 ± 4.0, 125.3 ± 2.5, 184.3 ± 3.8. They are quoted from memory and not verified: only the abstract could be read. And they
@@ -14,9 +16,10 @@ may not be comparable: LDCQ's code scores an episode by the steps that are left 
 D4RL, as here, by the steps that it stays there.
 The settings are those that a reimplementation (github.com/valvarl/diar) quotes from the paper's tables, with what it does not say
 from LDCQ's code (github.com/ldcq/ldcq).
-Differs: the goal is not in the observation, being the same for all; a skill's value is discounted by γ^H, not γ; Q and V see 32
-skills a state, not 500; rows count as they would on average in prioritised replay; acting is constrained to skills that lead on
-(`act.reconsider=resample` draws again, as the paper does); the autoencoder's prior loss is of the diffusion model's own network.
+Differs: the goal is not in the observation, being the same for all; a skill's value is discounted by γ^H, not γ; V sees 32 skills
+of a state, not 500; rows count as they would on average in prioritised replay; acting is constrained to skills that lead on
+(`act.reconsider=resample` draws again, as the paper does); the autoencoder's prior is a U-Net as the diffusion model is, in place
+of a transformer; latents are the encoder's means, as in LDCQ's code.
 """
 
 from diffrl.algorithms import diar

@@ -156,7 +156,7 @@ def open_loop(choose: ActFn, length: int) -> ActFn:
 
             return jax.tree.map(renewed, new, carry)
 
-        inner, chunk, position = jax.lax.cond(_anywhere(needed), begin, lambda carry: carry, carry)
+        inner, chunk, position = jax.lax.cond(anywhere(needed), begin, lambda carry: carry, carry)
         action = jnp.take_along_axis(chunk, position[:, None, None], axis=1)[:, 0]
         return action, (inner, chunk, position + 1)
 
@@ -169,12 +169,12 @@ def open_loop_carry(inner: Carry, num_envs: int, length: int, action_dim: int) -
 
 
 @jax.custom_batching.custom_vmap
-def _anywhere(needed: Bool[Array, "batch"]) -> Bool[Array, ""]:
+def anywhere(needed: Bool[Array, "batch"]) -> Bool[Array, ""]:
     """Whether in any environment of any run of a program: one truth for all, so that under `vmap` a branch on it stays one."""
     return jnp.any(needed)
 
 
-@_anywhere.def_vmap
+@anywhere.def_vmap
 def _anywhere_of_runs(size: int, batched: list[bool], needed: Bool[Array, "runs batch"]) -> tuple[Bool[Array, ""], bool]:
     del size, batched
-    return _anywhere(jnp.any(needed, axis=0)), False
+    return anywhere(jnp.any(needed, axis=0)), False

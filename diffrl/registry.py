@@ -55,6 +55,7 @@ REGISTRY = Registry(
         "cep": {},
         "cfgrl": {},
         "dac": {},
+        "diar": {},
         "diffusion_bc": {"imitates": True},
         "diffusion_ql": {},
         "dsrl": {},

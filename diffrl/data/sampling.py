@@ -82,18 +82,25 @@ def windows(length: int, start: int = 0, of: BatchFn | None = None) -> BatchFn:
     def batch(dataset: Dataset, key: Key, batch_size: int) -> Transition:
         around = None if of is None else of(dataset, key, batch_size)
         row = rows(dataset, key, batch_size) if around is None else around.extras["row"]
-        first, end = (bound[:, None] for bound in dataset.episode_of(row))
-        wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
-        index = jnp.clip(wanted, first, end - 1)
-        mask = index == wanted
-        found = dataset[index]
-        found = dataclasses.replace(found, reward=jnp.where(mask, found.reward, 0.0))
-        named = {name: getattr(found, name) for name in FIELDS} | found.extras
-        drawn = dataset[row] if around is None else around
-        extras = {f"window_{name}": value for name, value in named.items()} | {"window_mask": mask}
-        return dataclasses.replace(drawn, extras=drawn.extras | extras)
+        return windows_at(dataset, row, length, start, around)
 
     return batch
+
+
+def windows_at(
+    dataset: Dataset, row: Int[Array, " batch"], length: int, start: int = 0, drawn: Transition | None = None
+) -> Transition:
+    """The transitions of these rows, or what was `drawn` with them, with what `windows` adds."""
+    first, end = (bound[:, None] for bound in dataset.episode_of(row))
+    wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
+    index = jnp.clip(wanted, first, end - 1)
+    mask = index == wanted
+    found = dataset[index]
+    found = dataclasses.replace(found, reward=jnp.where(mask, found.reward, 0.0))
+    named = {name: getattr(found, name) for name in FIELDS} | found.extras
+    drawn = dataset[row] if drawn is None else drawn
+    extras = {f"window_{name}": value for name, value in named.items()} | {"window_mask": mask}
+    return dataclasses.replace(drawn, extras=drawn.extras | extras)
 
 
 def goals(

@@ -46,6 +46,11 @@ def log_logistic_times(schedule: Schedule, location: Array | float, scale: float
     return draw
 
 
+def min_snr(schedule: Schedule, most: Array | float) -> Callable[[Array], Array]:
+    """w(t) = min(α²/σ², `most`) of a loss of the data, with 5 for the `most` (Hang et al. 2023, arXiv 2303.09556)."""
+    return lambda t: jnp.minimum((schedule.alpha(t) / schedule.sigma(t)) ** 2, most)
+
+
 def denoising_loss(
     predict: Predict,
     schedule: Schedule,

@@ -221,3 +221,20 @@ def boxed(solver: Solver, low: Array | float, high: Array | float) -> Solver:
         return step
 
     return Solver(wrap(solver.step), wrap(solver.last), solver.init)
+
+
+def polished(solver: Solver, level: Level, count: int) -> Solver:
+    """Denoises the result again at this level, so often: what LDCQ's code does with its lowest (Venkatraman et al. 2024).
+
+    It repeats the last step of a discrete process, without noise; the posterior's mean there is the predicted data.
+    """
+
+    def last(
+        model: Model, schedule: Schedule, x: Array, here: Level, there: Level, key: Key, memory: Memory
+    ) -> tuple[Array, Memory]:
+        x, memory = solver.last(model, schedule, x, here, there, key, memory)
+        for _ in range(count):
+            x = model(x, level).x0
+        return x, memory
+
+    return solver._replace(last=last)

@@ -55,6 +55,41 @@ class Critics(nn.Module):
         return members(action, observation)[..., 0]
 
 
+class _Towers(nn.Module):
+    """A value of two inputs that layers of their own read first, GELU and then LayerNorm behind each."""
+
+    hidden_dims: Sequence[int]
+    latent_hidden_dims: Sequence[int]
+
+    @nn.compact
+    def __call__(
+        self, observation: Float[Array, "*#batch observation"], latent: Float[Array, "*#batch latent"]
+    ) -> Float[Array, "*#batch"]:
+        def tower(hidden_dims: Sequence[int], x: Array) -> Array:
+            *hidden, width = hidden_dims
+            return nn.LayerNorm()(MLP(hidden, width, activation=nn.gelu, layer_norm="after", output_activation=nn.gelu)(x))
+
+        read = tower(self.hidden_dims, observation), tower(self.latent_hidden_dims, latent)
+        return MLP(self.hidden_dims, 1, activation=nn.gelu, layer_norm="after")(*read)[..., 0]
+
+
+class TowerCritics(nn.Module):
+    """Independent values Q_k(s, z) of latents `[num_critics, batch]`, whose states are read apart (LDCQ; DIAR).
+
+    So of many latents for one state it is read once.
+    """
+
+    hidden_dims: Sequence[int]
+    latent_hidden_dims: Sequence[int]
+    num_critics: int = 2
+
+    @nn.compact
+    def __call__(
+        self, observation: Float[Array, "*#batch observation"], latent: Float[Array, "*#batch latent"]
+    ) -> Float[Array, "critics *#batch"]:
+        return ensemble(_Towers, self.num_critics)(self.hidden_dims, self.latent_hidden_dims)(observation, latent)
+
+
 def member(params: Params, index: Int[Array, ""] | int) -> Params:
     """One network of an ensemble, as the parameters of an ensemble of one."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), params)

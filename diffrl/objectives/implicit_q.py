@@ -22,10 +22,10 @@ def value_loss(
     params: Params,
     value_network: nn.Module,
     observation: Float[Array, "batch observation"],
-    q: Float[Array, "batch"],
+    q: Float[Array, "*candidates batch"],
     error_loss: Callable[[Array], Array],
 ) -> tuple[Float[Array, ""], Float[Array, "batch"]]:
-    """The loss of V(s) against Q(s, a) of the data's actions, and V (eq. 5 where `error_loss` is the expectile's)."""
+    """The loss of V(s) against Q(s, a) of an action or several, and V (eq. 5: the data's actions, the expectile's loss)."""
     v = forward(value_network, params, observation)
     return error_loss(q - v), v
 

@@ -14,7 +14,7 @@ from diffrl.types import Params, Transition
 Discount = Float[Array, ""] | float
 
 
-def expectile_loss(error: Float[Array, "batch"], expectile: Float[Array, ""] | float) -> Float[Array, ""]:
+def expectile_loss(error: Float[Array, "*batch"], expectile: Float[Array, ""] | float) -> Float[Array, ""]:
     """mean |τ - 1{u < 0}| u² with u = target - prediction (IQL eq. 5; Kostrikov et al. 2021)."""
     return jnp.mean(jnp.where(error < 0.0, 1.0 - expectile, expectile) * error**2)
 
@@ -41,6 +41,16 @@ def mean_critic_loss(
     """`critic_loss`, its mean over critics too."""
     loss, q = critic_loss(params, critics, batch, target)
     return loss / len(q), q
+
+
+def priority_weight(error: Float[Array, "batch"], exponent: Discount) -> Float[Array, "batch"]:
+    """What rows drawn uniformly weigh where prioritised replay would draw them (Schaul et al. 2016), mean 1, without gradient.
+
+    With probability ∝ p^α and weights ∝ p^(-αβ), p the size of the error, a row counts p^(α(1 - β)) on average: the exponent.
+    Nothing is remembered of rows, and errors are those of now.
+    """
+    weight = (jnp.abs(error) + 1e-6) ** exponent
+    return jax.lax.stop_gradient(weight / jnp.mean(weight))
 
 
 def lowest_q(

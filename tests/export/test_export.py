@@ -67,6 +67,7 @@ RANDOM = {
     "dsrl",
     "qc",
     "dac",
+    "diar",
     "diffusion_bc",
     "diffusion_ql",
     "edp",

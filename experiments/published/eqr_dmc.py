@@ -10,7 +10,8 @@ one deviation): pendulum-swingup 834 (834), cheetah-run 854 +- 12 (820), walker-
 Differs: one update of the model a decision on the same batch, where theirs is fitted anew every F steps; critic and policy learn
 at states of fresh rollouts in place of a buffer of ten. Action repeat, F and the networks' sizes of the published runs are not
 known; `full/TASK` has the code's sizes and the quantiles, draws and rollouts of the released scores. TASK has a fortieth of their
-cost: 11 quantiles, 2 draws of 2 actions, batches of 128 and a model of 2 x 128 units a member.
+cost: 11 quantiles, 2 draws of 2 actions, batches of 128, a model of 2 x 128 units a member, and 50,000 steps: 27 minutes for four
+runs on two cores beside other work. pendulum-swingup, 10 episodes a run: 0, 10, 647 and 45.
 """
 
 from diffrl.algorithms import eqr
@@ -18,9 +19,9 @@ from diffrl.config import Config, OnlineConfig
 
 
 def get_config(argument: str = "pendulum-swingup") -> Config:
-    """`task` as dm_control names it, or `full/task`: 125,000 decisions of two steps, of a task that is not full 50,000."""
+    """`task` as dm_control names it, or `full/task`: 125,000 decisions of two steps, of a task that is not full 25,000."""
     full, _, task = argument.rpartition("/")
-    steps = 250_000 if full else 100_000
+    steps = 250_000 if full else 50_000
     algorithm = eqr.Config(initial_entropy_weight=0.1)
     if not full:
         algorithm = eqr.Config(

@@ -83,7 +83,7 @@ def windows(length: int, start: int = 0, of: BatchFn | None = None) -> BatchFn:
         around = None if of is None else of(dataset, key, batch_size)
         row = rows(dataset, key, batch_size) if around is None else around.extras["row"]
         first, end = (bound[:, None] for bound in dataset.episode_of(row))
-        wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
+        wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)[None]
         index = jnp.clip(wanted, first, end - 1)
         mask = index == wanted
         found = dataset[index]

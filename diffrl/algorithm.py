@@ -7,6 +7,7 @@ functions speak of one run; the trainer maps them over runs (`vmap`) and devices
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -130,11 +131,13 @@ def in_environment_units(algorithm: Algorithm, spec: Spec) -> Algorithm:
     def in_units(action: Array) -> Array:
         if spec.num_actions:
             return jnp.argmax(action, axis=-1).astype(jnp.int32)
-        return low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
+        least, width = (jax.lax.broadcast_to_rank(each, action.ndim) for each in (low, high - low))
+        return least + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * width
 
     def wrapped(choose: ActFn) -> ActFn:
         def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
-            action, carry = choose(policy, carry, (observation - mean) / std - rest, key)
+            moved, scale, rounded = (jax.lax.broadcast_to_rank(each, observation.ndim) for each in (mean, std, rest))
+            action, carry = choose(policy, carry, (observation - moved) / scale - rounded, key)
             return in_units(action), carry
 
         return act

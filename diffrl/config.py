@@ -148,6 +148,7 @@ class Config:
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
         precision: of matrix products.
+        log_norms: add `NETWORK/gradient_norm` and `NETWORK/parameter_norm` to the metrics, of every network that is trained.
         tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
         wandb_project: also log to this Weights & Biases project (needs the extra `wandb`); empty for none.
     """
@@ -166,6 +167,7 @@ class Config:
     checkpoint_every: int = setting(50_000, high=LARGEST_COUNT)
     max_to_keep: int = setting(0, low=0, high=LARGEST_COUNT)
     precision: Literal["default", "high", "highest"] = "default"
+    log_norms: bool = False
     tensorboard: bool = False
     wandb_project: str = ""
 
@@ -177,7 +179,7 @@ class Config:
 
 # May change between a run and its resumption: they touch where results go, not what they are. Of `env_id` it is the spec it
 # stands for that must not change, which the dataset's card holds.
-RESUMABLE = ("batch_devices", "max_to_keep", "tensorboard", "wandb_project")
+RESUMABLE = ("batch_devices", "max_to_keep", "log_norms", "tensorboard", "wandb_project")
 RESUMABLE += ("dataset.download", "dataset.env_id", "dataset.slab_rows")
 
 

@@ -4,6 +4,7 @@ Pictures need none of these: `reports.style` draws text as it is, and `printable
 """
 
 import csv
+import html as entities
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,11 @@ def printable(text: str) -> str:
 def markdown(text: str) -> str:
     """For a sentence or a cell in Markdown, whose readers show HTML: no tag, code, link, picture or cell of the text's own."""
     return re.sub(r"([<`|]|(?<=\])[(:\[])", r"\\\1", printable(text))
+
+
+def html(text: str) -> str:
+    """For the text or a quoted attribute of an HTML page: no tag, no end of an attribute."""
+    return entities.escape("\n".join(map(printable, text.split("\n"))))
 
 
 def csv_lines(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

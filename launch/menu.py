@@ -2,6 +2,7 @@
 
     diffrl                       # what there is
     diffrl train --help          # the same as diffrl-train --help
+    source <(diffrl completion bash)     # or zsh: TAB completes programs, flags, experiments and settings
 
 From a checkout: python launch/menu.py.
 """
@@ -12,23 +13,26 @@ import importlib
 import sys
 from pathlib import Path
 
-from rich.table import Table
-
-from diffrl import program
+from diffrl import completion
 
 
 def programs() -> dict[str, str]:
     """What each is for, by name: the first sentence of its file, which is not imported for that."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        if path != Path(__file__):
-            about = ast.get_docstring(ast.parse(path.read_text())) or ""
-            found[path.stem] = " ".join(about.split("\n\n")[0].split())
+    for name in completion.program_names():
+        about = ast.get_docstring(ast.parse(Path(__file__).with_name(f"{name}.py").read_text())) or ""
+        found[name] = " ".join(about.split("\n\n")[0].split())
     return found
 
 
 def main(argv: list[str]) -> None:
     """Print the list. Exit code 2 where a word is no program."""
+    from rich.table import Table
+
+    from diffrl import program
+
+    if argv[1:2] == ["completion"]:
+        program.fail(f"diffrl completion takes the name of a shell: {' or '.join(completion.SHELLS)}")
     known = programs()
     if len(argv) > 1:
         near = difflib.get_close_matches(argv[1], known, 1)
@@ -40,15 +44,21 @@ def main(argv: list[str]) -> None:
     console = program.console(120)
     console.print(table)
     console.print("\nEach explains itself: diffrl-train --help, or diffrl train --help.")
+    console.print("TAB completes their flags and settings after: source <(diffrl completion bash), or zsh.")
 
 
 def run() -> None:
     """Entry point of `diffrl`: another program where the first word names one."""
-    if len(sys.argv) > 1 and sys.argv[1] in programs():
+    if sys.argv[1:2] == ["completion"] and sys.argv[2:3] and sys.argv[2] in completion.SHELLS:
+        # Every shell that starts waits for this: nothing else is imported.
+        print(completion.script(sys.argv[2], completion.program_names()), end="")
+    elif len(sys.argv) > 1 and sys.argv[1] in completion.program_names():
         name = sys.argv.pop(1)
         sys.argv[0] = f"diffrl-{name}"
         importlib.import_module(f".{name}" if __package__ else name, __package__).run()
     else:
+        from diffrl import program
+
         program.run(main)
 
 

@@ -4,8 +4,10 @@
     python launch/report.py 'runs/*' --out=report --best --improvement
     python launch/report.py --suite 'runs/suite/*/*' --out=report          # many datasets: one table of methods
 
-Writes results.md, results.csv and pictures to --out and prints the table. The headline is the last evaluated checkpoint
-of each workdir. Runs from different simulators or datasets are never put into one table or picture.
+Writes report.html, results.md, results.csv and pictures to --out and prints the table. The headline is the last evaluated
+checkpoint of each workdir. Runs from different simulators or datasets are never put into one table or picture. report.html is one
+file with everything in it: tables to sort, curves to hover, and the films of launch/evaluate.py --video; it is written wherever
+one of the modes below writes a page of a report.
 
 With --suite, writes suite.md, suite.csv and pictures instead: a row per dataset, a column per method, mean and IQM over the
 datasets that all methods share, probability of improvement, score distributions and evaluation budgets.
@@ -43,7 +45,9 @@ from rich.text import Text
 
 from diffrl import files, program
 from diffrl.evaluation.offline import Options
-from diffrl.reports import markdown, plots, reproduction, suite_plots, suite_tables, tables
+from diffrl.reports import films, markdown, page, plots, reproduction, suite_plots, suite_tables, tables
+from diffrl.reports.charts import Chart
+from diffrl.reports.films import Film
 from diffrl.reports.suite import gather
 from diffrl.reports.tables import ReportError, Series
 from diffrl.sweeps import report as sweep_report
@@ -94,6 +98,7 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
     series = tables.read(workdirs)
     text = tables.to_markdown(series, best)
     colour = plots.colours(series)
+    curves: dict[str, list[Chart]] = {}
     written = [out / "results.csv"]
     files.write(written[0], tables.to_csv(tables.rows(series, best)).encode())
     for number, (setting, group) in enumerate(tables.by_setting(series).items()):
@@ -104,13 +109,14 @@ def report(workdirs: list[Path], out: Path, console: Console, best: bool, improv
                 console.print(f"- {line}")
             text += f"\n{markdown.heading(f'Probability of improvement: {setting[0]}', 2)}\n{markdown.bullets(lines)}"
         stem = f"{number + 1}-{files.slug(f'{setting[0]}-{group[0].last.settings.backend}')}"
-        written.append(plots.learning_curves(group, colour, out / f"{stem}-curves.png"))
+        picture = f"{stem}-curves.png"
+        curves[picture] = [plots.curves(group, colour)]
+        written.append(plots.learning_curves(curves[picture][0], out / picture))
         maze = _maze(group, colour, out / f"{stem}-maze.png", console, data)
         written += [maze] if maze else []
     for picture in written[1:]:
         text += f"\n![{picture.stem}]({picture.name})\n"
-    written.append(out / "results.md")
-    files.write(written[-1], text.encode())
+    written += page.write(out / "results.md", text, curves, _films(series))
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -122,11 +128,13 @@ def report_suite(workdirs: list[Path], out: Path, console: Console) -> None:
     """
     series = tables.read(workdirs)
     suite = gather(series)
-    pictures = suite_plots.draw(suite, plots.colours(series), out)
+    colour = plots.colours(series)
+    curves = suite_plots.charts(suite, colour)
+    pictures = suite_plots.draw(suite, colour, curves, out)
     text = suite_tables.to_markdown(suite, [path.name for path in pictures])
-    written = [out / "suite.csv", *pictures, out / "suite.md"]
+    written = [out / "suite.csv", *pictures]
     files.write(written[0], suite_tables.to_long_csv(suite).encode())
-    files.write(written[-1], text.encode())
+    written += page.write(out / "suite.md", text, {name: [chart] for name, chart in curves.items()}, _films(series))
     header, rows = suite_tables.formatted(suite)
     table = Table(*(Column(name, justify="right" if i else "left", no_wrap=not i) for i, name in enumerate(header)))
     for row in rows:
@@ -172,6 +180,10 @@ def report_offline(workdirs: list[Path], out: Path, console: Console, options: O
     written = offline.write(judged, options, out)
     console.print(Markdown(re.sub(r"!\[.*\n", "", written[0].read_text())))
     console.print("wrote " + ", ".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _films(series: list[Series]) -> list[Film]:
+    return [film for one in series for film in films.of(one.method, one.workdir, one.last)]
 
 
 def _maze(group: list[Series], colour: dict[str, str], path: Path, console: Console, data: bool) -> Path | None:

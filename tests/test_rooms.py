@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     {"launch"},
     {"api"},
-    {"cli"},
+    {"cli", "completion"},
     {"benchmarks"},
     {"studies"},
     {"sweeps"},

@@ -203,7 +203,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
     def act(policy: Policy, carry: Carry, observation: Array, key: Key) -> tuple[Array, Carry]:
         states = jnp.concatenate([carry.states[:, 1:], without_goal(observation, spec)[:, None]], axis=1)
         count = jnp.minimum(carry.count + 1, config.window)
-        known = jnp.arange(config.window) >= config.window - count[:, None]
+        known = jnp.arange(config.window)[None] >= config.window - count[:, None]
 
         def model(goal: Array) -> Model:
             def predict(noised: Array, t: Array) -> Array:

@@ -179,7 +179,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         )
         metrics = {"policy/loss": cloning, "policy/occupancy": occupancy, "policy/occupancy_size": jnp.abs(occupancy)}
         if ranged:
-            low, high = data_range()
+            low, high = (bound[None] for bound in data_range())
             metrics["chains/inside"] = jnp.mean(jnp.all((samples >= low) & (samples <= high), axis=-1), dtype=jnp.float32)
         return dataclasses.replace(state, policy=policy, buffer=state.buffer.at[index].set(samples)), metrics
 

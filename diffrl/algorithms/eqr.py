@@ -127,7 +127,7 @@ def epistemic_targets(
         next_quantiles: of the target critic, at A actions each.
         next_bonus: of entropy, -α log π.
     """
-    value = jnp.mean(weight[..., None] * (next_quantiles + next_bonus[..., None]), axis=(0, 1))
+    value = jnp.mean(weight[None, ..., None] * (next_quantiles + next_bonus[..., None]), axis=(0, 1))
     target = jnp.mean(reward, axis=0)[..., None] + value  # [members, batch, quantiles]
     return jax.lax.stop_gradient(jnp.moveaxis(target, 0, 1).reshape(target.shape[1], -1))
 

@@ -185,7 +185,8 @@ class Models:
         self.planner({})  # refuses choices that it cannot be made with, before anything is trained
 
     def normalized(self, observation: Array, action: Array) -> Array:
-        return (jnp.concatenate([observation, action], axis=-1) - self.centre) / self.scale
+        pair = jnp.concatenate([observation, action], axis=-1)
+        return (pair - jax.lax.broadcast_to_rank(self.centre, pair.ndim)) / jax.lax.broadcast_to_rank(self.scale, pair.ndim)
 
     def every_member(self, observation: Array) -> Array:
         return jnp.broadcast_to(observation, (self.config.num_models, *observation.shape))
@@ -213,8 +214,8 @@ class Models:
         def score(points: Array, level: Array) -> Array:
             sigma = jnp.asarray(self.schedule.sigmas)[level]
             levels = jnp.broadcast_to(level, points.shape[:-1])
-            noised = (points - self.score_centre) / self.score_scale
-            return -forward(self.score_network, policy["score"], noised, levels) / sigma / self.score_scale
+            centre, scale = (jax.lax.broadcast_to_rank(each, points.ndim) for each in (self.score_centre, self.score_scale))
+            return -forward(self.score_network, policy["score"], (points - centre) / scale, levels) / sigma / scale
 
         return Problem(
             dynamics=step,
@@ -229,7 +230,8 @@ class Models:
         act = self.config.act
 
         def distance(points: Array) -> Array:
-            return self.distance(policy["distance"], (points - self.centre) / self.scale)
+            centre, scale = (jax.lax.broadcast_to_rank(each, points.ndim) for each in (self.centre, self.scale))
+            return self.distance(policy["distance"], (points - centre) / scale)
 
         costs = {"spread": with_spread(act.beta), "distance": with_distance(distance, act.beta)}
         return planner_of(act, self.observation_scale, costs.get(act.uncertainty, model_cost))
@@ -238,13 +240,13 @@ class Models:
 def dynamics_loss(params: Params, models: Models, batch: Transition, discount: Array | float) -> Float[Array, ""]:
     """½‖x' - f(x, u)‖², or over H steps Σ_h γ^h ‖x̂_h - x_h‖² of the model's own rollout from the first."""
     if models.config.model_horizon == 1:
-        error = models.successors(params, models.every_member(batch.observation), batch.action) - batch.next_observation
+        error = models.successors(params, models.every_member(batch.observation), batch.action) - batch.next_observation[None]
         return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1))
     target, action, mask = (batch.extras[f"window_{name}"] for name in ("observation", "action", "mask"))
 
     def step(observation: Array, h: Array) -> tuple[Array, Array]:
         observation = models.successors(params, observation, action[:, h])
-        error = jnp.sum((observation - target[:, h + 1]) ** 2, axis=-1) * mask[:, h]
+        error = jnp.sum((observation - target[None, :, h + 1]) ** 2, axis=-1) * mask[None, :, h]
         return observation, discount ** (h + 1) * jnp.mean(error)
 
     return jnp.sum(jax.lax.scan(step, models.every_member(target[:, 0]), jnp.arange(models.config.model_horizon))[1])
@@ -259,7 +261,7 @@ def score_loss(params: Params, models: Models, batch: Transition, key: Key) -> F
     """½ E σ_i² ‖s + ε/σ_i‖², a level for each example; the network predicts ε = -σ_i s."""
     following = [batch.next_observation] if models.config.score_of == "transition" else []
     z = jnp.concatenate([batch.observation, batch.action, *following], axis=-1)
-    z = (z - models.score_centre) / models.score_scale
+    z = (z - models.score_centre[None]) / models.score_scale[None]
 
     def predict(noised: Array, t: Array) -> Array:
         return forward(models.score_network, params, noised, models.schedule.index(t))

@@ -144,7 +144,7 @@ def window_index(dataset: Dataset, length: int, start: int = 0) -> tuple[Int[Arr
         mask `[N, L]`: whether the entry is a row of its own and no repetition.
     """
     first, last = episode_bounds(dataset)
-    row = jnp.arange(dataset.size, dtype=jnp.int32)[:, None] + jnp.arange(start, start + length, dtype=jnp.int32)
+    row = jnp.arange(dataset.size, dtype=jnp.int32)[:, None] + jnp.arange(start, start + length, dtype=jnp.int32)[None]
     index = jnp.clip(row, first[:, None], last[:, None])
     return index, index == row
 

@@ -92,7 +92,7 @@ def windows_at(
 ) -> Transition:
     """The transitions of these rows, or what was `drawn` with them, with what `windows` adds."""
     first, end = (bound[:, None] for bound in dataset.episode_of(row))
-    wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)
+    wanted = row[:, None] + jnp.arange(start, start + length, dtype=row.dtype)[None]
     index = jnp.clip(wanted, first, end - 1)
     mask = index == wanted
     found = dataset[index]

@@ -131,4 +131,8 @@ def from_epsilon(x: Array, level: Level, noise: Array) -> Prediction:
 
 def clipped(model: Model, low: Array | float, high: Array | float) -> Model:
     """The same model with its x_0 held in a box; bounds broadcast against `[B, …]`."""
-    return lambda x, level: from_x0(x, level, jnp.clip(model(x, level).x0, low, high))
+
+    def clip(x: Array) -> Array:
+        return jnp.clip(x, *(jax.lax.broadcast_to_rank(bound, x.ndim) for bound in (low, high)))
+
+    return lambda x, level: from_x0(x, level, clip(model(x, level).x0))

@@ -94,7 +94,7 @@ def physics(
     solid = jnp.asarray(walls)[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)] & inside
     centre = jnp.stack([column + 0.5 - width / 2, height / 2 - row - 0.5], axis=-1).astype(position.dtype)
     # A centre inside a wall is out of reach: 5 m/s is 5 cm per step, and contact stops the point within one.
-    offset = place - jnp.clip(place, centre - 0.5, centre + 0.5)
+    offset = place[None] - jnp.clip(place[None], centre - 0.5, centre + 0.5)
     length = jnp.sqrt(jnp.maximum((offset**2).sum(axis=-1), 1e-30))
     normal = offset / length[:, None]
     penetration = length - RADIUS - rules.margin  # negative where the contact is on
@@ -188,7 +188,7 @@ class PointMaze:
         goal_cell, goal_noise, start_cell, start_noise, velocity = jax.random.split(key, 5)
         goals, starts = (jnp.asarray(cells) for cells in self.cells())
         goal = jax.random.choice(goal_cell, goals) + _uniform(goal_noise, rules.goal_noise)
-        allowed = jnp.linalg.norm(starts - goal, axis=-1) > rules.min_start_distance
+        allowed = jnp.linalg.norm(starts - goal[None], axis=-1) > rules.min_start_distance
         # Rejection sampling draws uniformly among the allowed cells; so does this, without a loop.
         start = jax.random.choice(start_cell, starts, p=allowed / allowed.sum()) + _uniform(start_noise, rules.start_noise)
         state = State(position=start, velocity=rules.start_speed * jax.random.normal(velocity, (2,)), goal=goal)

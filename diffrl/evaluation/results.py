@@ -16,6 +16,7 @@ from diffrl.evaluation.statistics import summarise
 from diffrl.records import Finite, Natural, Width
 
 AGAIN = "delete it and evaluate again"
+FILMED = ("best", "median", "worst")  # episodes of all runs together, whose films are called LABEL-best.mp4 and so on
 
 
 class ResultError(UserError, ValueError):

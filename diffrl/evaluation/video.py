@@ -26,7 +26,6 @@ from diffrl.training.trained import Trained
 # Films play in real time. Frames are left out where a simulator steps faster than this, and of long episodes: without a
 # GPU, drawing takes 0.02 to 0.1 s per frame.
 FRAMES_PER_SECOND, MAX_FRAMES = 25, 500
-WHICH = ("best", "median", "worst")
 
 
 class VideoError(UserError, RuntimeError):
@@ -78,7 +77,7 @@ def _episodes(workdir: Path, result: Result) -> Iterator[tuple[Path, Iterator[np
     rolled = _repeat(trained, result, backend, [episode for _, episode in chosen])
     # An environment on the device shows the states in which actions were chosen, a host's simulator is driven step by step.
     steps_per_second = _steps_per_second(card.env_spec or "") / (1 if backend.device is None else times)
-    for position, (which, (run, episode)) in enumerate(zip(WHICH, chosen, strict=True)):
+    for position, (which, (run, episode)) in enumerate(zip(results.FILMED, chosen, strict=True)):
         scored = float(result.returns[run, episode])
         _check(scored, float(rolled.returns[run, episode]))
         length = int(rolled.lengths[run, episode])

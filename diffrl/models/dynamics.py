@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, UInt32
 
 from diffrl.learner import Learner, forward
@@ -117,7 +118,7 @@ class Dynamics:
         """What the networks say."""
         action = jnp.broadcast_to(action, (*observation.shape[:-1], action.shape[-1]))
         inputs = jnp.concatenate([observation, action], axis=-1)
-        return forward(self.network, params, (inputs - units.input_mean) / units.input_scale)
+        return forward(self.network, params, (inputs - _ranked(units.input_mean, inputs)) / _ranked(units.input_scale, inputs))
 
     def successors(
         self,
@@ -127,7 +128,8 @@ class Dynamics:
         action: Float[Array, "*#members #batch action"],
     ) -> Float[Array, "members batch observation"]:
         """s' of members that are not whole."""
-        return observation + (units.output_mean + units.output_scale * self(params, units, observation, action))
+        change = self(params, units, observation, action)
+        return observation + (_ranked(units.output_mean, change) + _ranked(units.output_scale, change) * change)
 
     def predict(
         self,
@@ -165,7 +167,7 @@ class Dynamics:
 def step_of(prediction: Prediction, units: Units, observation: Float[Array, "members batch observation"], key: Key) -> Step:
     """A draw from a prediction."""
     drawn = prediction.mean + jnp.exp(prediction.log_std) * jax.random.normal(key, prediction.mean.shape)
-    change = units.output_mean + units.output_scale * drawn
+    change = _ranked(units.output_mean, drawn) + _ranked(units.output_scale, drawn) * drawn
     return Step(observation + change[..., :-1], change[..., -1], jax.nn.sigmoid(prediction.log_odds))
 
 
@@ -219,8 +221,13 @@ def held_out(rows: Rows, share: Float[Array, ""] | float) -> Bool[Array, "batch"
     numbers = jnp.concatenate([rows.observation, rows.action, rows.next_observation], axis=-1)
     words = jax.lax.bitcast_convert_type(numbers.astype(jnp.float32), jnp.uint32)
     places = _mixed(jnp.arange(1, words.shape[-1] + 1, dtype=jnp.uint32)) | jnp.uint32(1)
-    hashed = _mixed(jnp.sum(_mixed(words) * places, axis=-1, dtype=jnp.uint32))
+    hashed = _mixed(jnp.sum(_mixed(words) * _ranked(places, words), axis=-1, dtype=jnp.uint32))
     return hashed.astype(jnp.float32) * 2.0**-32 < share
+
+
+def _ranked(vector: ArrayLike, like: ArrayLike) -> Array:
+    """A vector, to hold along the last axis of an array."""
+    return jax.lax.broadcast_to_rank(vector, jnp.ndim(like))
 
 
 def _mixed(word: UInt32[Array, "*any"]) -> UInt32[Array, "*any"]:
@@ -239,9 +246,10 @@ def losses(params: Params, dynamics: Dynamics, units: Units, rows: Rows) -> tupl
     """Of each member at each row: -log p(s' - s, r | s, a), in units of the model, and of whether the episode goes on."""
     observation = jnp.broadcast_to(rows.observation, (dynamics.size, *rows.observation.shape))
     found = dynamics.predict(params, units, observation, rows.action)
-    z = ((outputs_of(rows) - units.output_mean) / units.output_scale - found.mean) / jnp.exp(found.log_std)
+    outputs = (outputs_of(rows) - units.output_mean[None]) / units.output_scale[None]
+    z = (outputs[None] - found.mean) / jnp.exp(found.log_std)
     gaussian = jnp.sum(0.5 * z**2 + found.log_std + 0.5 * jnp.log(2.0 * jnp.pi), axis=-1)
-    return gaussian + optax.sigmoid_binary_cross_entropy(found.log_odds, 1.0 - rows.terminal), found
+    return gaussian + optax.sigmoid_binary_cross_entropy(found.log_odds, (1.0 - rows.terminal)[None]), found
 
 
 def fit(
@@ -265,7 +273,7 @@ def fit(
 
     def loss_of(params: Params) -> tuple[Array, tuple[Array, Array]]:
         each, found = losses(params, dynamics, units, rows)
-        away = (outputs - units.output_mean) / units.output_scale - jnp.mean(found.mean, axis=0)
+        away = (outputs - units.output_mean[None]) / units.output_scale[None] - jnp.mean(found.mean, axis=0)
         return jnp.sum(each @ learning), (each @ testing, jnp.mean(away**2, axis=-1) @ testing)
 
     learner, loss, (tested, error) = model.learner.step(loss_of, optimizer, has_aux=True)

@@ -34,7 +34,8 @@ class Linear(nn.Module):
         bias = self.param(
             "bias", lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound), (self.features,)
         )
-        return x @ kernel + bias
+        product = x @ kernel
+        return product + jax.lax.broadcast_to_rank(bias, product.ndim)
 
 
 def orthogonal_init(gain: float) -> Initializer:
@@ -145,8 +146,9 @@ def joined(layer: nn.Module, *inputs: Float[Array, "*#batch _"]) -> Float[Array,
         return layer(jnp.concatenate(inputs, axis=-1))  # pyright: ignore[reportCallIssue]
     kernel, bias = (layer.variables["params"][name] for name in ("kernel", "bias"))
     parts = jnp.split(kernel, np.cumsum([x.shape[-1] for x in inputs])[:-1])
-    products = [x @ part for x, part in zip(inputs, parts, strict=True)]
-    return sum(sorted(products, key=lambda product: product.size), bias)
+    products = sorted((x @ part for x, part in zip(inputs, parts, strict=True)), key=lambda product: product.size)
+    bias, *products = (jax.lax.broadcast_to_rank(each, max(x.ndim for x in inputs)) for each in (bias, *products))
+    return sum(products, bias)
 
 
 class MLP(nn.Module):

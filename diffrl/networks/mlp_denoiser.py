@@ -5,6 +5,7 @@ observation and time.
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -21,7 +22,8 @@ def sinusoidal_features(t: Float[Array, "*batch"], dim: int = 16, closed: bool =
     """
     half = dim // 2
     frequencies = jnp.exp(-jnp.arange(half) * jnp.log(10_000.0) / (half - 1 if closed else half))
-    return jnp.concatenate([jnp.cos(t[..., None] * frequencies), jnp.sin(t[..., None] * frequencies)], axis=-1)
+    phase = t[..., None] * jax.lax.broadcast_to_rank(frequencies, t.ndim + 1)
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
 class MLPDenoiser(nn.Module):

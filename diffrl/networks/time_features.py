@@ -24,7 +24,7 @@ class GaussianFourierFeatures(nn.Module):
             "frequencies",
             lambda: self.scale * jax.random.normal(self.make_rng("params"), (self.num_frequencies,)),
         ).value
-        phase = 2.0 * jnp.pi * frequencies * t[..., None].astype(jnp.float32)
+        phase = jax.lax.broadcast_to_rank(2.0 * jnp.pi * frequencies, t.ndim + 1) * t[..., None].astype(jnp.float32)
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
@@ -37,5 +37,5 @@ class LearnedFourierFeatures(nn.Module):
     @nn.compact
     def __call__(self, t: Float[Array, "*batch"]) -> Float[Array, "*batch features"]:
         frequencies = self.param("frequencies", nn.initializers.normal(self.scale), (self.num_frequencies,))
-        phase = 2.0 * jnp.pi * frequencies * t[..., None]
+        phase = jax.lax.broadcast_to_rank(2.0 * jnp.pi * frequencies, t.ndim + 1) * t[..., None]
         return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)

@@ -92,8 +92,8 @@ class WindowDenoiser(nn.Module):
         tokens.append(pairs.reshape(batch, 2 * window, self.width))
         there = jnp.concatenate([jnp.ones((batch, 1 + has_goal), bool), jnp.repeat(known, 2, axis=1)], axis=1)
         length = there.shape[1]
-        visible = jnp.tril(jnp.ones((length, length), bool)) & there[:, None, :]
-        visible = visible | jnp.eye(length, dtype=bool)  # a masked token sees itself: a softmax over nothing is no number
+        visible = jnp.tril(jnp.ones((length, length), bool))[None] & there[:, None, :]
+        visible = visible | jnp.eye(length, dtype=bool)[None]  # a masked token sees itself: a softmax over nothing is no number
         trunk = Transformer(self.num_layers, self.num_heads, self.attention_dropout, self.residual_dropout)
         out = trunk(jnp.concatenate(tokens, axis=1), visible, train)
         return nn.Dense(self.action_dim, kernel_init=INIT, name="out")(out[:, 1 + has_goal :][:, 1::2])

@@ -1,5 +1,6 @@
 """Regression onto quantiles (Dabney et al. 2018, arXiv 1710.10044)."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -22,5 +23,6 @@ def quantile_loss(
     error = targets[..., None, :] - quantiles[..., :, None]
     size = jnp.abs(error)
     huber = jnp.where(size <= huber_width, 0.5 * error**2 / huber_width, size - 0.5 * huber_width)
-    weight = jnp.abs(midpoints(quantiles.shape[-1])[:, None] - (error < 0.0))
+    level = jax.lax.broadcast_to_rank(midpoints(quantiles.shape[-1])[:, None], error.ndim)
+    weight = jnp.abs(level - (error < 0.0))
     return jnp.sum(jnp.mean(weight * huber, axis=-1), axis=-1)

@@ -21,7 +21,7 @@ def expectile_loss(error: Float[Array, "*batch"], expectile: Float[Array, ""] | 
 
 def td_loss(q: Float[Array, "critics batch"], target: Float[Array, "batch"]) -> Float[Array, ""]:
     """Squared error summed over critics, mean over the batch (IQL eq. 6)."""
-    return jnp.sum(jnp.mean((q - target) ** 2, axis=-1))
+    return jnp.sum(jnp.mean((q - target[None]) ** 2, axis=-1))
 
 
 def critic_loss(

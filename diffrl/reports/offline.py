@@ -15,7 +15,7 @@ from diffrl.config import algorithm_name
 from diffrl.evaluation import offline, results
 from diffrl.evaluation.offline import Estimate, Options
 from diffrl.evaluation.statistics import interval
-from diffrl.reports import markdown
+from diffrl.reports import markdown, page
 from diffrl.reports.style import DATA, STYLE, save
 from diffrl.training.runs import in_words
 from diffrl.training.trained import Trained
@@ -189,6 +189,6 @@ def draw(judged: Sequence[Judged], path: Path) -> Path | None:
 def write(judged: Sequence[Judged], options: Options, out: Path) -> list[Path]:
     """Write page, table and picture to `out`; returns their paths."""
     picture = draw(judged, out / PICTURE)
-    files.write(out / PAGE, to_markdown(judged, options, picture is not None).encode())
     files.write(out / TABLE, to_csv(judged).encode())
-    return [out / PAGE, out / TABLE, *([picture] if picture else [])]
+    pages = page.write(out / PAGE, to_markdown(judged, options, picture is not None))
+    return [*pages, out / TABLE, *([picture] if picture else [])]

@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 
 from diffrl.data.dataset import Card
 from diffrl.evaluation import results, statistics
+from diffrl.reports.charts import Chart, Curve, bounds
 from diffrl.reports.maze import Maze, maze_of
 from diffrl.reports.style import DATA, GOAL, STYLE, WALL, save
 from diffrl.reports.tables import Series, data_value, step_unit, unit_of, values_of
@@ -27,41 +28,63 @@ def colours(series: list[Series]) -> dict[str, str]:
     return {name: palette[i % len(palette)] for i, name in enumerate(dict.fromkeys(one.name for one in series))}
 
 
-def learning_curves(group: list[Series], colour: dict[str, str], path: Path) -> Path:
-    """One thin line per run, the mean over runs with its 95 % bootstrap interval, the data's own mean as a dashed line.
+def curves(group: list[Series], colour: dict[str, str]) -> Chart:
+    """The evaluated checkpoints of every run, their mean with its 95 % bootstrap interval, and the data's own mean.
 
     `group` is of one dataset and one simulator.
     """
+    data = data_value(group[0])
+    return Chart(
+        title=f"{group[0].card.id}\n{group[0].last.settings.simulator}",
+        x=step_unit(group[0]),
+        y=unit_of(group[0].last),
+        curves=[_curve(one, colour[one.name]) for one in group],
+        level=None if data is None else ("data (episodes of this length)", data),
+    )
+
+
+def _curve(one: Series, colour: str) -> Curve:
+    values = np.stack([values_of(result) for result in one.results])  # [checkpoints, R]
+    low, high = bounds(map(statistics.interval, values))
+    return Curve(
+        name=f"{one.name} ({values.shape[1]} runs)",
+        colour=colour,
+        x=[float(result.step) for result in one.results],
+        mean=values.mean(axis=1).tolist(),
+        low=low,
+        high=high,
+        runs=[(f"seed {seed}", run.tolist()) for seed, run in zip(one.last.seeds, values.T, strict=True)],
+    )
+
+
+def learning_curves(chart: Chart, path: Path) -> Path:
+    """Draw `curves`: one thin line per run, the mean with its interval as a band, the data's mean as a dashed line."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 4.5), layout="constrained")
         axes = figure.subplots()
-        for one in group:
-            _curve(axes, one, colour[one.name])
-        data = data_value(group[0])
-        if data is not None:
-            axes.axhline(data, color=DATA, linestyle="--", linewidth=1.2, label="data (episodes of this length)", zorder=1)
-        axes.set_xlabel(step_unit(group[0]))
-        axes.set_ylabel(unit_of(group[0].last))
+        for one in chart.curves:
+            _draw_curve(axes, one)
+        if chart.level is not None:
+            name, value = chart.level
+            axes.axhline(value, color=DATA, linestyle="--", linewidth=1.2, label=name, zorder=1)
+        axes.set_xlabel(chart.x)
+        axes.set_ylabel(chart.y)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-        axes.set_title(f"{group[0].card.id}\n{group[0].last.settings.simulator}", loc="left")
+        axes.set_title(chart.title, loc="left")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         save(figure, path)
     return path
 
 
-def _curve(axes: Axes, one: Series, colour: str) -> None:
-    updates = np.array([result.step for result in one.results])
-    values = np.stack([values_of(result) for result in one.results])  # [checkpoints, R]
-    marker = "o" if len(updates) < 5 else ""  # a single checkpoint makes no line
-    axes.plot(updates, values, color=colour, alpha=0.3, linewidth=0.7, marker=marker, markersize=2.5)
-    label = f"{one.name} ({values.shape[1]} runs)"
-    axes.plot(updates, values.mean(axis=1), color=colour, linewidth=2, label=label, zorder=3, marker=marker, markersize=5)
-    intervals = [statistics.interval(row) for row in values]
-    band = np.array([(np.nan, np.nan) if each is None else each for each in intervals])
-    if len(updates) > 1:
-        axes.fill_between(updates, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
+def _draw_curve(axes: Axes, one: Curve) -> None:
+    marker = "o" if len(one.x) < 5 else ""  # a single checkpoint makes no line
+    for _, values in one.runs:
+        axes.plot(one.x, values, color=one.colour, alpha=0.3, linewidth=0.7, marker=marker, markersize=2.5)
+    axes.plot(one.x, one.mean, color=one.colour, linewidth=2, label=one.name, zorder=3, marker=marker, markersize=5)
+    if len(one.x) > 1:
+        axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.18, linewidth=0)
 
 
 def maze_picture(

@@ -10,40 +10,59 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from diffrl.reports import suite as suites
+from diffrl.reports.charts import Chart, Curve
 from diffrl.reports.style import STYLE, save
 from diffrl.reports.suite import Estimate, Suite
 
 GRID = "#e5e7eb"
 
 
-def draw(suite: Suite, colour: dict[str, str], out: Path) -> list[Path]:
-    """All pictures of a suite, none where methods share no dataset with scores.
+def charts(suite: Suite, colour: dict[str, str]) -> dict[str, Chart]:
+    """Score distributions, and evaluation budgets where there are some, by the file name of their picture.
 
     Args:
         suite: as from `suite.gather`.
         colour: of each series name.
+    """
+    if not suite.shared:
+        return {}
+    found = {_file("distributions"): _distributions(suite, colour)}
+    budgets = _budgets(suite, colour)
+    return found | ({_file("budgets"): budgets} if budgets.curves else {})
+
+
+def draw(suite: Suite, colour: dict[str, str], curves: dict[str, Chart], out: Path) -> list[Path]:
+    """All pictures of a suite, none where methods share no dataset with scores.
+
+    Args:
+        suite, colour: as in `charts`.
+        curves: from there.
         out: directory; files are named suite-….png.
     """
     if not suite.shared:
         return []
-    pictures: dict[str, Callable[[Figure], None]] = {
-        "scores": lambda figure: _scores(figure, suite, colour),
-        "distributions": lambda figure: _distributions(figure.subplots(), suite, colour),
-    }
-    budgets = _budgets(suite, colour)
-    if budgets:
-        pictures["budgets"] = lambda figure: _budget_curves(figure.subplots(), budgets)
     paths = []
-    for name, picture in pictures.items():
+    for name in (_file("scores"), *curves):
         with matplotlib.rc_context(STYLE):
-            height = 1.3 + 0.32 * len(suite.methods) if name == "scores" else 4.2
-            figure = Figure(figsize=(9.5, height), layout="constrained")
-            picture(figure)
-            what = f"{len(suite.shared)} datasets" if len(suite.shared) > 1 else suite.shared[0].dataset
-            figure.suptitle(f"{_TITLES[name]}, {what}", fontsize=10, x=0.01, ha="left")
-            paths.append(out / f"suite-{name}.png")
+            figure = Figure(figsize=(9.5, 4.2 if name in curves else 1.3 + 0.32 * len(suite.methods)), layout="constrained")
+            if name in curves:
+                _draw_curves(figure.subplots(), curves[name])
+            else:
+                _scores(figure, suite, colour)
+            title = curves[name].title if name in curves else _title("scores", suite)
+            figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+            paths.append(out / name)
             save(figure, paths[-1])
     return paths
+
+
+def _file(name: str) -> str:
+    return f"suite-{name}.png"
+
+
+def _title(name: str, suite: Suite) -> str:
+    what = f"{len(suite.shared)} datasets" if len(suite.shared) > 1 else suite.shared[0].dataset
+    return f"{_TITLES[name]}, {what}"
 
 
 _TITLES = {
@@ -68,37 +87,40 @@ def _scores(figure: Figure, suite: Suite, colour: dict[str, str]) -> None:
         axes.grid(axis="x", color=GRID, linewidth=0.8)
 
 
-def _distributions(axes: Axes, suite: Suite, colour: dict[str, str]) -> None:
+def _distributions(suite: Suite, colour: dict[str, str]) -> Chart:
     scores = suites.thresholds(suite)
+    curves = []
     for method in suite.methods:
         share, band = suites.distribution(suite, method, scores)
-        axes.step(scores, share, color=colour[method], linewidth=2, label=method, where="post")
-        if band is not None:
-            axes.fill_between(scores, *band, color=colour[method], alpha=0.15, linewidth=0, step="post")
-    axes.set_xlabel("normalised score τ")
-    axes.set_ylabel("runs above τ")
-    axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _finish(axes)
+        low, high = (np.full(len(scores), np.nan),) * 2 if band is None else band
+        curves.append(Curve(method, colour[method], *(each.tolist() for each in (scores, share, low, high)), kind="step"))
+    return Chart(_title("distributions", suite), "normalised score τ", "share of runs above τ", curves)
 
 
-def _budgets(suite: Suite, colour: dict[str, str]) -> list[tuple[str, str, np.ndarray]]:
-    """(registered method, colour of its first series, curve) where there is a curve."""
+def _budgets(suite: Suite, colour: dict[str, str]) -> Chart:
+    """A curve of each registered method that has one, in the colour of its first series."""
     first = {suite.cells[suite.shared[0], name].method: name for name in reversed(suite.methods)}
-    methods = dict.fromkeys(suite.cells[suite.shared[0], name].method for name in suite.methods)
-    curves = [(method, colour[first[method]], suites.budget(suite, method)) for method in methods]
-    return [(method, shade, curve) for method, shade, curve in curves if curve is not None]
+    curves = []
+    for method in dict.fromkeys(suite.cells[suite.shared[0], name].method for name in suite.methods):
+        values = suites.budget(suite, method)
+        if values is not None:
+            tried, none = np.arange(1.0, len(values) + 1.0).tolist(), [np.nan] * len(values)
+            curves.append(Curve(method, colour[first[method]], tried, values.tolist(), none, none))
+    x = "policies tried (k); seeds and points of a sweep, half of the episodes choose and half are reported"
+    return Chart(_title("budgets", suite), x, "expected normalised score", curves)
 
 
-def _budget_curves(axes: Axes, budgets: list[tuple[str, str, np.ndarray]]) -> None:
-    for method, shade, curve in budgets:
-        axes.plot(np.arange(1, len(curve) + 1), curve, color=shade, linewidth=2, marker="o", markersize=4, label=method)
-    axes.set_xlabel("policies tried (k); seeds and points of a sweep, half of the episodes choose and half are reported")
-    axes.set_ylabel("expected normalised score")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
+def _draw_curves(axes: Axes, chart: Chart) -> None:
+    for one in chart.curves:
+        if one.kind == "step":
+            axes.step(one.x, one.mean, color=one.colour, linewidth=2, label=one.name, where="post")
+            axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.15, linewidth=0, step="post")
+            axes.set_ylim(-0.02, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        else:
+            axes.plot(one.x, one.mean, color=one.colour, linewidth=2, marker="o", markersize=4, label=one.name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(chart.x)
+    axes.set_ylabel(chart.y)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.stats import norm, spearmanr
 
-from diffrl import files
+from diffrl.reports import page
 from diffrl.reports.style import DATA, STYLE, save
 from diffrl.studies import scores, uncertainty
 from diffrl.studies.scores import HIGH, LOW, RADIUS, Ascent, Energies
@@ -26,7 +26,7 @@ Lines = list[str]  # what a figure says, in words and numbers
 
 
 def draw(out: Path, seed: int = 0) -> Iterator[Path]:
-    """Train, draw and write every figure, then `figures.md`; each path comes when it is written."""
+    """Train, draw and write every figure, then `figures.md` and its page; each path comes when it is written."""
     keys = jax.random.split(jax.random.key(seed), 4)
     pictures: dict[str, Lines] = {}
     for name, make in (
@@ -38,8 +38,7 @@ def draw(out: Path, seed: int = 0) -> Iterator[Path]:
         pictures[name] = make(out / f"{name}.png")
         yield out / f"{name}.png"
     text = "".join(f"![{name}]({name}.png)\n\n" + "".join(f"- {line}\n" for line in said) for name, said in pictures.items())
-    files.write(out / "figures.md", f"# Scores and distances to data\n\n{text}".encode())
-    yield out / "figures.md"
+    yield from page.write(out / "figures.md", f"# Scores and distances to data\n\n{text}")
 
 
 def draw_energies(found: Energies, path: Path) -> Lines:

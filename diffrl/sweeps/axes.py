@@ -18,7 +18,7 @@ RUN, GROUP, ACT = "run", "group", "act"
 
 _DISTRIBUTION = re.compile(r"(loguniform|uniform)\(([^,()]+),([^,()]+)\)")
 _ACT = "algorithm.act."
-_WITHOUT_EFFECT = ("max_to_keep", "tensorboard", "wandb_project", "dataset.download")
+_WITHOUT_EFFECT = ("max_to_keep", "log_norms", "tensorboard", "wandb_project", "dataset.download")
 
 
 class Axis(NamedTuple):

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diffrl import escape, files
-from diffrl.reports import markdown, tables
+from diffrl.reports import films, markdown, page, tables
 from diffrl.sweeps import plot
 from diffrl.sweeps.results import Cell, StageTime, SweepResults, read
 
@@ -24,17 +24,19 @@ SAVED = (
 
 
 def write(sweep: Path, out: Path, console: Console) -> None:
-    """Print the tables, and write them to `out` with the pictures: sweep.md, sweep.csv, a .png for each swept float.
+    """Print the tables, and write them to `out` with the pictures: sweep.md, report.html, sweep.csv, a .png for each swept float.
 
     Raises:
         ConfigError, ReportError: as `read`.
     """
     found = read(sweep)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = plot.draw(found.cells, out)
-    written = [out / "sweep.csv", *pictures, out / "sweep.md"]
+    curves = plot.charts(found.cells)
+    pictures = plot.draw(curves, out)
+    written = [out / "sweep.csv", *pictures]
     files.write(written[0], to_csv(found.cells).encode())
-    files.write(written[-1], to_markdown(found, [path.name for path in pictures]).encode())
+    shot = [film for cell in found.cells for workdir in cell.workdirs for film in films.of(cell.group, workdir, cell.result)]
+    written += page.write(out / "sweep.md", to_markdown(found, list(curves)), curves, shot)
     for label, cells in found.groups.items():
         header, rows = formatted(cells)
         _print(console, f"{label}: {cells[0].card.id}", header, rows, best_of(cells))

@@ -28,12 +28,14 @@ class Cell(NamedTuple):
         settings: of the group, as text.
         card: the data.
         result: of all its runs, from however many parts, by seed.
+        workdirs: of the parts.
     """
 
     group: str
     settings: dict[str, str]
     card: Card
     result: Result
+    workdirs: tuple[Path, ...]
 
     @property
     def stopped(self) -> list[str]:
@@ -164,7 +166,7 @@ def _cell(group: SavedGroup, parts: list[Series]) -> Cell:
             for name in ("returns", "lengths", "successes")
         },
     )
-    return Cell(group.label, group.settings, parts[0].card, merged)
+    return Cell(group.label, group.settings, parts[0].card, merged, tuple(one.workdir for one in parts))
 
 
 def _times(sweep: Path, group: SavedGroup, notes: list[str]) -> list[StageTime]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from diffrl.algorithm import Stage
 from diffrl.data.dataset import Dataset
 from diffrl.data.sampling import uniform
+from diffrl.learner import norms, watched
 from diffrl.training.devices import BATCH, RUN, SHARED, map_runs
 from diffrl.training.memory import tree_bytes
 from diffrl.training.runs import PREPARE
@@ -27,7 +28,7 @@ Columns = dict[str, Array]
 Chunk = Callable[[State, Array, Array, Columns, Dataset, Array], tuple[State, Array, Metrics]]
 
 
-def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
+def make_chunk(stage: Stage, num_updates: int, mesh: Mesh, log_norms: bool = False) -> Chunk:
     """Compile-once function that advances all runs by `num_updates` updates of a stage.
 
     The result maps (states, alive, keys, columns, dataset, step) to (states, alive, metrics): states `[R, ...]` are donated,
@@ -39,6 +40,8 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
     Randomness is counted: update number t of a run draws from fold_in(key of the run, t), so results do not depend on
     how updates are cut into chunks nor on which runs share the program. The counter is the chunk's: every update finds it in
     `state.step`, one for all runs, so that what hangs on it is a branch for all of them and no diverged run can shift another.
+
+    With `log_norms` metrics hold the norms of each network that the stage trains, as `learner.norms` has them.
 
     Where the mesh has several devices on its axis `batch`, each run's batch is split over them: the program is the same, and
     XLA's partitioner averages the gradients.
@@ -55,10 +58,8 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
                 batch = draw(stage, dataset, columns, batch_key)
                 if split_batch:
                     batch = jax.lax.with_sharding_constraint(batch, BATCH)
-                counted = dataclasses.replace(state, step=count)
-                after, metrics = stage.update(counted, batch, update_key)
-                after, alive, finite = freeze(after, counted, alive, metrics)
-                return (dataclasses.replace(after, step=state.step + 1), alive), metrics | {"finite": finite}
+                state, alive, metrics = advance(stage, state, alive, batch, update_key, count, log_norms)
+                return (state, alive), metrics
 
             counts = step + jnp.arange(num_updates, dtype=jnp.int32)
             (state, alive), metrics = jax.lax.scan(body, (state, alive), counts)
@@ -75,6 +76,27 @@ def make_chunk(stage: Stage, num_updates: int, mesh: Mesh) -> Chunk:
 
     mapped = map_runs(runs, mesh, (RUN, RUN, RUN, RUN, SHARED, SHARED))
     return jax.jit(mapped, donate_argnums=0)
+
+
+def advance(
+    stage: Stage, state: State, alive: Array, batch: Transition, key: Key, count: Array, log_norms: bool = False
+) -> tuple[State, Array, Metrics]:
+    """One update of one run that is frozen where it diverges.
+
+    Args:
+        count: updates before this one.
+        log_norms: add the norms of `learner.norms` to the metrics. They freeze no run.
+
+    Returns:
+        the state, whether the run is still alive, and metrics with `finite`.
+    """
+    counted = dataclasses.replace(state, step=count)
+    given, seen = (watched(counted) if log_norms else counted), {}
+    after, metrics = stage.update(given, batch, key)
+    if log_norms:
+        after, seen = norms(after, given)
+    after, alive, finite = freeze(after, counted, alive, metrics)
+    return dataclasses.replace(after, step=state.step + 1), alive, metrics | seen | {"finite": finite}
 
 
 def draw(stage: Stage, dataset: Dataset, columns: Columns, key: Key) -> Transition:

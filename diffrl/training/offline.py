@@ -75,7 +75,7 @@ class OfflinePhase:
         self.alive = place(cohort.padded(alive, mesh), mesh, RUN)
         self.keys = place(cohort.padded(runs.keys, mesh), mesh, RUN)
         self.stage, self.start = algorithm.stages[segment.index], segment.start
-        self.data, self.mesh, self._save = data, mesh, save
+        self.data, self.mesh, self._save, self.log_norms = data, mesh, save, config.log_norms
         self.population, self.programs = population, Programs()
         data.begin(self.stage, config.updates_per_chunk)
         self.prepared = make_prepare(self.stage, mesh)(population.states, self.keys, data.at(step - self.start))
@@ -105,4 +105,4 @@ class OfflinePhase:
         self._save(self.population, progress)
 
     def _chunk(self, turns: int) -> Any:
-        return make_chunk(self.stage, turns, self.mesh)
+        return make_chunk(self.stage, turns, self.mesh, self.log_norms)

@@ -46,6 +46,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _equal_ranks() -> Iterator[None]:
+    """Arrays of unequal rank are an error: a [B] beside a [B, 1] is a mistake, and what a method broadcasts says so."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _quick_compilation() -> Iterator[None]:
     with quick_compilation():
         yield
@@ -105,7 +112,7 @@ def test_act(name: str) -> None:
     carry = algorithm.init_carry(policy, 5)
     observation = 10.0 * jax.random.normal(jax.random.key(0), (5, OBSERVATION))
     act = jax.jit(algorithm.act)
-    action, after = act(policy, carry, observation, jax.random.key(1))
+    action, after = jax.device_get(act(policy, carry, observation, jax.random.key(1)))
     assert action.shape == (5, *shape)
     assert action.dtype == dtype
     assert np.all(action >= np.array(low) - 1e-6)

@@ -34,6 +34,7 @@ def test_wheel_holds_programs_and_experiments(wheel: Path) -> None:
         "diffrl/experiments/srpo_pointmaze.py",
         "diffrl/experiments/published/iql_maze2d.py",
         "diffrl/py.typed",
+        "diffrl/reports/page.js",
         "diffrl/algorithms/srpo.py",
     ):
         assert name in names

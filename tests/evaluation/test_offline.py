@@ -15,6 +15,7 @@ from diffrl.evaluation import offline
 from diffrl.evaluation.evaluate import EvaluationError
 from diffrl.evaluation.offline import Estimate, Options, fitted_q
 from diffrl.reports import offline as report
+from diffrl.reports import page
 from diffrl.types import Spec
 
 DISCOUNT, LENGTH = 0.9, 3
@@ -100,5 +101,5 @@ def test_a_workdir_is_judged_and_the_estimate_kept(tmp_path: Path) -> None:
     assert sha256 in kept.read_text()
     run(tmp_path, *command, "--offline_updates=10")
     assert kept.stat().st_mtime_ns > again
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {report.PAGE, report.TABLE, report.PICTURE}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {report.PAGE, page.NAME, report.TABLE, report.PICTURE}
     assert len((tmp_path / "out" / report.TABLE).read_text().splitlines()) == 1 + 3

@@ -75,7 +75,7 @@ def report(places: Places) -> None:
 def draw(places: Places) -> None:
     series = tables.read([places.workdir])
     for number, group in enumerate(tables.by_setting(series).values()):
-        plots.learning_curves(group, plots.colours(series), places.workdir / f"{number}.png")
+        plots.learning_curves(plots.curves(group, plots.colours(series)), places.workdir / f"{number}.png")
         plots.maze_picture(group, plots.colours(series), places.workdir / f"{number}-maze.png")
 
 
@@ -92,7 +92,7 @@ def report_sweep(places: Places) -> None:
 
 
 def draw_sweep(places: Places) -> None:
-    plot.draw(sweep_results.read(places.sweep).cells, places.sweep)
+    plot.draw(plot.charts(sweep_results.read(places.sweep).cells), places.sweep)
 
 
 def resume_sweep(places: Places) -> None:

@@ -102,7 +102,7 @@ def test_scores_that_count_successes(tmp_path: Path):
     assert cells[-1][0] == "(the data)"
     assert cells[-1].count("5.00") == 1
     assert "100 = 1 of the rate of success" in tables.to_markdown([second])
-    assert plots.learning_curves([second], {second.name: "#000000"}, tmp_path / "curves.png").exists()
+    assert plots.learning_curves(plots.curves([second], {second.name: "#000000"}), tmp_path / "curves.png").exists()
 
 
 def test_data_stand_beside_results_only_where_they_are_comparable(tmp_path: Path):
@@ -177,7 +177,7 @@ def test_maze_of_point_and_ant():
 def test_pictures(evaluated: Path, tmp_path: Path):
     series = tables.read([evaluated])
     colours = plots.colours(series)
-    curves = plots.learning_curves(series, colours, tmp_path / "curves.png")
+    curves = plots.learning_curves(plots.curves(series, colours), tmp_path / "curves.png")
     pieces = [np.linspace([-1, 1], [1, 1], 20) + 0.02 * i for i in range(30)]
     maze = plots.maze_picture(series, colours, tmp_path / "maze.png", pieces)
     assert maze is not None
@@ -221,7 +221,7 @@ def test_launcher(evaluated: Path, tmp_path: Path):
     out, launch = tmp_path / "report", partial(run, tmp_path, "launch/report.py")
     done = launch(str(evaluated.parent / "*"), f"--out={out}", "--best", "--improvement", "--nodata")
     assert "learning_rate=0.2" in done.stdout
-    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".md", ".png", ".png"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".html", ".md", ".png", ".png"]
     markdown = (out / "results.md").read_text()
     assert "70.00" in markdown
     assert "P(" in markdown

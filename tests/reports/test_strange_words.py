@@ -70,4 +70,5 @@ def test_words_have_no_meaning(words: str, tmp_path: Path) -> None:
     assert "\x1b" not in shown.getvalue()
     assert shown.getvalue().isprintable() or set(shown.getvalue()) - {"\n"} == {c for c in shown.getvalue() if c.isprintable()}
 
-    assert plots.learning_curves(series, plots.colours(series), tmp_path / "curves.png").stat().st_size > 1000
+    chart = plots.curves(series, plots.colours(series))
+    assert plots.learning_curves(chart, tmp_path / "curves.png").stat().st_size > 1000

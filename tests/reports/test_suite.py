@@ -148,7 +148,8 @@ def test_ways_of_acting_tried_on_some_datasets_are_left_out(tmp_path: Path):
 def test_nothing_shared_is_said(tmp_path: Path):
     suite = read([evaluate(tmp_path, "one", "bc", [[1, 1], [2, 2]]), evaluate(tmp_path, "two", "iql", [[1, 1], [2, 2]])])
     assert suite.shared == []
-    assert suite_plots.draw(suite, {}, tmp_path) == []
+    assert suite_plots.charts(suite, {}) == {}
+    assert suite_plots.draw(suite, {}, {}, tmp_path) == []
     markdown = suite_tables.to_markdown(suite, [])
     assert "No mean over datasets" in markdown
     assert "Probability" not in markdown
@@ -260,8 +261,9 @@ def test_launcher(tmp_path: Path):
     done = launch("--suite", str(tmp_path / "runs" / "**"), f"--out={out}")
     assert "90.0 [90.0, 90.0]" in done.stdout
     pictures = ["suite-budgets.png", "suite-distributions.png", "suite-scores.png"]
-    assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, "suite.csv", "suite.md"])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*pictures, "report.html", "suite.csv", "suite.md"])
     markdown = (out / "suite.md").read_text()
+    assert (out / "report.html").read_text().count(" data-chart=") == 2
     for name in pictures:
         assert f"({name})" in markdown
         picture = imread(out / name)[..., :3]

@@ -114,8 +114,11 @@ def test_every_collection_of_figures_can_be_drawn(tmp_path: Path, monkeypatch: p
     points = np.random.default_rng(0).normal(size=(4, 20, 2))
     monkeypatch.setattr(scores, "ascent_to_circle", lambda key: scores.Ascent(*points))
     paths = list(score_figures.draw(tmp_path))
-    assert [path.name for path in paths] == ["energy.png", "uncertainty.png", "langevin.png", "circle.png", "figures.md"]
-    text = paths[-1].read_text()
+    *pictures, page, html = paths
+    assert [path.name for path in pictures] == ["energy.png", "uncertainty.png", "langevin.png", "circle.png"]
+    assert (page.name, html.name) == ("figures.md", "report.html")
+    assert html.read_text().count("<img ") == 4
+    text = page.read_text()
     assert text.count("![") == 4
     assert "mean 5.00" in text
 
@@ -127,6 +130,6 @@ def test_the_program(tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: --figures=nobody: no such figures; there are those of ")
     launch("--figures=sgp", "runs/a", code=2)
     done = launch("--figures=sgp")
-    assert done.stdout.count("wrote ") == 5
+    assert done.stdout.count("wrote ") == 6
     for name in ("energy", "uncertainty", "langevin", "circle"):
         written(tmp_path / f"{name}.png")

@@ -187,7 +187,7 @@ def test_a_line_for_each_width_and_seed_by_seed_dots(sweep: Path, tmp_path: Path
     assert [line.label for line in lines] == ["hidden_dim=8", "hidden_dim=16"]
     assert [line.x for line in lines] == [[0.001, 0.01, 0.1]] * 2
     assert not any(line.scattered for line in lines)
-    (picture,) = plot.draw(cells, tmp_path)
+    (picture,) = plot.draw(plot.charts(cells), tmp_path)
     assert picture.name == "learning_rate.png"
     assert imread(picture)[..., :3].std() > 0.02
 
@@ -198,7 +198,7 @@ def test_points_drawn_at_random_make_dots(tmp_path: Path) -> None:
     (line,) = plot.lines_of(cells, "weight_decay")
     assert line.scattered
     assert line.x == sorted(cell.point["weight_decay"] for cell in cells)
-    assert [path.name for path in plot.draw(cells, tmp_path)] == ["learning_rate.png", "weight_decay.png"]
+    assert [path.name for path in plot.draw(plot.charts(cells), tmp_path)] == ["learning_rate.png", "weight_decay.png"]
 
 
 def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: P
         "learning_rate=0.01, num_denoising_steps=5",
         "learning_rate=0.01, num_denoising_steps=10",
     ]
-    (picture,) = plot.draw(cells, tmp_path)
+    (picture,) = plot.draw(plot.charts(cells), tmp_path)
     assert picture.name == "act.num_denoising_steps.png"
     height, width = imread(picture).shape[:2]
     assert width > 2 * height  # two panels
@@ -219,7 +219,9 @@ def test_datasets_are_panels_and_choices_when_acting_are_numbers_too(tmp_path: P
 def test_all_files_are_written(sweep: Path) -> None:
     with (sweep / "log").open("w") as file:
         report.write(sweep, sweep / "report", Console(file=file, width=140))
-    assert sorted(path.name for path in (sweep / "report").iterdir()) == ["learning_rate.png", "sweep.csv", "sweep.md"]
+    assert sorted(path.name for path in (sweep / "report").iterdir()) == [
+        *("learning_rate.png", "report.html", "sweep.csv", "sweep.md"),
+    ]
     printed = (sweep / "log").read_text()
     assert "learning_rate=0.01" in printed
     assert "saved at most" in printed

@@ -112,13 +112,13 @@ class KeypointPusher(ControlTask):
         return ((x[:10] - self._keypoints(jnp.array(self.goal)).ravel()) ** 2).sum()
 
     def _keypoints(self, pose: Float[Array, "3"]) -> Float[Array, "5 2"]:
-        return pose[:2] + CORNERS @ _rotation(pose[2]).T
+        return pose[None, :2] + CORNERS @ _rotation(pose[2]).T
 
     def _demonstration(self, key: Key) -> tuple[Float[Array, "steps_and_one 5"], Float[Array, "steps 2"]]:
         """Physical states and actions of pushes that have a direction in common."""
         of_start, of_direction, of_step = jax.random.split(key, 3)
         direction = jnp.array([0.025, 0.0]) + jnp.array([0.015, 0.01]) * jax.random.uniform(of_direction, (2,), minval=-1.0)
-        action = direction + 0.01 * jax.random.uniform(of_step, (self.data_steps, 2), minval=-1.0)
+        action = direction[None] + 0.01 * jax.random.uniform(of_step, (self.data_steps, 2), minval=-1.0)
         action = jnp.clip(action, -0.05, 0.05)
         first = self.start(of_start)
 

@@ -22,7 +22,7 @@ from diffrl.data.dataset import Card, Dataset
 from diffrl.data.replay import Replay
 from diffrl.data.sampling import uniform
 from diffrl.envs.protocol import DeviceEnvironment, HostEnvironments, Step
-from diffrl.training.chunk import freeze
+from diffrl.training.chunk import advance
 from diffrl.training.devices import RUN, SHARED, place
 from diffrl.training.loop import ENDED, RETURNS, Programs
 from diffrl.training.runs import ONLINE, Runs
@@ -169,10 +169,8 @@ def interact(
             (state, alive), (key, step) = carry, given
             batch_key, update_key = jax.random.split(key)
             batch = (stage.batch or uniform)(rows, batch_key, stage.batch_size)
-            counted = dataclasses.replace(state, step=step)
-            after, metrics = stage.update(counted, batch, update_key)
-            after, alive, finite = freeze(after, counted, alive, metrics)
-            return (dataclasses.replace(after, step=state.step + 1), alive), metrics | {"finite": finite}
+            state, alive, metrics = advance(stage, state, alive, batch, update_key, step, config.log_norms)
+            return (state, alive), metrics
 
         # As in a chunk over data, updates are counted by the loop: one number for all runs.
         number = (count - 1 - warmup) * online.updates_per_step + jnp.arange(online.updates_per_step, dtype=jnp.int32)

@@ -346,7 +346,7 @@ def make(config: Config, spec: Spec) -> Algorithm:
         def loss_fn(params: Params) -> tuple[Array, Array]:
             q = forward(critics, params, batch.observation, batch.action)
             weight = priority_weight(target - jnp.min(q, axis=0), exponent) * batch.extras["chunk_taken"]
-            return jnp.mean(weight * (q - target) ** 2), q
+            return jnp.mean(weight[None] * (q - target[None]) ** 2), q
 
         critic, loss, q = state.critic.step(loss_fn, adam, has_aux=True)
         target_params = optax.incremental_update(critic.params, state.target_critic_params, hparams.tau)

@@ -76,7 +76,7 @@ class GRU(nn.Module):
         def step(h: Array, read: Array) -> tuple[Array, Array]:
             (reset, keep, new), told = jnp.split(read, 3, axis=-1), h @ recurrent
             reset, keep = nn.sigmoid(reset + told[:, :width]), nn.sigmoid(keep + told[:, width : 2 * width])
-            new = jnp.tanh(new + reset * (told[:, 2 * width :] + bias))
+            new = jnp.tanh(new + reset * (told[:, 2 * width :] + bias[None]))
             h = (1.0 - keep) * new + keep * h
             return h, h
 

@@ -27,7 +27,7 @@ def value_loss(
 ) -> tuple[Float[Array, ""], Float[Array, "batch"]]:
     """The loss of V(s) against Q(s, a) of an action or several, and V (eq. 5: the data's actions, the expectile's loss)."""
     v = forward(value_network, params, observation)
-    return error_loss(q - v), v
+    return error_loss(q - jnp.broadcast_to(v, q.shape)), v
 
 
 def advantage_weight(

@@ -72,5 +72,5 @@ def leading_on(
     tolerance: float,
 ) -> Float[Array, "batch latent"]:
     """The best by Q of the skills whose end is worth the present state's value; where there are none, that of the best end."""
-    good = end + tolerance >= present
-    return best_of(latents, jnp.where(jnp.any(good, axis=0), jnp.where(good, q, -jnp.inf), end))
+    good = end + tolerance >= present[None]
+    return best_of(latents, jnp.where(jnp.any(good, axis=0, keepdims=True), jnp.where(good, q, -jnp.inf), end))

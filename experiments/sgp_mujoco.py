@@ -7,7 +7,9 @@
 
 The weight β of a dataset is known for the ones listed below; elsewhere sweep it, as the evaluation above does. The released
 planner has no action bounds (--act=bound=none). The paper's table could not be read; no score is quoted. A thousand steps plan
-a thousand times: launch/benchmark.py --stages=none --acting=experiments/sgp_mujoco.py measures an action on your machine.
+a thousand times; what an action takes on your machine:
+
+    python launch/benchmark.py --config=experiments/sgp_mujoco.py --sections=acting
 """
 
 from diffrl.algorithms import sgp

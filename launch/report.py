@@ -6,7 +6,7 @@
 
 Writes report.html, results.md, results.csv and pictures to --out and prints the table. The headline is the last evaluated
 checkpoint of each workdir. Runs from different simulators or datasets are never put into one table or picture. report.html is one
-file with everything in it: tables to sort, curves to hover, and the films of launch/evaluate.py --video; it is written wherever
+file with everything in it: tables to sort, curves to hover, and the films of launch/evaluate.py --render; it is written wherever
 one of the modes below writes a page of a report.
 
 With --suite, writes suite.md, suite.csv and pictures instead: a row per dataset, a column per method, mean and IQM over the

@@ -1,4 +1,4 @@
-"""The films that `launch/evaluate.py --video` left beside results, as parts of a page."""
+"""The films that `launch/evaluate.py --render` left beside results, as parts of a page."""
 
 import base64
 from collections.abc import Iterable

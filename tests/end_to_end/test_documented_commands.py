@@ -14,7 +14,7 @@ from programs import ROOT, run
 SOURCES = [*PAGES, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.ipynb"))]
 SOURCES += [str(path.relative_to(ROOT)) for folder in ("experiments", "launch") for path in (ROOT / folder).rglob("*.py")]
 WORDS = r"""(?:'[^']*'|"[^"]*"|[^`#|;&'"])*"""
-COMMAND = re.compile(rf"(?:python (?P<path>launch/\w+\.py)|(?<![\w-])diffrl-(?P<name>\w+)) (?P<rest>{WORDS})")
+COMMAND = re.compile(rf"(?:(?:python )?(?P<path>launch/\w+\.py)|(?<![\w-])diffrl-(?P<name>\w+)) (?P<rest>{WORDS})")
 
 
 def commands() -> dict[str, list[tuple[str, list[str]]]]:

@@ -37,5 +37,5 @@ def get_config(argument: str = "pendulum-swingup") -> Config:
         algorithm=algorithm,
         online=OnlineConfig(env_id=f"dmc/{task}-v0", action_repeat=2, num_env_steps=steps, warmup_steps=5_000, buffer_size=steps),
         num_seeds=4,
-        checkpoint_every=25_000,
+        checkpoint_every=5_000,
     )

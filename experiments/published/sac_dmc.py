@@ -27,5 +27,5 @@ def get_config(argument: str = "cartpole-swingup") -> Config:
             env_id=f"dmc/{task}-v0", action_repeat=2, num_env_steps=100_000, warmup_steps=5_000, buffer_size=100_000
         ),
         num_seeds=4,
-        checkpoint_every=25_000,
+        checkpoint_every=5_000,
     )

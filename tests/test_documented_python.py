@@ -14,6 +14,7 @@ from workdirs import drift_for_point_maze, env_spec
 from diffrl.data.arrays import from_arrays
 from diffrl.data.build import Transforms, build
 from diffrl.data.dataset import Source
+from diffrl.data.npz import load_file
 from diffrl.evaluation import evaluate
 from diffrl.training import train as training
 
@@ -64,11 +65,21 @@ def test_blocks_run(page: str, small: Source) -> None:
         AFTER.get(page, lambda names: None)(names)
 
 
-def with_config(names: dict[str, Any]) -> None:
+def with_config_and_log(names: dict[str, Any]) -> None:
     from diffrl.algorithms import bc
     from diffrl.config import Config, DatasetConfig
 
     names["config"] = Config(bc.Config(), DatasetConfig(), num_seeds=1)
+    steps = np.random.default_rng(0).uniform(-1, 1, (64, 7))
+    table = np.column_stack([np.arange(64) // 16, steps, np.arange(64) == 15])
+    np.savetxt("log.csv", table, delimiter=",", header="episode,x,y,vx,vy,ax,ay,reward,done", comments="")
+
+
+def an_archive(names: dict[str, Any]) -> None:
+    """Four episodes, of which the first ends in a terminal and the others were cut."""
+    rows = load_file("log.npz").transitions
+    assert rows.observation.shape == (61, 4)  # of those that were cut the last has no next observation
+    assert rows.terminal.sum() == 1
 
 
 def an_action(shape: tuple[int, ...]) -> Any:
@@ -84,8 +95,9 @@ def runs_of_the_readme(names: dict[str, Any]) -> None:
     an_action((2,))(names)
 
 
-BEFORE = {"docs/data.md": with_config}
+BEFORE = {"docs/data.md": with_config_and_log}
 AFTER = {
+    "docs/data.md": an_archive,
     "README.md": runs_of_the_readme,
     "docs/own-method.md": an_action((1, 2)),
     "docs/python.md": an_action((2,)),

@@ -7,7 +7,7 @@ import jax
 
 from diffrl.config import Config, algorithm_name, validate
 from diffrl.data.columns import attach
-from diffrl.data.dataset import Dataset
+from diffrl.data.dataset import FIELDS, Dataset
 from diffrl.registry import REGISTRY, make
 from diffrl.training.chunk import draw
 from diffrl.training.cohort import reaching
@@ -71,6 +71,10 @@ def judge(config: Config, spec: Spec, dataset: Dataset) -> Verdict:
 
 
 def _field(path: tuple[Any, ...]) -> str:
-    """The batch's field at a path into (state, batch, key)."""
+    """The batch's field at a path into (state, batch, key); a window's are those of its rows."""
     position, *inner = path
-    return inner[0].name if position.key == 1 else ""
+    if position.key != 1:
+        return ""
+    name = inner[0].name
+    within = inner[1].key.removeprefix("window_") if name == EXTRAS else name
+    return within if within in FIELDS else name

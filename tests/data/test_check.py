@@ -284,6 +284,15 @@ def test_methods_say_what_they_look_at():
     assert (td3_bc.collects, sac.collects) == (False, True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["beso", "bridger"])
+def test_windows_are_looked_at_as_their_rows(method):
+    """So that none of them passes for one of a single state."""
+    reads = verdict(method, from_arrays(**whole())).reads
+    assert reads >= {"observation", "action"}
+    assert "reward" not in reads
+
+
 def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs(monkeypatch):
     def prepares(config, spec):
         algorithm = bc.make(config, spec)

@@ -28,12 +28,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: install
+	@echo '1 of 4: 200,000 steps of play in a maze, as a Minari dataset (seconds)'
 	$(BIN)/python launch/collect.py --recipe=pointmaze/$(DATASET)
+	@echo '2 of 4: behaviour cloning, four seeds; first scores and pictures (half a minute on two cores)'
 	$(BIN)/python launch/train.py --config=experiments/bc_pointmaze.py --workdir=$(OUT)/bc
-	$(BIN)/python launch/train.py --config=experiments/iql_pointmaze.py --workdir=$(OUT)/iql
-	$(BIN)/python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=$(OUT)/srpo
 	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/bc
+	$(BIN)/python launch/report.py $(OUT)/bc --out=$(OUT)/report
+	@echo '3 of 4: IQL (two minutes)'
+	$(BIN)/python launch/train.py --config=experiments/iql_pointmaze.py --workdir=$(OUT)/iql
 	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/iql
+	@echo '4 of 4: SRPO: behaviour, critic, policy (three minutes)'
+	$(BIN)/python launch/train.py --config=experiments/srpo_pointmaze.py --workdir=$(OUT)/srpo
 	$(BIN)/python launch/evaluate.py --workdir=$(OUT)/srpo
 	$(BIN)/python launch/report.py $(OUT)/bc $(OUT)/iql $(OUT)/srpo --out=$(OUT)/report
 

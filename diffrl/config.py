@@ -144,7 +144,7 @@ class Config:
             "beta:discount=0.05:0.99,0.1:0.995" two.
         halving: dropping the worst points on the way; off by default.
         batch_devices: devices over which each run's batch is split; for runs too large for one.
-        updates_per_chunk: updates per dispatch, and between two rows of metrics; online, steps of every environment.
+        updates_per_chunk: updates per dispatch, and between two rows of metrics; online, decisions in every environment.
         checkpoint_every: updates between checkpoints, counted within a stage; a stage always ends with one. Online, as above.
         max_to_keep: number of most recent checkpoints kept; 0 keeps all.
         precision: of matrix products.

@@ -80,8 +80,10 @@ class GRU(nn.Module):
             h = (1.0 - keep) * new + keep * h
             return h, h
 
-        _, states = jax.lax.scan(step, jnp.tile(begin, (len(x), 1)), jnp.moveaxis(read, 1, 0))
-        return jnp.moveaxis(states, 0, 1)
+        # By itself: before training `begin` is the same for all runs, and a loop's state must differ over them from the start.
+        first, _ = step(jnp.tile(begin, (len(x), 1)), read[:, 0])
+        _, others = jax.lax.scan(step, first, jnp.moveaxis(read[:, 1:], 1, 0))
+        return jnp.concatenate([first[:, None], jnp.moveaxis(others, 0, 1)], axis=1)
 
 
 class SkillVAE(nn.Module):

@@ -22,6 +22,7 @@ from cases import (
     data_of,
     init_of,
     run_of,
+    shrink,
     spec_of,
     stage_of,
     trained,
@@ -41,6 +42,7 @@ from diffrl.algorithm import Stage
 from diffrl.logging.console import LOSS
 from diffrl.registry import REGISTRY, make
 from diffrl.training.chunk import draw
+from diffrl.training.devices import make_mesh, map_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +79,15 @@ first_stages = pytest.mark.parametrize(("name", "stage"), chosen(STAGES, *FIRST)
 def losses_of(metrics: dict[str, Any]) -> list[str]:
     """Names of the losses; the first is the one that progress shows."""
     return sorted(name for name in metrics if name.endswith(LOSS))
+
+
+@each_method
+def test_states_can_be_made_on_several_devices(name: str) -> None:
+    """As the trainer makes them: mapped over devices, where a loop's state must differ over runs from its start. Traced only."""
+    algorithm, runs = case_of(name), runs_of(shrink(REGISTRY[name].config()), 2)
+    make_states = map_runs(jax.vmap(algorithm.init), make_mesh(2, jax.devices()[:2]))
+    states = jax.eval_shape(make_states, runs.keys, runs.hparams)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(states)} == {2}
 
 
 @each_method

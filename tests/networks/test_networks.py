@@ -255,7 +255,7 @@ def test_dropout_acts_in_training_only(denoiser: Any) -> None:
     assert not np.allclose(trained[0], trained[1])
     assert not np.allclose(trained[0], evaluated[0])
     without = network.clone(dropout_rate=0.0).apply(variables, *inputs, train=True, rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_allclose(without, evaluated[0], rtol=1e-6)
+    np.testing.assert_allclose(without, evaluated[0], rtol=1e-5, atol=1e-6)
 
     @quick
     def watch(*inputs: jax.Array) -> Any:

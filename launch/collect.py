@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffrl import machine, program
-from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect_forms, prepare
+from diffrl.collection.collect import MINARI, CollectionError, Outcome, collect, prepare
 from diffrl.collection.listing import listing
 from diffrl.collection.recipe import Recipe
 from diffrl.collection.recipes import RECIPES, SUITES
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 def _make(console: Console, recipe: Recipe, rows: int | None, dataset_id: str | None) -> None:
     rows, dataset_id = recipe.rows if rows is None else rows, dataset_id or recipe.dataset_id
     with _progress(console, f"simulating {recipe.name}") as progress:
-        outcomes = collect_forms(
+        outcomes = collect(
             recipe,
             seed=SEED.value,
             rows=rows,

@@ -60,7 +60,7 @@ def main(argv: list[str], overrides: list[str]) -> int:
         from diffrl.training.online import export
 
         recipe, rows = export.recipe(files.directory(WORKDIR.value), EXPORT_RUN.value)
-        made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)
+        made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id=EXPORT.value)[collect.MINARI]
         print(f"{rows:,} transitions of run {EXPORT_RUN.value} are dataset {EXPORT.value} in {made.path}")
     return program.DIVERGED if outcome.complete and outcome.diverged else 0
 

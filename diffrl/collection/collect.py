@@ -1,34 +1,23 @@
-"""Running a recipe: shards in parallel, kept until all are there, then one dataset that appears whole or not at all.
+"""Running a recipe: its shards are kept until all are there, then there is one dataset, which appears whole or not at all."""
 
-Imports neither JAX nor a simulator: worker processes start from it.
-"""
-
-import concurrent.futures
 import contextlib
 import errno
-import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import shutil
-import signal
-import threading
 import time
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from diffrl import files, machine, records
 from diffrl.collection.recipe import Product, Recipe, RecipeError, Shard
+from diffrl.collection.shards import Note, Report, share, shared_path, simulated
 from diffrl.errors import UserError
-
-Report = Callable[[int, int], None]  # (rows done, rows in all)
-Note = Callable[[str], None]  # told what is worked on before there are rows
 
 MINARI = "minari"  # the form every recipe's rows are stored in where no other is asked for
 LICENSE = "CC0-1.0"  # of the data; simulated numbers, to use as one likes
@@ -54,28 +43,26 @@ class Outcome(NamedTuple):
     reused_rows: int = 0
 
 
-def collect(recipe: Recipe, *, format: str = MINARI, **settings: Any) -> Outcome:
-    """`collect_forms` of one form."""
-    return collect_forms(recipe, formats=(format,), **settings)[format]
-
-
-def collect_forms(
+def collect(
     recipe: Recipe,
     *,
     seed: int,
     rows: int,
     workers: int,
     dataset_id: str,
-    formats: Sequence[str],
+    formats: Sequence[str] = (MINARI,),
     overwrite: bool = False,
     report: Report = lambda done, total: None,
     note: Note = lambda text: None,
 ) -> dict[str, Outcome]:
-    """Make a dataset under Minari's root, in several forms of one simulation. Outcomes by format.
+    """Make a dataset under Minari's root, in one form or in several of one simulation.
 
     Rows depend on recipe, seed and rows, not on the number of workers. Finished shards lie in a hidden directory beside the
     dataset until it is complete: an interrupted call goes on where it stopped. Files of other forms than Minari's stand where
     its folder would, with a card in JSON.
+
+    Returns:
+        Outcomes by format.
 
     Raises:
         CollectionError: another dataset of this id exists and `overwrite` is not set, a number is out of range, the id is
@@ -99,9 +86,9 @@ def collect_forms(
         files.inside(staging / "shard", machine.datasets_folder())
         started = time.monotonic()
         parts = recipe.shards(seed, rows)
-        shards, reused = _run(recipe, parts, staging, workers, report, note)
+        shards, reused = simulated(recipe, parts, staging, workers, report, note)
         made = sum(shard.rows for shard in parts) - reused
-        simulated = time.monotonic()
+        stored = time.monotonic()
         made_by |= {"versions": version}
         for format in missing:
             _refuse_full(staging, sum(array.nbytes for arrays in shards.values() for array in arrays.values()))
@@ -113,7 +100,7 @@ def collect_forms(
             metadata = _read_metadata(path, format)
             assert metadata is not None
             outcomes[format] = Outcome(
-                _stored_at(path, metadata), metadata, False, simulated - started, time.monotonic() - simulated, made, reused
+                _stored_at(path, metadata), metadata, False, stored - started, time.monotonic() - stored, made, reused
             )
         shutil.rmtree(staging)
     return outcomes
@@ -169,8 +156,8 @@ def prepare(recipes: list[tuple[Recipe, int]], *, seed: int, workers: int, note:
             if _made_already(recipe, seed, rows):
                 continue
             for shard in recipe.shards(seed, rows):
-                jobs |= {_shared_path(need, recipe): need for need in shard.needs}
-        _share(jobs, workers, note)
+                jobs |= {shared_path(need, recipe): need for need in shard.needs}
+        share(jobs, workers, note)
 
 
 def _made_already(recipe: Recipe, seed: int, rows: int) -> bool:
@@ -180,77 +167,6 @@ def _made_already(recipe: Recipe, seed: int, rows: int) -> bool:
 
 def _made_by(recipe: Recipe, seed: int, rows: int) -> dict:
     return {"recipe": recipe.name, "seed": seed, "rows": rows}
-
-
-def _shared_path(need: Shard, recipe: Recipe) -> Path:
-    parts = [need.name, *map(str, need.arguments), recipe.fingerprint()]
-    return machine.datasets_folder() / ".shared" / (files.slug("_".join(parts), 200) + ".npz")
-
-
-def _share(jobs: dict[Path, Shard], workers: int, note: Note) -> None:
-    """Work that is not there yet, stored where `_shared_path` says."""
-    missing = {path: shard for path, shard in jobs.items() if not path.exists()}
-    for shard in missing.values():
-        note(shard.note)
-    by_name = {str(path): shard for path, shard in missing.items()}
-    for name, arrays in _compute({name: (shard.work, shard.arguments) for name, shard in by_name.items()}, workers):
-        _save_shard(Path(name), arrays)
-
-
-def _run(
-    recipe: Recipe, shards: list[Shard], staging: Path, workers: int, report: Report, note: Note
-) -> tuple[dict[str, dict[str, np.ndarray]], int]:
-    """Arrays of all shards by name, and the number of rows that were there already."""
-    done: dict[str, dict[str, np.ndarray]] = {}
-    for shard in shards:
-        arrays = _load_shard(staging / f"{shard.name}.npz")
-        if arrays is not None:
-            done[shard.name] = arrays
-    finished = reused = sum(shard.rows for shard in shards if shard.name in done)
-    total = sum(shard.rows for shard in shards)
-    waiting = {shard.name: shard for shard in shards if shard.name not in done}
-    needs = {need: _shared_path(need, recipe) for shard in waiting.values() for need in shard.needs}
-    _share({path: need for need, path in needs.items()}, workers, note)
-    report(finished, total)
-    calls = {name: (shard.work, (*shard.arguments, *(needs[need] for need in shard.needs))) for name, shard in waiting.items()}
-    for name, arrays in _compute(calls, workers):
-        _save_shard(staging / f"{name}.npz", arrays)
-        done[name] = arrays
-        finished += waiting[name].rows
-        report(finished, total)
-    return done, reused
-
-
-def _compute(calls: dict[str, tuple[Callable, tuple]], workers: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Results by name, in the order in which they are ready."""
-    if workers == 1 or len(calls) <= 1:
-        for name, (work, arguments) in calls.items():
-            yield name, work(*arguments)
-        return
-    # Spawned, not forked: the caller may hold threads (JAX, a progress bar) that a fork would copy half alive.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(calls)), context, _start_worker) as pool:
-        futures = {pool.submit(work, *arguments): name for name, (work, arguments) in calls.items()}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    # An interrupt is the parent's to handle; here it would print a traceback for each worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker whose parent was killed would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _write(product: Product, dataset_id: str, staging: Path, made_by: dict) -> None:
@@ -390,17 +306,3 @@ def _summary(made_by: dict) -> str:
     if not made_by:
         return "not made by a recipe"
     return ", ".join(f"{name} {made_by.get(name)}" for name in ("recipe", "seed", "rows"))
-
-
-def _save_shard(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    files.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), machine.datasets_folder())
-
-
-def _load_shard(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        with files.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (EOFError, ValueError, zipfile.BadZipFile):  # a disk that lost power; made again
-        return None

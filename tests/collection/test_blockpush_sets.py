@@ -9,10 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl.collection import blockpush
 from diffrl.collection.blockpush import ORDERS, Oracle, turned
-from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.collect import CollectionError
 from diffrl.collection.recipes import RECIPES
 from diffrl.data.environment import matched
 from diffrl.data.load import load

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl.collection import classic
 from diffrl.collection.classic import TASKS
-from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.collect import CollectionError
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.data.build import Transforms, build

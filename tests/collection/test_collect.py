@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from collected import collect
 from programs import run
 
 from diffrl.collection import collect as collecting
 from diffrl.collection import maze_simulation
-from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.collect import CollectionError
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.data.build import Transforms, build
@@ -257,6 +258,6 @@ def test_a_full_disk_is_seen_before_storing(monkeypatch: pytest.MonkeyPatch) -> 
     "id", ["mine/a b-v0", "mine/a[b]-v0", "../x-v0", "/x/y-v0", "x-v0", "mine/ä*-v0", "a/" + "x" * 200 + "-v0"]
 )
 def test_an_id_that_cannot_be_stored_is_refused_before_work(id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_run", lambda *args: pytest.fail("it was simulated"))
+    monkeypatch.setattr(collecting, "simulated", lambda *args: pytest.fail("it was simulated"))
     with pytest.raises(CollectionError, match="is not a dataset id; write namespace/name-v0"):
         collect(FIXED, seed=0, rows=10, workers=1, dataset_id=id)

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from collected import collect
 from support import quick_compilation
 
 from diffrl.collection import control
-from diffrl.collection.collect import collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.envs import make

@@ -5,10 +5,11 @@ import functools
 import gymnasium
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl.collection import collect as collecting
 from diffrl.collection import locomotion, ppo
-from diffrl.collection.collect import CollectionError, collect, prepare
+from diffrl.collection.collect import CollectionError, prepare
 from diffrl.collection.recipe import RecipeError
 from diffrl.collection.recipes import RECIPES, SUITES
 from diffrl.data import minari as loader

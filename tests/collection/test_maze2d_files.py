@@ -5,12 +5,13 @@ import json
 import h5py
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl import cli
 from diffrl import config as configs
 from diffrl.collection import collect as collecting
 from diffrl.collection import maze2d
-from diffrl.collection.collect import CollectionError, collect, collect_forms
+from diffrl.collection.collect import CollectionError
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.data.build import Transforms, build
@@ -39,7 +40,7 @@ def stored(tmp_path_factory):
         patch.setattr(maze2d, "STREAM_ROWS", 3_000)
         options = {"seed": 0, "rows": 5_000, "workers": 1, "dataset_id": CUT.dataset_id}
         simulated: list[int] = []
-        found = collect_forms(CUT, **options, formats=("d4rl", "minari"), report=lambda done, total: simulated.append(done))
+        found = collecting.collect(CUT, **options, formats=("d4rl", "minari"), report=lambda done, total: simulated.append(done))
         assert simulated == [0, 3_000, 5_000]  # once for both
         assert list((path / "diffrl" / "maze2d").glob(".*")) == []
     return path, found["d4rl"].path

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl.collection import maze_simulation
-from diffrl.collection.collect import collect
 from diffrl.collection.recipes import RECIPES
 from diffrl.data import minari as loader
 from diffrl.envs import make

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from collected import collect
 
 from diffrl.collection import ogbench, ogbench_actors
-from diffrl.collection.collect import CollectionError, collect
+from diffrl.collection.collect import CollectionError
 from diffrl.collection.ogbench import SETS
 from diffrl.collection.recipes import RECIPES
 from diffrl.data.load import load

@@ -63,7 +63,7 @@ def test_a_version_names_no_folder(whole: Places, tmp_path: Path, victim: Path, 
     before = contents(victim)
     with quick_episodes():
         recipe, rows = export.recipe(online, 0)
-        made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id="mine/x-v0")
+        made = collect.collect(recipe, seed=0, rows=rows, workers=1, dataset_id="mine/x-v0")[collect.MINARI]
     assert made.path == tmp_path / "data" / "mine" / "x-v0"
     assert contents(victim) == before
     assert sorted(path.name for path in (tmp_path / "data" / "mine").iterdir() if path.is_dir()) == ["x-v0"]

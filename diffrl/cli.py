@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffrl import completion
 from diffrl import config as configs
 from diffrl.registry import REGISTRY
 
@@ -27,8 +28,9 @@ def load_config(name: str | None, overrides: Sequence[str]) -> configs.Config:
         ConfigError: an override names no field or has a value of the wrong type.
     """
     if not name:
+        packaged = ", ".join(completion.experiments())
         raise configs.ConfigError(
-            f"--config=EXPERIMENT is missing; the package has: {', '.join(experiments())}; or a method: {', '.join(REGISTRY)}"
+            f"--config=EXPERIMENT is missing; the package has: {packaged}; or a method: {', '.join(REGISTRY)}"
         )
     config = load_experiment(name)
     for text in overrides:
@@ -63,28 +65,13 @@ def load_methods(name: str) -> tuple[str, ...]:
     return tuple(methods)
 
 
-def experiments() -> list[str]:
-    """Names of the experiment files that come with the package."""
-    files = (path.relative_to(_folder()) for path in _folder().rglob("*.py") if not path.stem.startswith("_"))
-    return sorted(path.with_suffix("").as_posix() for path in files)
-
-
-def _folder() -> Path:
-    """Inside the package when installed, at the top of the repository when run from a checkout that is not."""
-    package = Path(__file__).parent
-    return package / "experiments" if (package / "experiments").is_dir() else package.parent / "experiments"
-
-
 def _experiment_path(name: str) -> Path:
-    path = Path(name)
-    if path.is_file():
+    path = completion.experiment_path(name)
+    if path is not None:
         return path
-    if path.suffix in ("", ".py"):
-        for known in (path.stem, f"{path.parent.name}/{path.stem}"):
-            if known in experiments():
-                return _folder() / f"{known}.py"
-    near = difflib.get_close_matches(path.stem, (*experiments(), *REGISTRY), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join((*experiments(), *REGISTRY))}"
+    known = (*completion.experiments(), *REGISTRY)
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the package has: {', '.join(known)}"
     raise configs.ConfigError(f"experiment file {name!r} does not exist; {hint}")
 
 

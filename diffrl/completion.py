@@ -94,6 +94,24 @@ def methods() -> list[str]:
     return sorted(path.stem for path in (PACKAGE / "algorithms").glob("[a-z]*.py"))
 
 
+def experiments() -> list[str]:
+    """Names of the experiment files that come with the package."""
+    folder = _folder("experiments")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("[!_]*.py"))
+
+
+def experiment_path(name: str) -> Path | None:
+    """The file of an experiment: the user's own, or the package's of this name; None where there is neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in ("", ".py"):
+        for known in (path.stem, f"{path.parent.name}/{path.stem}"):
+            if known in experiments():
+                return _folder("experiments") / f"{known}.py"
+    return None
+
+
 def _beginning(last: str, words: Iterable[str]) -> list[str]:
     return sorted({word for word in words if word.startswith(last)})
 
@@ -155,31 +173,24 @@ def _choices(place: Place) -> list[str]:
 # ------------------------------------------------------------ experiments
 def _experiments(last: str) -> list[str]:
     """Experiment files that come with the package, methods, and what lies in this folder."""
-    folder = _folder("experiments")
-    packaged = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("[a-z]*.py")]
     near = [*Path(last).parent.glob("*")] if Path(last).parent.is_dir() else []
     here = [f"{path}/" for path in near if path.is_dir()] + [str(path) for path in near if path.suffix == ".py"]
-    return [*packaged, *methods(), *here]
+    return [*experiments(), *methods(), *here]
 
 
 def _methods_of(words: list[str]) -> list[str]:
     """The methods that a command line's --config may configure."""
     given = [word.partition("=")[2] for word in words if word.startswith("--config=")]
     given += [after for before, after in itertools.pairwise(words) if before == "--config"]
-    if not given:
-        return []
-    name = given[-1].partition(":")[0]
+    name = given[-1].partition(":")[0] if given else ""
     if name in methods():
         return [name]
-    path, folder = Path(name), _folder("experiments")
-    stem = path.with_suffix("") if path.suffix == ".py" else path
-    places = [path, folder / f"{stem}.py", folder / f"{stem.name}.py", folder / f"{stem.parent.name}/{stem.name}.py"]
-    for place in places:
-        if place.is_file():
-            imported = [node for node in ast.walk(ast.parse(place.read_text())) if isinstance(node, ast.ImportFrom)]
-            named = [alias.name for node in imported if node.module == "diffrl.algorithms" for alias in node.names]
-            return named + [str(node.module).rpartition(".")[2] for node in imported if "diffrl.algorithms." in str(node.module)]
-    return []
+    path = experiment_path(name)
+    if path is None:
+        return []
+    imported = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    named = [alias.name for node in imported if node.module == "diffrl.algorithms" for alias in node.names]
+    return named + [str(node.module).rpartition(".")[2] for node in imported if "diffrl.algorithms." in str(node.module)]
 
 
 # ------------------------------------------------------------ settings

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from rich.console import Console
 
-from diffrl import cli, files, program, records
+from diffrl import cli, completion, files, program, records
 from diffrl.config import ConfigError
 from diffrl.envs.make import BACKENDS
 from diffrl.training import devices
@@ -73,7 +73,7 @@ def plan_of_flags(overrides: list[str]) -> "Plan":
     from diffrl.sweeps.plan import plan
 
     if not CONFIG.value:
-        program.fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(cli.experiments())}")
+        program.fail(f"--config=EXPERIMENT is missing; the package has: {', '.join(completion.experiments())}")
     if not SWEEP.value:
         program.fail("--sweep is missing: name what to vary, as in --sweep seeds=0:8; --help has examples")
     if not OUT.value:

@@ -47,6 +47,22 @@ TINY_BC = (
     "--config.algorithm.batch_size=8",
 )
 
+# By interaction: 160 steps of the environment, after 60 of random actions.
+TINY_QSM = (
+    "--config=experiments/qsm_dmc.py:small/cartpole-swingup",
+    "--config.num_seeds=3",
+    "--config.updates_per_chunk=20",
+    "--config.checkpoint_every=40",
+    "--config.algorithm.hidden_dims=(8,)",
+    "--config.algorithm.critic_hidden_dims=(8,)",
+    "--config.algorithm.batch_size=8",
+    "--config.algorithm.num_diffusion_steps=2",
+    "--config.online.num_env_steps=160",
+    "--config.online.warmup_steps=60",
+    "--config.online.buffer_size=100",
+)
+HOLE_INTEGRATOR = ("--config.online.env_id=diffrl/HoleIntegrator-v0", "--config.online.backend=jax")
+
 
 def environment(root: Path) -> dict[str, str]:
     """Datasets under `root`; compiled programs in the cache of all tests."""

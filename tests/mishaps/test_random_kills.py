@@ -11,28 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from programs import ROOT, TINY_BC, TINY_SRPO, assert_same_checkpoints, collect, environment, run
+from programs import HOLE_INTEGRATOR, ROOT, TINY_BC, TINY_QSM, TINY_SRPO, assert_same_checkpoints, collect, environment, run
 
 from diffrl.data import minari
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-CLONING = ("launch/train.py", *TINY_BC)
-ONLINE = (
-    "launch/train.py",
-    "--config=experiments/qsm_dmc.py:small/cartpole-swingup",
-    "--config.num_seeds=2",
-    "--config.updates_per_chunk=20",
-    "--config.checkpoint_every=40",
-    "--config.algorithm.hidden_dims=(8,)",
-    "--config.algorithm.critic_hidden_dims=(8,)",
-    "--config.algorithm.batch_size=8",
-    "--config.algorithm.num_diffusion_steps=2",
-    "--config.online.env_id=diffrl/HoleIntegrator-v0",
-    "--config.online.backend=jax",
-    "--config.online.num_env_steps=160",
-    "--config.online.warmup_steps=60",
-    "--config.online.buffer_size=100",
-)
 
 
 class Case(NamedTuple):
@@ -81,7 +64,9 @@ def same_sweep(root: Path, made: str, whole: str) -> None:
 
 CASES = {
     "training": Case(lambda root, name: ("launch/train.py", *TINY_SRPO, f"--workdir={root / name}"), same_checkpoints),
-    "online": Case(lambda root, name: (*ONLINE, f"--workdir={root / name}"), same_checkpoints),
+    "online": Case(
+        lambda root, name: ("launch/train.py", *TINY_QSM, *HOLE_INTEGRATOR, f"--workdir={root / name}"), same_checkpoints
+    ),
     "collection": Case(
         lambda root, name: (
             *("launch/collect.py", "--recipe=pointmaze/umaze-fixedgoal-v0", "--rows=30000", "--workers=2"),
@@ -156,6 +141,6 @@ def test_four_signals(root: Path) -> None:
 def test_many_signals(name: str, root: Path) -> None:
     """Fifty in trainings, ten in every other program."""
     if name in ("report", "export"):
-        run(root, *CLONING, f"--workdir={root / 'cloned'}")
+        run(root, "launch/train.py", *TINY_BC, f"--workdir={root / 'cloned'}")
         run(root, "launch/evaluate.py", f"--workdir={root / 'cloned'}", "--episodes=2")
     disturb(CASES[name], root, seed=1, kills=50 if name == "training" else 10)

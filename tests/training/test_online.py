@@ -7,26 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import run, start
+from programs import HOLE_INTEGRATOR, TINY_QSM, run, start
 
 from diffrl.data.replay import load_rows
 from diffrl.training.checkpoint import Checkpoints
 
-TINY = (
-    "launch/train.py",
-    "--config=experiments/qsm_dmc.py:small/cartpole-swingup",
-    "--config.num_seeds=3",
-    "--config.updates_per_chunk=20",
-    "--config.checkpoint_every=40",
-    "--config.algorithm.hidden_dims=(8,)",
-    "--config.algorithm.critic_hidden_dims=(8,)",
-    "--config.algorithm.batch_size=8",
-    "--config.algorithm.num_diffusion_steps=2",
-    "--config.online.num_env_steps=160",
-    "--config.online.warmup_steps=60",
-    "--config.online.buffer_size=100",
-)
-HOLE = (*TINY, "--config.online.env_id=diffrl/HoleIntegrator-v0", "--config.online.backend=jax")
+TINY = ("launch/train.py", *TINY_QSM)
+HOLE = (*TINY, *HOLE_INTEGRATOR)
 
 
 @pytest.fixture(scope="module")

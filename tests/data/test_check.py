@@ -17,15 +17,13 @@ from support import quick_compilation, unchecked
 
 from diffrl import cli, registry
 from diffrl.algorithms import bc
-from diffrl.config import Config, DatasetConfig, override
-from diffrl.data.arrays import from_arrays
-from diffrl.data.build import build
+from diffrl.config import DatasetConfig, override
 from diffrl.data.load import load
 from diffrl.registry import REGISTRY
 from diffrl.reports import check as checking
 from diffrl.reports import check_pages
 from diffrl.reports.check import Check, check
-from diffrl.training.able import Verdict, judge
+from diffrl.training.able import Verdict
 from diffrl.training.train import train
 from launch import check as program
 
@@ -267,42 +265,6 @@ def test_a_minari_dataset_is_known_by_its_folder(tmp_path, trusting):
 
 
 # ---------------------------------------------------------------- methods
-
-
-def verdict(name: str, source, **settings) -> Verdict:
-    dataset, spec, _ = build(source, DatasetConfig())
-    config = Config(algorithm=REGISTRY[name].config(), dataset=DatasetConfig(id="data", **settings))
-    with unchecked():
-        return judge(config, spec, dataset)
-
-
-def test_methods_say_what_they_look_at():
-    source = from_arrays(**whole())
-    assert verdict("bc", source).reads == {"observation", "action"}
-    td3_bc, sac = verdict("td3_bc", source), verdict("sac", source)
-    assert td3_bc.reads == sac.reads == {"observation", "action", "reward", "next_observation", "terminal"}
-    assert (td3_bc.collects, sac.collects) == (False, True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["beso", "bridger"])
-def test_windows_are_looked_at_as_their_rows(method):
-    """So that none of them passes for one of a single state."""
-    reads = verdict(method, from_arrays(**whole())).reads
-    assert reads >= {"observation", "action"}
-    assert "reward" not in reads
-
-
-def test_a_method_that_needs_all_rows_says_so_where_they_come_in_slabs(monkeypatch):
-    def prepares(config, spec):
-        algorithm = bc.make(config, spec)
-        return algorithm._replace(stages=(algorithm.stages[0]._replace(prepare=lambda state, dataset, key: {}),))
-
-    source = from_arrays(**whole())
-    assert not verdict("bc", source, slab_rows=8).why_not
-    monkeypatch.setitem(REGISTRY, "bc", registry.Method(bc.Config, prepares))
-    assert "so all must be on the device" in verdict("bc", source, slab_rows=8).why_not
-    assert not verdict("bc", source).why_not
 
 
 def test_discrete_actions_are_for_the_methods_that_have_them(monkeypatch):

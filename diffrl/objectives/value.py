@@ -43,7 +43,7 @@ def mean_critic_loss(
     return loss / len(q), q
 
 
-def priority_weight(error: Float[Array, "batch"], exponent: Discount) -> Float[Array, "batch"]:
+def priority_weight(error: Float[Array, "batch"], exponent: Float[Array, ""] | float) -> Float[Array, "batch"]:
     """What rows drawn uniformly weigh where prioritised replay would draw them (Schaul et al. 2016), mean 1, without gradient.
 
     With probability ∝ p^α and weights ∝ p^(-αβ), p the size of the error, a row counts p^(α(1 - β)) on average: the exponent.
